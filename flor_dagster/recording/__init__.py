@@ -1,0 +1,1 @@
+"""What runs inside the training process: run, loop context, journal, checkpoints. Standard library alone."""

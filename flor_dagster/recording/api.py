@@ -1,0 +1,96 @@
+"""The recording API: what a training script calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from flor_dagster.recording import session as sessions
+from flor_dagster.recording.loops import Loop
+
+T = TypeVar("T")
+
+
+def log(name: str, value: T, /) -> T:
+    """Record a value under a name in the current loop context.
+
+    The record is on disk when this returns: killing the process does not lose it. It never raises into the training for
+    a value that can't be kept; what can be said of such a value is kept.
+
+    Args:
+        name: a column of the log view.
+        value: anything; numbers, text, JSON-able structures, small arrays and scalar tensors keep their type.
+
+    Returns:
+        The value.
+    """
+    session = sessions.active or sessions.start()
+    if session is not None and not session.ended:
+        try:
+            session.record(name, value, sys._getframe(1))  # noqa: SLF001 - the call site is part of a record
+        except Exception as error:  # noqa: BLE001 - logging must never stop a training
+            sessions.warn(f"a record of {name!r} was lost: {type(error).__name__}: {error}")
+    return value
+
+
+def arg(name: str, default: T, /) -> T:
+    """An argument of the training run: recorded, settable from outside, replayed from history.
+
+    Args:
+        name: a column of the log view.
+        default: its value where none is given, and its type.
+
+    Returns:
+        The value given by `flor run --arg`, a Dagster job or a replay, else the default.
+
+    Raises:
+        ValueError: when the given text does not read as the default's type.
+    """
+    session = sessions.active or sessions.start()
+    return default if session is None or session.ended else session.argument(name, default)
+
+
+def loop(name: str, iterable: Iterable[T], /) -> Iterable[T]:
+    """A named loop: each iteration is a loop context, each execution can be skipped by a replay.
+
+    Use it as the iterable of a `for` statement, directly or within `enumerate` or `tqdm`.
+
+    Args:
+        name: a column of the log view, the iteration's index.
+        iterable: what the loop goes over; nothing is pulled ahead.
+
+    Returns:
+        An iterable over the same values.
+    """
+    session = sessions.active or sessions.start()
+    if session is None or session.ended:
+        return iterable
+    return Loop(session, name, iterable, sys._getframe(1))  # noqa: SLF001 - see `log`
+
+
+@contextmanager
+def checkpointing(**objects: Any) -> Iterator[None]:
+    """Register the objects whose state makes up the training: model, optimizer, scheduler, …
+
+    Objects that the loops' code touches are captured unasked; registering names the ones that only a library touches.
+
+    Args:
+        objects: by name.
+    """
+    session = sessions.active or sessions.start()
+    if session is None or session.ended:
+        yield
+        return
+    values = sys._getframe(2).f_locals  # noqa: SLF001 - the frame of the `with`, behind contextlib's own
+    added = {
+        name: (value, tuple(alias for alias, bound in values.items() if bound is value))
+        for name, value in objects.items()
+    }
+    before = dict(session.registered)
+    session.registered.update(added)
+    try:
+        yield
+    finally:
+        session.registered = cast("dict[str, tuple[Any, tuple[str, ...]]]", before)

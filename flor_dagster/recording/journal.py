@@ -1,0 +1,154 @@
+"""The journal: one append-only file per training run and rank, format 1.
+
+Every line is one JSON array, written at once by one unbuffered `os.write` that ends in a newline, so that nothing that
+`flor.log` has returned from is lost when the process is killed. A torn last line is dropped at reading. A record's key
+is (journal, byte offset). The first element tells the kind; a number there means a record:
+
+    [call, context, value]                             one record
+    ["flor", 1, {...}]                                 header: the run, its process, its environment
+    ["n", call, name, file, function, line, column]    a call site of `flor.log`, interned; ints 1, 2, …
+    ["l", loop, context, name, ordinal, file, function, line, column, t]   a loop execution opened
+    ["c", context, loop, index, value]                 an iteration of it, interned when first needed
+    ["e", loop, how, count, t]                         it ended: exhausted, break, return, raise or open
+    ["a", name, value, default, source]                an argument; source: default, given or history
+    ["i", {...}]                                       the libraries' versions and thread counts, at the first loop
+    ["g", when, {...}]                                 the shared random generators' states, at the start and first loop
+    ["k", {...}]                                       a checkpoint exists (its manifest's summary)
+    ["u", loop, index, [reason, …]]                    an end state that could not be captured (index null: the loop's)
+    ["m", {file: git blob id}]                         modules of the repository that were loaded, at the end
+    ["w", code, message]                               a warning that belongs to the run (records lost, …)
+    ["s", loop, index, checkpoint]                     replay: an end state was put back
+    ["d", loop, index, compared, [root, …]]            replay: digests compared with the recorded ones, the unequal ones
+    ["x", what, detail]                                replay: it left the record's path
+    ["v", {...}]                                       a replay's verdict
+    ["z", status, reason, t]                           the end: finished, failed or interrupted
+
+Context 0 is the run itself. `file` is relative to the repository where it lies in one, else absolute. `t` is nanoseconds
+since the epoch. `line` and `column` of a loop are where the `flor.loop(...)` call starts. Values: see `values`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flor_dagster.errors import JournalError
+
+FORMAT = 1
+
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+class JournalWriter:
+    """Appends lines to one journal. A failing disk stops the journal, never the training.
+
+    Args:
+        path: the file; created with its folder, opened for appending only.
+    """
+
+    __slots__ = ("_fd", "error", "lost", "path", "pid")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lost = 0
+        self.error: OSError | None = None
+        self.pid = os.getpid()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def write(self, line: str) -> bool:
+        """Append one line (its newline included); False where it could not be kept."""
+        data = line.encode("ascii")
+        try:
+            written = os.write(self._fd, data)
+            if written == len(data):
+                return True
+            # A short write leaves a torn line; ended here, the reader skips it and goes on behind it.
+            os.write(self._fd, b"\n")
+        except OSError as error:
+            self.error = self.error or error
+        self.lost += 1
+        return False
+
+    def entry(self, *parts: Any) -> bool:
+        """Append one entry of plain JSON values."""
+        return self.write(_dumps(parts) + "\n")
+
+    def close(self) -> None:
+        """Close the file; later writes are counted as lost."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One whole line: where it starts in the file, in bytes, and its parsed array."""
+
+    offset: int
+    parts: list[Any]
+
+
+def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
+    """The whole entries of a journal from byte `start` on; a torn line is skipped.
+
+    Args:
+        path: the journal.
+        start: 0, or where an earlier reading stopped (`offset` of an entry, or `journal_end`).
+
+    Raises:
+        JournalError: when the file's header is not one of ours, or of a later format.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        offset = start
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                parts = json.loads(raw)
+            except ValueError:
+                parts = None
+            if isinstance(parts, list) and parts:
+                if offset == 0:
+                    check_header(parts, path)
+                yield Entry(offset, parts)
+            elif offset == 0:
+                raise JournalError(f"{path} does not start as a journal of flor_dagster; it was left as it is.")
+            offset += len(raw)
+
+
+def journal_end(path: Path) -> int:
+    """The byte behind the last whole line: where a reader that has taken everything goes on."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        step = 1 << 16
+        end = size
+        while end > 0:
+            begin = max(0, end - step)
+            file.seek(begin)
+            cut = file.read(end - begin).rfind(b"\n")
+            if cut >= 0:
+                return begin + cut + 1
+            end = begin
+    return 0
+
+
+def check_header(parts: list[Any], path: Path) -> dict[str, Any]:
+    """The header's fields.
+
+    Raises:
+        JournalError: when this is no header, or one of a format that this release does not know.
+    """
+    if len(parts) != 3 or parts[0] != "flor" or not isinstance(parts[2], dict):
+        raise JournalError(f"{path} does not start as a journal of flor_dagster; it was left as it is.")
+    if parts[1] != FORMAT:
+        raise JournalError(
+            f"{path} is a journal of format {parts[1]}; this release reads format {FORMAT}. "
+            "Update flor-dagster to read it."
+        )
+    return parts[2]

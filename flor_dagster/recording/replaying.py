@@ -1,0 +1,323 @@
+"""The recorder inside a replay: the same API, driven by a plan.
+
+A loop execution that the plan skips does not run: its end state is put back and its iterable is never touched. One that
+is entered at iteration k has the end of iteration k-1 put back. Everything that is executed emits its records again, into
+a journal of the replay's own; at every executed end that the record has a checkpoint of, the digests are compared.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from flor_dagster.errors import CheckpointError, ReplayError
+from flor_dagster.recording import layout
+from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.context import current
+from flor_dagster.recording.exits import EXIT_EFFECT
+from flor_dagster.recording.journal import FORMAT, JournalWriter
+from flor_dagster.recording.loops import LoopExecution
+from flor_dagster.recording.session import Session, global_generators
+from flor_dagster.recording.state import Capturer, Grafter
+from flor_dagster.recording.values import Failure, decode
+
+T = TypeVar("T")
+
+_MISSING: Any = object()
+
+
+def plain_flor_asset(*positional: Any, **keywords: Any) -> Any:
+    """In a replay `@flor_asset` leaves the function as it is."""
+    del keywords
+    if len(positional) == 1 and callable(positional[0]):
+        return positional[0]
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        return function
+
+    return decorate
+
+
+class ReplaySession(Session):
+    """Replays one training run by a plan.
+
+    Args:
+        plan: what `flor_dagster.replay.plan` wrote; its fields are described there.
+    """
+
+    mode = "replay"
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self._pending: dict[str, Any] | None = None
+        self._pending_for = ""
+        self._manifests: dict[str, Manifest] = {}
+        self._skipped: set[int] = set()
+        self._generators: dict[str, Any] | None = None
+        place = layout.Place(Path(plan["root"]), Path(plan["home"]))
+        super().__init__(
+            place, plan["entrypoint"], tags={}, origin="replay", args={k: decode(v) for k, v in plan["args"].items()},
+            versioned=True,
+        )  # fmt: skip
+        self.run_id = plan["run"]
+
+    def _open_journal(self) -> JournalWriter:
+        journal = JournalWriter(Path(self.plan["journal"]))
+        header = self.header() | {
+            "run": self.plan["run"], "replay": self.plan["replay"], "statements": self.plan["statements"],
+            "plan": {"loops": self.plan["loops"]},
+        }  # fmt: skip
+        journal.entry("flor", FORMAT, header)
+        self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        return journal
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Note the end; what is in the journal counts once the parent has verified it."""
+        if self.ended:
+            return
+        self.ended = True
+        import time
+
+        self.journal.entry("z", status, reason[:2000], time.time_ns())
+        self.journal.close()
+
+    def generators_at(self, when: str) -> None:
+        """Put the shared random generators where the recorded run's were."""
+        recorded = self.plan.get("generators", {}).get(when)
+        if not recorded:
+            return
+        grafter = Grafter(recorded["nodes"], lambda digest: digest.encode())
+        live = global_generators()
+        for root, ref in recorded["roots"].items():
+            if root in live:
+                grafter.graft(ref, live[root], root)
+
+    def stop(self) -> NoReturn:
+        """The plan's end: nothing of the script runs after it, not even its `finally` blocks."""
+        self.finish("finished", "the plan's end")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    def argument(self, name: str, default: T) -> T:
+        """The value that the recorded run had."""
+        if name in self.given:
+            value = self.given[name]
+            self._note_argument(name, value, default, "history")
+            return value
+        self.journal.entry("x", "argument", f"the recorded run never read the argument {name!r}")
+        return default
+
+    # Loops ----------------------------------------------------------------------------------------------------------
+
+    def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
+        """A loop execution begins, skipped or not."""
+        self._check_rebound()
+        return super().open_loop(name, frame, line, column)
+
+    def _spec(self, execution: LoopExecution) -> dict[str, Any] | None:
+        return self.plan["loops"].get(execution.path)
+
+    def items(self, execution: LoopExecution, iterable: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """What the loop yields: nothing where it is skipped, the wanted part where it is entered."""
+        spec = self._spec(execution)
+        if spec is None:
+            self.journal.entry("x", "loop", f"the recorded run has no loop execution {execution.path}")
+            return enumerate(iterable)
+        if spec["action"] == "stop":
+            self.stop()
+        if spec["action"] == "skip":
+            self._restore(execution, spec["checkpoint"], None)
+            execution.count = spec["count"]
+            self._skipped.add(execution.id)
+            return iter(())
+        start = spec.get("start", 0)
+        if start:
+            self._restore(execution, spec["points"][str(start - 1)], start - 1)
+            items = zip(itertools.count(start), _from(iterable, start, execution.path), strict=False)
+        else:
+            items = enumerate(iterable)
+        return self._bounded(items, spec)
+
+    def _bounded(self, items: Iterator[tuple[int, T]], spec: dict[str, Any]) -> Iterator[tuple[int, T]]:
+        """End where the plan or the record ends."""
+        stop = spec.get("stop")
+        # A run that died has no more iterations than its record shows.
+        last = stop if stop is not None else (spec["count"] - 1 if spec["how"] == "open" else None)
+        if last is not None and spec["count"] == 0:
+            self.stop()
+        for index, value in items:
+            yield index, value
+            if last is not None and index >= last:
+                self.stop()
+
+    def iteration_over(self, execution: LoopExecution) -> None:
+        """An executed iteration ended: compare its state with the recorded one."""
+        self._check_rebound()
+        spec = self._spec(execution)
+        index = execution.count - 1
+        if spec is not None and str(index) in spec["points"] and index >= spec.get("start", 0):
+            self._compare(execution, index, spec["points"][str(index)])
+
+    def close_loop(self, execution: LoopExecution, how: str) -> None:
+        """An execution is over: compare its state where it was executed."""
+        if self.ended:
+            return
+        spec = self._spec(execution)
+        if execution.id in self._skipped:
+            how = spec["how"] if spec else how
+        elif spec is not None:
+            if (spec["count"], spec["how"]) != (execution.count, how):
+                self.journal.entry(
+                    "x", "loop",
+                    f"{execution.path} ended by {how} after {execution.count} iterations, "
+                    f"the recorded run's by {spec['how']} after {spec['count']}",
+                )  # fmt: skip
+            if spec["checkpoint"] and how in ("exhausted", "break"):
+                self._compare(execution, None, spec["checkpoint"])
+        import time
+
+        self.journal.entry("e", execution.id, how, execution.count, time.time_ns())
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def _manifest(self, name: str) -> Manifest:
+        if name not in self._manifests:
+            self._manifests = {name: self._checkpoints.read(self.run_id, name)}  # one at a time: they can be large
+        return self._manifests[name]
+
+    def _restore(self, execution: LoopExecution, name: str, index: int | None) -> None:
+        frame = execution.frame
+        if frame is None or execution.source is None:
+            raise CheckpointError(f"the `for` statement of {execution.path} can't be seen")
+        manifest = self._manifest(name)
+        grafter = Grafter(
+            manifest.nodes, lambda digest: self._checkpoints.buffer(manifest, digest), str(self.place.root)
+        )
+        values = frame.f_locals
+        generators = global_generators()
+        locals_now: dict[str, Any] = {}
+        for root in sorted(manifest.roots, key=_restore_order):
+            kind, _, rest = root.partition(":")
+            ref = manifest.roots[root]
+            if kind == "random":
+                if root not in generators:
+                    raise CheckpointError(f"the random generator {rest} of the recorded run is not in use here yet")
+                grafter.graft(ref, generators[root], rest)
+            elif kind == "object":
+                self._graft_registered(grafter, ref, rest, values)
+            elif kind == "name":
+                old = values.get(rest, _MISSING)
+                new = grafter.graft(ref, old, rest)
+                if new is not old:
+                    locals_now[rest] = new
+            else:
+                self._graft_global(grafter, ref, kind, rest)
+        self.journal.entry("s", execution.id, index, name)
+        if locals_now:
+            self._pending = locals_now
+            self._pending_for = execution.path
+
+    def _graft_registered(self, grafter: Grafter, ref: Any, name: str, values: Any) -> None:
+        if name not in self.registered:
+            raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
+        registered, aliases = self.registered[name]
+        alias = next((a for a in aliases if a in values), None)
+        live = registered if alias is None else values[alias]
+        if grafter.graft(ref, live, name) is not live:
+            raise CheckpointError(f"the object registered as `{name}` is another kind of object here")
+
+    def _graft_global(self, grafter: Grafter, ref: Any, module: str, name: str) -> None:
+        loaded = sys.modules.get(module)
+        if loaded is None:
+            raise CheckpointError(f"the module {module} of the recorded run is not loaded here")
+        namespace = loaded.__dict__
+        old = namespace.get(name, _MISSING)
+        new = grafter.graft(ref, old, name)
+        if new is not old:
+            namespace[name] = new
+
+    def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
+        manifest = self._manifest(name)
+        capturer: Capturer = self.walk(execution)
+        digests = capturer.finish().digests()
+        wanted = {root: d for root, d in manifest.digests.items() if root not in manifest.tainted}
+        unequal = sorted(root for root, digest in wanted.items() if digests.get(root) != digest)
+        self.journal.entry("d", execution.id, index, len(wanted), unequal[:50])
+
+    # What the patched source calls, by the name `__flor__` ---------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether the loop that was just skipped or entered left a value for a local name."""
+        return self._pending is not None and name in self._pending
+
+    def take(self, name: str) -> Any:
+        """That value."""
+        if self._pending is None:
+            raise ReplayError(f"no value was put back for `{name}`")
+        value = self._pending.pop(name)
+        if not self._pending:
+            self._pending = None
+        return value
+
+    def _check_rebound(self) -> None:
+        if self._pending:
+            names = ", ".join(sorted(self._pending))
+            self._pending = None
+            raise CheckpointError(f"the local names {names} of {self._pending_for} were not put back by the patched source")
+
+    def begin(self, key: str) -> None:
+        """Before a hindsight expression that may draw random numbers."""
+        del key
+        self._generators = _random_states()
+
+    def end(self, key: str) -> None:
+        """After it: the random states must be what they were."""
+        if self._generators is not None and _random_states() != self._generators:
+            self.journal.entry("x", "effect", key)
+            self.finish("failed", f"evaluating {key!r} changed the training's random state")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_EFFECT)
+        self._generators = None
+
+    def failed(self, name: str, file: str, line: int, old_line: int) -> None:
+        """A hindsight expression raised: the error is its value in this loop context."""
+        error = sys.exc_info()[1]
+        if isinstance(error, CheckpointError | ReplayError):
+            raise error
+        site = (-line, hash(file), name)
+        number = self.calls.get(site)
+        if number is None:
+            number = len(self.calls) + 1
+            self.calls[site] = number
+            self.journal.entry("n", number, name, file, "", line, 0)
+        iteration = current.get()
+        context = self.context_id(iteration) if iteration is not None and iteration.execution is not None else 0
+        failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
+        self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n")
+
+
+def _restore_order(root: str) -> tuple[int, str]:
+    # Registered objects first: an optimizer's state is keyed by parameters that the model binds.
+    return {"random": 0, "object": 1, "name": 3}.get(root.partition(":")[0], 2), root
+
+
+def _random_states() -> dict[str, Any]:
+    capturer = Capturer(lambda _: False)
+    for name, generator in global_generators().items():
+        capturer.add(name, generator)
+    return capturer.finish().digests()
+
+
+def _from(iterable: Iterable[T], start: int, path: str) -> Iterator[T]:
+    """The values from an index on, without touching the ones before."""
+    if isinstance(iterable, range | list | tuple):
+        return iter(iterable[start:])
+    raise CheckpointError(f"{path} goes over a {type(iterable).__name__}, which can't be entered at iteration {start}")

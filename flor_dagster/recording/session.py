@@ -1,0 +1,629 @@
+"""One training run as its process sees it: identity, journal, loops, checkpoints, end."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+from flor_dagster.recording import layout
+from flor_dagster.recording.checkpoints import CheckpointStore, CheckpointWriter, Manifest, Snapshot
+from flor_dagster.recording.context import Iteration, current
+from flor_dagster.recording.journal import FORMAT, JournalWriter
+from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
+from flor_dagster.recording.policy import CheckpointPolicy
+from flor_dagster.recording.state import Capturer
+from flor_dagster.recording.values import encode
+
+T = TypeVar("T")
+
+SNAPSHOT_WAIT_SECONDS = 60.0
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+active: Session | None = None
+factory: Callable[[], Session] | None = None
+"""What a replay's child begins at the first flor call, where a training run begins its recording."""
+
+_starting = threading.Lock()
+
+
+def new_run_id() -> str:
+    """16 random base32 characters, in lower case."""
+    return base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+
+
+def warn(message: str) -> None:
+    """Tell the person once, on standard error; recording never prints otherwise."""
+    with contextlib.suppress(Exception):
+        sys.stderr.write(f"flor_dagster: {message}\n")
+
+
+class Session:
+    """Records one training run.
+
+    Args:
+        place: the repository, or the folder of a run without one.
+        entrypoint: the script, relative to the repository, or `file.py:function`.
+        tags: free texts kept with the run.
+        origin: script, dagster or notebook.
+        args: arguments given from outside; they win over the defaults in the code.
+        versioned: whether the place is a git repository.
+    """
+
+    mode = "record"
+
+    def __init__(
+        self,
+        place: layout.Place,
+        entrypoint: str,
+        *,
+        tags: Mapping[str, str],
+        origin: str,
+        args: Mapping[str, Any],
+        versioned: bool,
+    ) -> None:
+        self.place = place
+        self.entrypoint = entrypoint
+        self.run_id = os.environ.get("FLOR_RUN_ID") or new_run_id()
+        self.given = dict(args)
+        self.root = Iteration(None, 0, None)
+        self.registered: dict[str, tuple[Any, tuple[str, ...]]] = {}
+        self.calls: dict[tuple[int, int, str], int] = {}
+        self.args: dict[str, Any] = {}
+        self._codes: list[Any] = []
+        self._loops = 0
+        self._contexts = 0
+        self._open_sites: dict[tuple[str, int, int], int] = {}
+        self._lock = threading.RLock()
+        self._warned: set[str] = set()
+        self._tags = dict(tags)
+        self._origin = origin
+        self._own_modules: dict[str, bool] = {}
+        self._snapshot: subprocess.Popen[bytes] | None = None
+        self._lock_fd = -1
+        self._environment_noted = False
+        self._versioned = versioned
+        self.ended = False
+        self.journal = self._open_journal()
+        self.generators_at("start")
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    def _open_journal(self) -> JournalWriter:
+        layout.ensure_home(self.place.home)
+        folder = layout.run_folder(self.place.home, self.run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._hold_lock(folder / "lock")
+        journal = JournalWriter(folder / "journal.0.jsonl")
+        journal.entry("flor", FORMAT, self.header())
+        if self._versioned:
+            self._start_snapshot(folder / "version.json")
+        else:
+            (folder / "version.json").write_text(
+                json.dumps({"error": "the training ran outside any git repository"}), encoding="utf-8"
+            )
+        self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        self._writer = CheckpointWriter(self._checkpoints, self.run_id, self._trouble)
+        self.policy = CheckpointPolicy()
+        return journal
+
+    def header(self) -> dict[str, Any]:
+        """What the journal says of the run and its process at the start."""
+        return {
+            "run": self.run_id, "rank": 0, "mode": self.mode, "started": time.time_ns(), "pid": os.getpid(),
+            "host": socket.gethostname(), "argv": list(sys.argv), "entrypoint": self.entrypoint,
+            "root": str(self.place.root) if self._versioned else None, "cwd": str(Path.cwd()),
+            "python": platform.python_version(), "executable": sys.executable, "platform": platform.platform(),
+            "hashseed": os.environ.get("PYTHONHASHSEED"), "origin": self._origin, "tags": self._tags,
+            "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+            "cores": os.cpu_count(), "given": _jsonable(self.given),
+        }  # fmt: skip
+
+    def _hold_lock(self, path: Path) -> None:
+        """A POSIX record lock says that the run lives; forked children do not inherit it."""
+        with contextlib.suppress(OSError):
+            self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _start_snapshot(self, out: Path) -> None:
+        """A child keeps the code as a version: git is slow to import and none of the training's business."""
+        package_parent = str(Path(__file__).resolve().parents[2])
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        environment["PYTHONPATH"] = os.pathsep.join(
+            p for p in (package_parent, os.environ.get("PYTHONPATH", "")) if p
+        )
+        command = [
+            sys.executable, "-P", "-m", "flor_dagster.versions.snapshot", "--root", str(self.place.root), "--out", str(out),
+        ]  # fmt: skip
+        try:
+            self._snapshot = subprocess.Popen(
+                command, cwd=self.place.root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            out.write_text(json.dumps({"error": f"the snapshot could not be started: {error}"}), encoding="utf-8")
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Close the run: what is queued is written, the version awaited, the end noted."""
+        if self.ended:
+            return
+        self.ended = True
+        self._writer.close()
+        if self._snapshot is not None:
+            try:
+                self._snapshot.wait(SNAPSHOT_WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._trouble("the code snapshot did not end in time; this run may have no version")
+        self.journal.entry("m", self._loaded_modules())
+        if self.journal.lost:
+            self.journal.entry("w", "lost", f"{self.journal.lost} journal lines could not be written")
+        self.journal.entry("z", status, reason[:2000], time.time_ns())
+        self.journal.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _loaded_modules(self) -> dict[str, str]:
+        """The repository's modules that were loaded: file → git blob id of what lies there now."""
+        blobs: dict[str, str] = {}
+        for module in list(sys.modules.values()):
+            file = getattr(module, "__file__", None)
+            if not isinstance(file, str) or not file.endswith(".py"):
+                continue
+            relative = layout.relative_file(file, self.place.root)
+            if not Path(relative).is_absolute() and self.is_own(getattr(module, "__name__", "")):
+                with contextlib.suppress(OSError):
+                    data = (self.place.root / relative).read_bytes()
+                    blobs[relative] = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        return blobs
+
+    def disown(self) -> None:
+        """In a forked child: nothing here belongs to it."""
+        self.ended = True
+
+    def _trouble(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warn(message)
+            self.journal.entry("w", "trouble", message)
+
+    def generators_at(self, when: str) -> None:
+        """Keep the states of the shared random generators: a replay of an unseeded run begins with the same ones."""
+        capturer = Capturer(lambda _: False)
+        for name, generator in global_generators().items():
+            capturer.add(name, generator)
+        state = capturer.finish()
+        self.journal.entry("g", when, {"nodes": state.nodes, "roots": state.roots})
+
+    # Records --------------------------------------------------------------------------------------------------------
+
+    def intern_call(self, name: str, frame: FrameType) -> int:
+        """The number of a call site of `flor.log`."""
+        code = frame.f_code
+        line = frame.f_lineno or 0
+        with self._lock:
+            number = len(self.calls) + 1
+            self._codes.append(code)  # its id stays its own
+            self.calls[id(code), frame.f_lasti, name] = number
+            self.journal.entry(
+                "n", number, name, layout.relative_file(code.co_filename, self.place.root), code.co_qualname, line, 0
+            )
+        return number
+
+    def context_id(self, iteration: Iteration) -> int:
+        """The number of a loop context, written when it is first needed."""
+        with self._lock:
+            for here in reversed(list(iteration.chain())):
+                if here.id is None and here.execution is not None:
+                    self._contexts += 1
+                    here.id = self._contexts
+                    value = encode(here.value) if isinstance(here.value, str | int | float | bool) else "null"
+                    if value == str(here.index):
+                        value = "null"
+                    self.journal.write(f'["c",{here.id},{here.execution.id},{here.index},{value}]\n')
+        return iteration.id or 0
+
+    def record(self, name: str, value: Any, frame: FrameType) -> None:
+        """One record, on disk when this returns."""
+        call = self.calls.get((id(frame.f_code), frame.f_lasti, name))
+        if call is None:
+            call = self.intern_call(name, frame)
+        iteration = current.get()
+        context = 0
+        if iteration is not None and iteration.execution is not None:
+            context = iteration.id or self.context_id(iteration)
+        # A finite float's repr is its JSON and round-trips; the subtraction is 0.0 for nothing else.
+        text = repr(value) if type(value) is float and value - value == 0.0 else encode(value)
+        if not self.journal.write(f"[{call},{context},{text}]\n"):
+            self._trouble(f"records can't be written to {self.journal.path}: {self.journal.error}; the training goes on")
+
+    def argument(self, name: str, default: T) -> T:
+        """The value of an argument: given from outside, or the default in the code."""
+        value, source = default, "default"
+        if name in self.given:
+            value, source = convert(name, self.given[name], default), "given"
+        self._note_argument(name, value, default, source)
+        return value
+
+    def _note_argument(self, name: str, value: Any, default: Any, source: str) -> None:
+        if name not in self.args or self.args[name] != value:
+            self.args[name] = value
+            self.journal.write(f'["a",{json.dumps(name)},{encode(value)},{encode(default)},"{source}"]\n')
+
+    # Loops ----------------------------------------------------------------------------------------------------------
+
+    def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
+        """A loop execution begins."""
+        parent = current.get() or self.root
+        with self._lock:
+            self._loops += 1
+            number = self._loops
+        source = find_source(frame, line, column)
+        execution = LoopExecution(number, parent, name, parent.next_ordinal(name), frame, source)
+        if parent.execution is None:
+            self._note_environment()
+        context = self.context_id(parent) if parent.execution is not None else 0
+        file = layout.relative_file(frame.f_code.co_filename, self.place.root)
+        self.journal.entry(
+            "l", number, context, name, execution.ordinal, file, frame.f_code.co_qualname, line, column, execution.opened
+        )
+        return execution
+
+    def items(self, execution: LoopExecution, iterable: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """What the loop yields: index and value."""
+        del execution
+        return plain_items(iterable)
+
+    def iteration_over(self, execution: LoopExecution) -> None:
+        """An iteration's body ended and the next one has not been pulled: a place for a restore point."""
+        if execution.outermost:
+            self._capture(execution, execution.count - 1)
+
+    def close_loop(self, execution: LoopExecution, how: str) -> None:
+        """A loop execution is over."""
+        if self.ended:
+            return
+        if how in ("exhausted", "break"):
+            self._capture(execution, None)
+        self.journal.entry("e", execution.id, how, execution.count, time.time_ns())
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    def why_unskippable(self, execution: LoopExecution) -> str:
+        """Why an execution's end state can't stand for it, empty where it can."""
+        if execution.source is None:
+            return "its `for` statement can't be seen"
+        if execution.source.reason:
+            return execution.source.reason
+        if threading.current_thread() is not threading.main_thread():
+            return "it runs in a thread of its own"
+        frame = execution.frame
+        if frame is None:
+            return "its frame is gone"
+        for around in execution.parent.chain():
+            other = around.execution
+            if other is not None and other.frame is not None and other.frame.f_code is frame.f_code:
+                if other.frame is not frame:
+                    return "its function is open already (recursion)"
+        return ""
+
+    def _capture(self, execution: LoopExecution, index: int | None) -> None:
+        try:
+            reason = self.why_unskippable(execution)
+            if reason:
+                self._note_uncaptured(execution, index, [reason])
+                return
+            work = (time.time_ns() - execution.opened) / 1e9 / (max(execution.count, 1) if index is not None else 1)
+            if not self._writer.idle or not self.policy.allows(work):
+                return
+            begin = time.perf_counter()
+            self._take(execution, index)
+            self.policy.charge(time.perf_counter() - begin)
+        except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
+            self._note_uncaptured(execution, index, [f"{type(error).__name__}: {error}"])
+
+    def _note_uncaptured(self, execution: LoopExecution, index: int | None, reasons: list[str]) -> None:
+        key = f"{execution.path.rpartition('/')[2]} {reasons}"
+        if index is None or key not in self._warned:
+            self._warned.add(key)
+            self.journal.entry("u", execution.id, index, reasons)
+
+    def _take(self, execution: LoopExecution, index: int | None) -> None:
+        capturer = self.walk(execution)
+        reasons, dead = self.sort_unavailable(execution, capturer)
+        if reasons:
+            self._note_uncaptured(execution, index, reasons)
+            return
+        name = str(execution.id) if index is None else f"{execution.id}.{index}"
+        loop, when = execution.id, time.time_ns()
+
+        def done(manifest: Manifest, written: int) -> None:
+            self.journal.entry(
+                "k", {"name": name, "loop": loop, "index": index, "bytes": written, "t": when, "roots": len(manifest.roots)}
+            )
+
+        self._writer.put(Snapshot(name, capturer, dead, self.tainted_roots(execution), done))
+
+    def walk(self, execution: LoopExecution) -> Capturer:
+        """Capture what an execution's code may have changed, as copies."""
+        capturer = Capturer(self.is_own, str(self.place.root))
+        for name, generator in global_generators().items():
+            capturer.add(name, generator)
+        frame = execution.frame
+        source = execution.source
+        if frame is None or source is None:
+            return capturer
+        values = frame.f_locals
+        for name, (registered, aliases) in self.registered.items():
+            # The name binds, not the object: a model made anew is followed under the name it has now.
+            alias = next((a for a in aliases if a in values), None)
+            capturer.add(f"object:{name}", registered if alias is None else values[alias])
+        at_module_level = frame.f_code.co_name == "<module>"
+        for name in sorted(source.stored | source.loaded):
+            if not at_module_level and name in values:
+                capturer.add(f"name:{name}", values[name])
+            elif name in frame.f_globals:
+                capturer.note_global(frame.f_globals, name)
+        capturer.follow()
+        return capturer
+
+    def sort_unavailable(self, execution: LoopExecution, capturer: Capturer) -> tuple[list[str], dict[str, str]]:
+        """What could not be captured: reasons that make the execution unskippable, and names that nothing reads."""
+        source = execution.source
+        reasons: list[str] = []
+        dead: dict[str, str] = {}
+        for root, reason in capturer.state.unavailable.items():
+            kind, _, name = root.partition(":")
+            local = kind == "name" and source is not None
+            if local and name not in source.read_outside and name in source.first_stored:
+                dead[name] = reason
+            else:
+                reasons.append(reason)
+        return reasons, dead
+
+    def tainted_roots(self, execution: LoopExecution) -> tuple[str, ...]:
+        """Roots that hold clock or process values."""
+        source, frame = execution.source, execution.frame
+        if source is None or frame is None:
+            return ()
+        module = frame.f_globals.get("__name__", "?")
+        return tuple(r for name in sorted(source.tainted) for r in (f"name:{name}", f"{module}:{name}"))
+
+    def is_own(self, module: str) -> bool:
+        """Whether a module's code belongs to the repository."""
+        known = self._own_modules.get(module)
+        if known is None:
+            known = self._looks_own(module)
+            if module in sys.modules:
+                self._own_modules[module] = known
+        return known
+
+    def _looks_own(self, module: str) -> bool:
+        if module == "__main__":
+            return True
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if not isinstance(file, str):
+            return False
+        relative = layout.relative_file(file, self.place.root)
+        parts = Path(relative).parts
+        ours = module == "flor_dagster" or module.startswith("flor_dagster.")
+        return not Path(relative).is_absolute() and "site-packages" not in parts and "dist-packages" not in parts and not ours
+
+    def _note_environment(self) -> None:
+        """What is known of the libraries once the training loop begins."""
+        if self._environment_noted:
+            return
+        self._environment_noted = True
+        self.generators_at("loop")
+        facts: dict[str, Any] = {}
+        torch = sys.modules.get("torch")
+        if torch is not None and hasattr(torch, "get_num_threads"):
+            facts["torch_threads"] = torch.get_num_threads()
+            facts["cuda"] = bool(torch.cuda.is_available())
+        facts["versions"] = {
+            name: str(getattr(sys.modules[name], "__version__", ""))
+            for name in ("numpy", "torch", "sklearn", "scipy", "pandas")
+            if name in sys.modules
+        }
+        self.journal.entry("i", facts)
+
+
+def global_generators() -> dict[str, Any]:
+    """The random generators that libraries share: root name → the object that holds the state."""
+    found: dict[str, Any] = {}
+    random = sys.modules.get("random")
+    if random is not None:
+        found["random:python"] = random._inst  # noqa: SLF001 - the module's functions are this object's methods
+    mtrand = sys.modules.get("numpy.random.mtrand")
+    if mtrand is not None:
+        found["random:numpy"] = mtrand._rand  # noqa: SLF001 - likewise for numpy.random's
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "default_generator"):
+        found["random:torch"] = torch.default_generator
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            for number, generator in enumerate(torch.cuda.default_generators):
+                found[f"random:cuda{number}"] = generator
+    return found
+
+
+def convert(name: str, given: Any, default: Any) -> Any:
+    """A value from outside, in the type of the default in the code.
+
+    Raises:
+        ValueError: when the text does not read as that type.
+    """
+    if not isinstance(given, str) or isinstance(default, str):
+        if isinstance(default, float) and isinstance(given, int) and not isinstance(given, bool):
+            return float(given)
+        return given
+    text = given.strip()
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, float):
+            return float(text)
+        if default is not None:
+            return json.loads(text)
+    except (KeyError, ValueError):
+        kind = type(default).__name__
+        raise ValueError(f"argument {name}={given!r} does not read as {kind}, the type of its default {default!r}") from None
+    return given
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: json.loads(encode(v)) for k, v in values.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The process's session
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def start() -> Session | None:
+    """The session of this process, begun at the first flor call; None where nothing is recorded."""
+    global active
+    with _starting:
+        if active is not None:
+            return active
+        if factory is not None:
+            active = factory()
+            return active
+        if _off():
+            return None
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        begin = Path(script).parent if script else Path.cwd()
+        place = layout.find_place(begin) or layout.find_place(Path.cwd())
+        versioned = place is not None
+        if place is None:
+            place = layout.place_without_git(Path.cwd())
+            warn(f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed")
+        entrypoint = layout.relative_file(script, place.root) if script else "<notebook>"
+        origin = os.environ.get("FLOR_ORIGIN") or ("script" if script else "notebook")
+        try:
+            active = Session(
+                place, entrypoint, tags=_environment_object("FLOR_TAGS"), origin=origin,
+                args=_environment_object("FLOR_ARGS"), versioned=versioned,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - recording must never break the training
+            warn(f"this run is not recorded: {type(error).__name__}: {error}")
+            _disable()
+            return None
+        _install_exit_hooks(active)
+    return active
+
+
+_disabled = False
+
+
+def _disable() -> None:
+    global _disabled
+    _disabled = True
+
+
+def _off() -> bool:
+    return _disabled or os.environ.get("FLOR_OFF", "") not in ("", "0")
+
+
+def _environment_object(name: str) -> dict[str, Any]:
+    text = os.environ.get(name)
+    if not text:
+        return {}
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must hold a JSON object, it holds {text[:100]!r}")
+    return value
+
+
+def _install_exit_hooks(session: Session) -> None:
+    outcome = ["finished", ""]
+    previous = sys.excepthook
+
+    def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        outcome[0] = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        outcome[1] = f"{kind.__name__}: {error}"
+        previous(kind, error, trace)
+
+    sys.excepthook = note
+    pid = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == pid:
+            session.finish(*outcome)
+
+    atexit.register(end)
+
+
+def _disown_child() -> None:
+    global active
+    if active is not None:
+        active.disown()
+        active = None
+    _disable()
+
+
+os.register_at_fork(after_in_child=_disown_child)
+
+
+@contextlib.contextmanager
+def recorded_run(
+    entrypoint: str,
+    *,
+    root: Path,
+    origin: str = "script",
+    tags: Mapping[str, str] | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> Iterator[Session]:
+    """Record a block of this process as one training run.
+
+    Args:
+        entrypoint: what a replay calls: `file.py:function`, relative to the repository.
+        root: a folder in the repository.
+        origin: who started it.
+        tags: free texts kept with the run.
+        args: arguments given from outside.
+
+    Yields:
+        The session; its `run_id` is the training run's.
+    """
+    global active
+    if active is not None and not active.ended:
+        raise RuntimeError(
+            f"training run {active.run_id} is being recorded in this process; a second one can't begin before it ends"
+        )
+    place = layout.find_place(root)
+    session = Session(
+        place or layout.place_without_git(root), entrypoint, tags=tags or {}, origin=origin, args=args or {},
+        versioned=place is not None,
+    )  # fmt: skip
+    active = session
+    token = current.set(None)
+    try:
+        yield session
+    except KeyboardInterrupt:
+        session.finish("interrupted", "KeyboardInterrupt")
+        raise
+    except BaseException as error:
+        session.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    else:
+        session.finish("finished")
+    finally:
+        current.reset(token)
+        active = None

@@ -1,0 +1,269 @@
+"""What the source says of a loop: its `for` statement, what its body binds and reads, how it can be left.
+
+Pure functions on the standard library's `ast`; the recorder and the replay's patcher both use them, so that a loop is
+seen in the same way when it is recorded and when it is skipped.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+
+# Wrappers that pull from a loop one by one and add nothing that outlives it.
+TRANSPARENT_WRAPPERS = frozenset({"enumerate", "tqdm", "trange", "track"})
+
+# Names whose use in a body makes it impossible to say what it binds or reads.
+DYNAMIC_NAMES = frozenset({"exec", "eval", "globals", "locals", "vars", "__import__"})
+
+# Calls whose result depends on the clock, the process or the machine.
+CLOCK_NAMES = frozenset(
+    {
+        "time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "now",
+        "utcnow", "today", "getpid", "gethostname", "uuid1", "uuid4", "getrusage", "virtual_memory", "memory_info",
+        "memory_allocated", "max_memory_allocated", "cpu_percent", "elapsed_time",
+    }
+)  # fmt: skip
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSource:
+    """One `for` statement over a `flor.loop(...)`.
+
+    `stored` are the names that the statement binds in its own scope, `loaded` the ones that it reads (nested functions
+    and its iterable included), `first_stored` those of `stored` whose value no iteration reads before it binds them,
+    `tainted` those that hold clock or process values. `reason` says why its executions can't be skipped, empty if
+    they can. Lines are 1-based.
+    """
+
+    line: int
+    end_line: int
+    stored: frozenset[str]
+    loaded: frozenset[str]
+    first_stored: frozenset[str]
+    read_outside: frozenset[str]
+    tainted: frozenset[str]
+    breaks: tuple[tuple[int, int], ...]
+    has_else: bool
+    nested: bool
+    reason: str
+
+
+@functools.lru_cache(maxsize=256)
+def parse_file(file: str) -> ast.Module | None:
+    """The syntax tree of a file as Python's traceback machinery would show it; None where there is none."""
+    lines = linecache.getlines(file)
+    if not lines:
+        return None
+    try:
+        return ast.parse("".join(lines))
+    except (SyntaxError, ValueError):
+        return None
+
+
+def call_position(code: CodeType, lasti: int) -> tuple[int, int]:
+    """Line (1-based) and column (0-based, in bytes) of the instruction that a frame is at; zeros where unknown."""
+    for index, position in enumerate(code.co_positions()):
+        if index == lasti // 2:
+            return position[0] or 0, position[2] or 0
+    return 0, 0
+
+
+@functools.lru_cache(maxsize=1024)
+def loop_source(file: str, line: int, column: int) -> LoopSource | None:
+    """The `for` statement whose iterable holds the call that starts at a position; None where there is none."""
+    tree = parse_file(file)
+    return find_loop(tree, line, column) if tree is not None else None
+
+
+def find_loop(tree: ast.Module, line: int, column: int) -> LoopSource | None:
+    """As `loop_source`, in a tree."""
+    scope: ast.AST = tree
+    for node, owner in _walk_with_scope(tree):
+        if isinstance(node, ast.For | ast.AsyncFor) and _iterates(node.iter, line, column) is not None:
+            scope = owner
+            return _describe(node, scope, line, column)
+    return None
+
+
+def _walk_with_scope(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+    stack: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
+    while stack:
+        node, scope = stack.pop()
+        yield node, scope
+        inner = node if isinstance(node, _SCOPES) else scope
+        stack.extend((child, inner) for child in ast.iter_child_nodes(node))
+
+
+def _iterates(node: ast.expr, line: int, column: int) -> str | None:
+    """Empty if the call at the position is what the loop pulls from, a reason if it is elsewhere in the iterable."""
+    if isinstance(node, ast.Call):
+        if (node.lineno, node.col_offset) == (line, column) and not _wrapped_call_at(node, line, column):
+            return ""
+        name = _called_name(node.func)
+        if name in TRANSPARENT_WRAPPERS and node.args:
+            return _iterates(node.args[0], line, column)
+    for child in ast.walk(node):
+        if isinstance(child, ast.Call) and (child.lineno, child.col_offset) == (line, column):
+            if isinstance(node, ast.Call):
+                return f"it is consumed by `{_called_name(node.func) or 'a call'}(…)`"
+            return "it is not the loop's iterable itself"
+    return None
+
+
+def _wrapped_call_at(node: ast.Call, line: int, column: int) -> bool:
+    """Whether a transparent wrapper starts at the same position (`flor.loop(...)` can't: its name starts it)."""
+    return _called_name(node.func) in TRANSPARENT_WRAPPERS
+
+
+def _called_name(func: ast.expr) -> str:
+    if isinstance(func, ast.Name):
+        return func.id
+    return func.attr if isinstance(func, ast.Attribute) else ""
+
+
+def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, line: int, column: int) -> LoopSource:
+    body = [*node.body]
+    stored = frozenset(bound_names([node], scope))
+    loaded = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+    reason = _iterates(node.iter, line, column) or ""
+    if isinstance(node, ast.AsyncFor):
+        reason = reason or "it is an `async for`"
+    if isinstance(scope, ast.ClassDef):
+        reason = reason or "it stands in a class body"
+    if any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Await) for n in _own_nodes(body)):
+        reason = reason or "its body yields or awaits"
+    dynamic = sorted((loaded & DYNAMIC_NAMES) - stored)
+    if dynamic:
+        reason = reason or f"its body calls `{dynamic[0]}`, so what it changes can't be known"
+    if node.body[0].lineno == node.lineno:
+        reason = reason or "its body stands on the line of the `for`"
+    first = _first_stored(node)
+    return LoopSource(
+        line=node.lineno,
+        end_line=node.end_lineno or node.lineno,
+        stored=stored,
+        loaded=loaded,
+        first_stored=first,
+        read_outside=_read_outside(node, scope),
+        tainted=frozenset(_tainted(node)),
+        breaks=tuple(_own_breaks(body)),
+        has_else=bool(node.orelse),
+        nested=any(isinstance(n, ast.For | ast.While | ast.AsyncFor) for s in body for n in ast.walk(s)),
+        reason=reason,
+    )
+
+
+def _own_nodes(statements: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Every node of the statements that runs in their own scope."""
+    stack: list[ast.AST] = list(statements)
+    while stack:
+        node = stack.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            stack.extend(ast.iter_child_nodes(node))
+
+
+def bound_names(statements: list[ast.stmt], scope: ast.AST | None = None) -> set[str]:
+    """The names that the statements bind or delete in their own scope.
+
+    Where a function nested in the scope rebinds a name by `nonlocal` or `global`, calling it binds that name too.
+    """
+    names: set[str] = set()
+    stack: list[ast.AST] = list(statements)
+    while stack:
+        node = stack.pop()
+        match node:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+                names.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names.update((a.asname or a.name).partition(".")[0] for a in aliases)
+            case ast.ExceptHandler(name=str(name)):
+                names.add(name)
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                names.add(name)
+            case _:
+                pass
+        if isinstance(node, _COMPREHENSIONS):
+            names.update(n.target.id for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
+            stack.extend(g.iter for g in node.generators[:1])
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            stack.extend(node.decorator_list)
+        elif not isinstance(node, ast.Lambda):
+            stack.extend(ast.iter_child_nodes(node))
+    if scope is not None:
+        for inner in ast.walk(scope):
+            if isinstance(inner, ast.Nonlocal) or (isinstance(inner, ast.Global) and isinstance(scope, ast.Module)):
+                names.update(inner.names)
+    return names
+
+
+def _first_stored(node: ast.For | ast.AsyncFor) -> frozenset[str]:
+    """Names that every iteration binds at the top of its body before anything in it reads them."""
+    safe = {n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)}
+    read: set[str] = {n.id for n in ast.walk(node.iter) if isinstance(n, ast.Name)}
+    for statement in node.body:
+        loads = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        read |= loads - safe
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for target in targets:
+                safe |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} - read
+    return frozenset(safe - read)
+
+
+def _read_outside(node: ast.For | ast.AsyncFor, scope: ast.AST) -> frozenset[str]:
+    """Names that the scope reads anywhere outside the loop's body, its functions included."""
+    inside = {id(n) for statement in node.body for n in ast.walk(statement)}
+    return frozenset(
+        n.id
+        for n in ast.walk(scope)
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load | ast.Del) and id(n) not in inside
+    )
+
+
+def _tainted(node: ast.For | ast.AsyncFor) -> set[str]:
+    tainted: set[str] = set()
+    assigns = [n for n in ast.walk(node) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign) and n.value]
+    for _ in range(len(assigns) + 1):
+        before = len(tainted)
+        for assign in assigns:
+            value = assign.value
+            if value is None or not expression_is_tainted(value, tainted):
+                continue
+            targets = assign.targets if isinstance(assign, ast.Assign) else [assign.target]
+            tainted |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        if len(tainted) == before:
+            break
+    return tainted
+
+
+def expression_is_tainted(value: ast.expr, tainted: set[str] | frozenset[str]) -> bool:
+    """Whether an expression reads the clock, the process or the machine, or a name that holds such a value."""
+    for node in ast.walk(value):
+        if isinstance(node, ast.Name) and node.id in tainted:
+            return True
+        if isinstance(node, ast.Call) and _called_name(node.func) in CLOCK_NAMES:
+            return True
+    return False
+
+
+def _own_breaks(body: list[ast.stmt]) -> Iterator[tuple[int, int]]:
+    """Line and column of every `break` that leaves this loop."""
+    stack: list[ast.AST] = list(body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Break):
+            yield node.lineno, node.col_offset
+        elif isinstance(node, ast.For | ast.While | ast.AsyncFor):
+            stack.extend(node.orelse)
+        elif not isinstance(node, _SCOPES):
+            stack.extend(ast.iter_child_nodes(node))
