@@ -1,0 +1,1 @@
+"""Answer hindsight questions: plan, re-execute in children, verify, settle cells."""

@@ -1,0 +1,521 @@
+"""Answer a question: what is known is read, what is open is replayed, what can't be is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from flor_dagster.errors import FlorError, UnknownNameError
+from flor_dagster.propagation import PROPAGATOR_VERSION
+from flor_dagster.recording import layout
+from flor_dagster.recording.checkpoints import CheckpointStore
+from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
+from flor_dagster.recording.values import Failure, decode
+from flor_dagster.replay.executing import Job, Outcome, execute
+from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
+from flor_dagster.replay.placing import PlacedVersion, place, placement_row
+from flor_dagster.replay.planning import LoopPlan, Target, names_read, plan_loops
+from flor_dagster.replay.reach import Reach
+from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.verifying import Verdict, tainted_statements, verify
+from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
+
+if TYPE_CHECKING:
+    from flor_dagster.replay.workspace import Workspace
+
+OnCell = Callable[[CellAnswer], None]
+OnLine = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """One run's share of a question, worked out."""
+
+    plan: RunPlan
+    record: RunRecord | None
+    placed: PlacedVersion
+    placements: dict[int, PlacementRow]
+    loops: LoopPlan | None
+    settled: dict[int, CellRow]
+
+
+class Answerer:
+    """Plans and answers questions of one workspace.
+
+    Args:
+        workspace: the project.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._store = workspace.store
+        self._write = threading.Lock()
+
+    # Planning ------------------------------------------------------------------------------------------------------
+
+    def plan(self, question: Question) -> Plan:
+        """What would be done."""
+        statements, prepared = self._prepare(question)
+        return Plan(question, statements, tuple(p.plan for p in prepared))
+
+    def _prepare(self, question: Question) -> tuple[tuple[StatementRow, ...], list[_Prepared]]:
+        self._workspace.sync()
+        self._workspace.require_runs()
+        resolved: dict[int, StatementRow] = {}
+        for name in question.statements:
+            for row in self._resolve(name):
+                resolved[row.id] = row
+        statements = tuple(resolved.values())
+        runs = self._select(question)
+        return statements, [self._prepare_run(run, statements, question) for run in runs]
+
+    def _resolve(self, name: str) -> tuple[StatementRow, ...]:
+        # A key of an open question needs no look at the newest source: it may have changed since it was asked.
+        known = [s for s in self._store.statements() if s.key == name]
+        if known and known[0].question and known[0].key != known[0].name:
+            return tuple(known)
+        return self._workspace.resolve(name)
+
+    def _select(self, question: Question) -> list[RunRow]:
+        runs = list(self._workspace.runs())
+        if question.runs is None:
+            return runs
+        known = {r.id for r in runs}
+        chosen: dict[str, RunRow] = {}
+        for name in question.runs:
+            run = self._store.run(name)
+            if run.id not in known:
+                raise UnknownNameError(f"training run {run.key} belongs to another entry point ({run.entrypoint})")
+            chosen[run.id] = run
+        return [r for r in runs if r.id in chosen]
+
+    def _prepare_run(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> _Prepared:
+        cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
+        settled: dict[int, CellRow] = {}
+        placements: dict[int, PlacementRow] = {}
+        todo: list[StatementRow] = []
+        linked = {statement for *_, statement in self._store.call_sites(run.id)}
+        for statement in statements:
+            cell = cells.get(statement.id)
+            placement = (
+                self._store.placement(statement.id, run.commit, PROPAGATOR_VERSION) if run.commit is not None else None
+            )
+            if placement is not None:
+                placements[statement.id] = placement
+            outdated = cell is not None and cell.status == "refused" and placement is None and run.commit is not None
+            if statement.id in linked:
+                settled[statement.id] = (
+                    cell if cell is not None and cell.status == "recorded" else self._workspace.recorded_cell(run, statement)
+                )
+            elif cell is not None and cell.settled and not outdated:
+                settled[statement.id] = cell
+            else:
+                todo.append(statement)
+        record: RunRecord | None = None
+        placed = PlacedVersion()
+        loops: LoopPlan | None = None
+        sentence = "nothing to do: every cell is settled" if not todo else ""
+        if todo and run.status == "running":
+            sentence, todo = "still running: ask again when it is over", []
+        elif todo and run.commit is None:
+            for statement in todo:
+                settled[statement.id] = _cell(run, statement, "refused", self._why_no_version(run))
+            sentence, todo = "its code was not kept", []
+        elif todo:
+            record = read_record(self._journal(run))
+            todo, placed = self._place(run, record, todo, settled, placements)
+            if todo:
+                loops = self._loops(run, record, placed, todo, question)
+                sentence = loops.sentence
+            else:
+                sentence = "nothing to replay: this version takes none of the statements, or has them already"
+        refused = tuple((s, placements[s.id]) for s in statements
+                        if s.id in placements and placements[s.id].status == "refused")  # fmt: skip
+        plan = RunPlan(
+            run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
+            sentence, loops.estimated_seconds if loops else None, run.seconds,
+            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations} if loops else {},
+        )  # fmt: skip
+        return _Prepared(plan, record, placed, placements, loops, settled)
+
+    def _why_no_version(self, run: RunRow) -> str:
+        path = layout.run_folder(self._workspace.home, run.id) / "version.json"
+        try:
+            reason = json.loads(path.read_text(encoding="utf-8")).get("error", "")
+        except (OSError, ValueError):
+            reason = ""
+        return f"refused: the code of this run was not kept as a version{f' ({reason})' if reason else ''}"
+
+    def _journal(self, run: RunRow) -> Path:
+        return layout.run_folder(self._workspace.home, run.id) / "journal.0.jsonl"
+
+    def _place(
+        self, run: RunRow, record: RunRecord, todo: list[StatementRow], settled: dict[int, CellRow],
+        placements: dict[int, PlacementRow],
+    ) -> tuple[list[StatementRow], PlacedVersion]:  # fmt: skip
+        """Put the statements into the run's version; what is refused or already there is settled."""
+        commit = run.commit or ""
+        placed = place(self._workspace.repository, commit, run.entrypoint, todo)
+        remaining: list[StatementRow] = []
+        for statement in todo:
+            row = placement_row(
+                placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit
+            )
+            self._store.save_placement(row)
+            placements[statement.id] = row
+            if row.status == "refused":
+                settled[statement.id] = _cell(run, statement, "refused", f"refused: {row.sentence}")
+            elif row.status == "already-there":
+                self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
+                settled[statement.id] = self._workspace.recorded_cell(run, statement)
+            elif not _loads(record, row.file):
+                settled[statement.id] = _cell(run, statement, "refused", f"refused: this run never loaded {row.file}")
+            else:
+                remaining.append(statement)
+        return remaining, placed
+
+    def _loops(
+        self, run: RunRow, record: RunRecord, placed: PlacedVersion, todo: Sequence[StatementRow], question: Question,
+        *, without: frozenset[str] = frozenset(), jump: bool = True,
+    ) -> LoopPlan:  # fmt: skip
+        if question.without_checkpoints:
+            without = frozenset("*")
+        targets: list[Target] = []
+        for statement in todo:
+            file, placement = placed.placements[statement.id]
+            text = placed.files[file].text
+            reads = names_read(statement.expression) | {old for _, old in placement.renamed}
+            for line in range(placement.lines[0], placement.lines[1] + 1):
+                targets.append(Target(statement.key, file, _function_at(text, line), line, reads))
+        reach = Reach(self._sources(run, placed))
+        added = {file: state.added for file, state in placed.files.items()}
+        return plan_loops(
+            record, reach, targets, iterations=question.iterations, without=without, jump=jump,
+            dead_names=self._dead_names(run, record), added=added,
+        )  # fmt: skip
+
+    def _sources(self, run: RunRow, placed: PlacedVersion) -> dict[str, str]:
+        repository = self._workspace.repository
+        commit = run.commit or ""
+        sources: dict[str, str] = {}
+        for file in repository.files(commit):
+            if file.endswith(".py"):
+                text = placed.files[file].text if file in placed.files else repository.read(commit, file)
+                if text is not None:
+                    sources[file] = text
+        return sources
+
+    def _dead_names(self, run: RunRow, record: RunRecord) -> dict[str, frozenset[str]]:
+        """Per checkpoint, the names that nothing read later and that it therefore does not hold."""
+        store = CheckpointStore(layout.checkpoints_folder(self._workspace.home))
+        dead: dict[str, frozenset[str]] = {}
+        seen: dict[tuple[str, int], frozenset[str]] = {}
+        for execution in record.executions.values():
+            # What a loop can't capture hangs on its code: one manifest per call site is enough to look at.
+            site = execution.file, execution.line
+            for name in [execution.checkpoint, *execution.points.values()]:
+                if name is None:
+                    continue
+                if site not in seen:
+                    try:
+                        seen[site] = frozenset(store.read(run.id, name).unavailable)
+                    except FlorError:
+                        continue  # it is met, and named, when it is to be restored
+                dead[name] = seen[site]
+        return dead
+
+    # Answering -----------------------------------------------------------------------------------------------------
+
+    def answer(self, question: Question, *, on_cell: OnCell | None = None, on_line: OnLine | None = None) -> Report:
+        """Replay what is open."""
+        begin = time.perf_counter()
+        statements, prepared = self._prepare(question)
+        state = _Answers(on_cell)
+        started = 0.0
+        jobs: list[_Prepared] = []
+        for item in sorted(prepared, key=lambda p: p.plan.run.started, reverse=True):  # newest first, where time is bounded
+            estimate = item.plan.estimated_seconds or 0.0
+            for statement in statements:
+                if statement.id in item.settled:
+                    self._settle(item.settled[statement.id])
+                    state.tell(item, statement, item.settled[statement.id])
+            if not item.plan.todo:
+                continue
+            if question.max_seconds is not None and started + estimate > question.max_seconds:
+                for statement in item.plan.todo:
+                    words = f"open: replaying it (about {estimate:.0f} s) is beyond the {question.max_seconds:.0f} s that were asked"
+                    state.tell(item, statement, _cell(item.plan.run, statement, "open", words))
+                continue
+            started += estimate
+            jobs.append(item)
+        jobs.sort(key=lambda p: p.plan.estimated_seconds or 0.0, reverse=True)
+        workers = question.workers or os.cpu_count() or 1
+        with ThreadPoolExecutor(max_workers=max(1, min(workers, len(jobs) or 1))) as pool:
+            futures = [pool.submit(self._answer_run, item, question, state, on_line) for item in jobs]
+            for future in futures:
+                future.result()
+        plan = Plan(question, statements, tuple(p.plan for p in prepared))
+        order = {run.run.id: i for i, run in enumerate(plan.runs)}
+        cells = tuple(sorted(state.cells, key=lambda c: (order[c.run.id], c.statement.id)))
+        return Report(plan, cells, tuple(state.replays), state.children, time.perf_counter() - begin)
+
+    def _settle(self, cell: CellRow) -> None:
+        known = self._store.cells(run_ids=[cell.run_id], statement_ids=[cell.statement_id])
+        if not known or (known[0].status, known[0].sentence) != (cell.status, cell.sentence):
+            self._store.save_cell(cell)
+
+    def _answer_run(self, item: _Prepared, question: Question, state: _Answers, on_line: OnLine | None) -> None:
+        run = item.plan.run
+        folder = self._workspace.home / "replays"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{run.id}.lock"):
+            todo = self._still_open(item, state)
+            if not todo:
+                return
+            try:
+                self._replay(item, todo, question, state, on_line)
+            except FlorError as error:
+                for statement in todo:
+                    self._fail(item, statement, str(error), (), state, None)
+
+    def _still_open(self, item: _Prepared, state: _Answers) -> list[StatementRow]:
+        """What nobody else has answered while we waited for the run."""
+        cells = {c.statement_id: c for c in self._store.cells(run_ids=[item.plan.run.id])}
+        todo: list[StatementRow] = []
+        for statement in item.plan.todo:
+            cell = cells.get(statement.id)
+            if cell is not None and cell.settled:
+                state.tell(item, statement, cell)
+            else:
+                todo.append(statement)
+        return todo
+
+    def _replay(
+        self, item: _Prepared, todo: list[StatementRow], question: Question, state: _Answers, on_line: OnLine | None
+    ) -> None:
+        run, record = item.plan.run, item.record
+        if record is None:
+            return
+        placed, loops = item.placed, item.loops
+        if loops is None or len(todo) != len(item.plan.todo):
+            placed = place(self._workspace.repository, run.commit or "", run.entrypoint, todo)
+            loops = self._loops(run, record, placed, todo, question)
+        # Each retry leaves out what the one before met: a jump, all checkpoints, one statement.
+        for _ in range(len(todo) + 3):
+            replay = self._begin(run, loops)
+            job = Job(
+                replay.id, run, record, placed, tuple(todo), loops, self._workspace.home, self._workspace.root,
+                self._workspace.cache, max(600.0, 20 * (run.seconds or 0.0)),
+            )  # fmt: skip
+            state.started()
+            outcome = execute(job, on_line)
+            if outcome.status == EXIT_RESTORE and (loops.start is not None or loops.skipped):
+                self._store.fail_replay(replay.id, outcome.reason)
+                jump = loops.start is None
+                without = frozenset("*") if jump else frozenset[str]()
+                if on_line is not None:
+                    on_line(f"{run.key}: {outcome.reason}; {'executing it from the beginning' if jump else 'not jumping'}")
+                loops = self._loops(run, record, placed, todo, question, without=without, jump=False)
+                continue
+            if outcome.status == EXIT_EFFECT:
+                self._store.fail_replay(replay.id, outcome.reason)
+                todo = self._refuse_effect(item, todo, outcome, state)
+                if not todo:
+                    return
+                placed = place(self._workspace.repository, run.commit or "", run.entrypoint, todo)
+                loops = self._loops(run, record, placed, todo, question)
+                continue
+            self._conclude(item, todo, job, replay, outcome, question, state)
+            return
+
+    def _begin(self, run: RunRow, loops: LoopPlan) -> ReplayRow:
+        now = datetime.now().astimezone()
+        replay = ReplayRow(
+            secrets.token_hex(8), run.id, now, None, loops.estimated_seconds, "running", None, 0, 0, loops.sentence,
+            {"executed": loops.executed, "skipped": loops.skipped, "start": loops.start, "sentence": loops.sentence},
+        )  # fmt: skip
+        self._store.begin_replay(replay)
+        return replay
+
+    def _refuse_effect(
+        self, item: _Prepared, todo: list[StatementRow], outcome: Outcome, state: _Answers
+    ) -> list[StatementRow]:
+        key = next((p[2] for _, k, p in read_record(outcome.journal).events if k == "x" and p[1] == "effect"), None)
+        for statement in todo:
+            if statement.key == key:
+                words = (
+                    f"refused: evaluating `{statement.expression}` draws random numbers, which would change the training "
+                    "that is replayed"
+                )
+                cell = _cell(item.plan.run, statement, "refused", words)
+                self._store.save_cell(cell)
+                state.tell(item, statement, cell)
+        return [s for s in todo if s.key != key]
+
+    def _fail(
+        self, item: _Prepared, statement: StatementRow, words: str, tail: Sequence[str], state: _Answers, replay: str | None
+    ) -> None:
+        cell = replace(
+            _cell(item.plan.run, statement, "failed", f"failed: {words}"), replay_id=replay,
+            detail={"tail": list(tail), "commit": item.plan.run.commit},
+        )  # fmt: skip
+        self._store.save_cell(cell)
+        state.tell(item, statement, cell)
+
+    def _conclude(
+        self, item: _Prepared, todo: list[StatementRow], job: Job, replay: ReplayRow, outcome: Outcome,
+        question: Question, state: _Answers,
+    ) -> None:  # fmt: skip
+        run = item.plan.run
+        if outcome.status != 0:
+            words = outcome.reason or f"the child ended with status {outcome.status}"
+            if outcome.status == EXIT_DAMAGED:
+                words += ". Ask again with --without-checkpoints to execute the run from its beginning"
+            elif outcome.status < 0:
+                words = f"the child was ended by signal {-outcome.status} after {outcome.seconds:.0f} s"
+            self._store.fail_replay(replay.id, words)
+            for statement in todo:
+                self._fail(item, statement, words, outcome.tail, state, replay.id)
+            return
+        replayed = read_record(outcome.journal)
+        lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
+        verdict = verify(job.record, replayed, job.loops, lines, self._tainted(run, job.record))
+        partial = question.iterations is not None
+        cells: list[CellRow] = []
+        for statement in todo:
+            cells.append(self._cell_of(item, statement, job, replayed, outcome, verdict, replay.id, partial=partial))
+        done = replace(
+            replay, seconds=outcome.seconds, status="finished", fidelity=verdict.fidelity,
+            compared_records=verdict.records, compared_digests=verdict.digests, sentence=verdict.sentence,
+        )  # fmt: skip
+        with self._write:
+            self._store.commit_replay(done, [outcome.journal], cells)
+        state.replayed(done)
+        for statement, cell in zip(todo, cells, strict=True):
+            state.tell(item, statement, cell)
+
+    def _tainted(self, run: RunRow, record: RunRecord) -> frozenset[tuple[str, int]]:
+        found: set[tuple[str, int]] = set()
+        for file in sorted({r.file for r in record.records}):
+            text = self._workspace.repository.read(run.commit or "", file)
+            if text is not None:
+                found |= tainted_statements(file, text)
+        return frozenset(found)
+
+    def _cell_of(
+        self, item: _Prepared, statement: StatementRow, job: Job, replayed: RunRecord, outcome: Outcome,
+        verdict: Verdict, replay_id: str, *, partial: bool,
+    ) -> CellRow:  # fmt: skip
+        file, placement = job.placed.placements[statement.id]
+        by_line = outcome.statements.get(file, {})
+        values = [
+            decode(json.loads(r.text)) for r in replayed.records if r.file == file and by_line.get(r.line) == statement.key
+        ]
+        failures = [v for v in values if isinstance(v, Failure)]
+        good = len(values) - len(failures)
+        fidelity = verdict.fidelity
+        words = f"{good} value{'s' * (good != 1)}, {verdict.sentence}"
+        status = "open" if partial else "replayed"
+        if fidelity == "diverged":
+            status, words = "failed", verdict.sentence
+        elif failures:
+            first = failures[0]
+            words = f"{first.type}: {first.message} ({file}, line {first.line}) in {len(failures)} of {len(values)} loop contexts"
+            status = "failed" if not good else status
+            words = words if not good else f"{good} values; {words}; {verdict.sentence}"
+        detail: dict[str, Any] = {
+            "values": summarise(values), "diff": placement.diff, "seconds": outcome.seconds, "commit": item.plan.run.commit,
+            "file": file, "line": placement.lines[0], "plan": job.loops.sentence, "tail": list(outcome.tail)[-5:],
+        }  # fmt: skip
+        if partial and status == "open":
+            words = f"asked for some iterations only: {words}"
+        return CellRow(
+            item.plan.run.id, statement.id, status, fidelity, words, len(values), replay_id,
+            datetime.now().astimezone(), detail,
+        )  # fmt: skip
+
+
+class _Answers:
+    """What became known so far; told from several threads."""
+
+    def __init__(self, on_cell: OnCell | None) -> None:
+        self._on_cell = on_cell
+        self._lock = threading.Lock()
+        self.cells: list[CellAnswer] = []
+        self.replays: list[ReplayRow] = []
+        self.children = 0
+
+    def tell(self, item: _Prepared, statement: StatementRow, cell: CellRow) -> None:
+        answer = CellAnswer(item.plan.run, statement, cell, item.placements.get(statement.id))
+        with self._lock:
+            self.cells.append(answer)
+            if self._on_cell is not None:
+                self._on_cell(answer)
+
+    def started(self) -> None:
+        with self._lock:
+            self.children += 1
+
+    def replayed(self, replay: ReplayRow) -> None:
+        with self._lock:
+            self.replays.append(replay)
+
+
+def _cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
+    return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
+
+
+def _loads(record: RunRecord, file: str) -> bool:
+    """Whether the run loaded a file; a run that died did not say, so its own files count."""
+    modules = next((parts[1] for _, kind, parts in record.events if kind == "m"), None)
+    return modules is None or file in modules or not modules
+
+
+def _function_at(text: str, line: int) -> str:
+    """The qualified name of the function around a line, `<module>` at the top."""
+    import ast
+
+    best: list[str] = []
+
+    def visit(node: ast.AST, path: list[str]) -> None:
+        nonlocal best
+        for child in ast.iter_child_nodes(node):
+            inside = path
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                if child.lineno <= line <= (child.end_lineno or child.lineno):
+                    inside = [*path, child.name]
+                    if not isinstance(child, ast.ClassDef):
+                        best = inside
+                else:
+                    continue
+            visit(child, inside)
+
+    visit(ast.parse(text), [])
+    return ".".join(best) if best else "<module>"
+
+
+def summarise(values: Sequence[Any]) -> dict[str, Any]:
+    """First, last, and for numbers the extremes."""
+    good = [v for v in values if not isinstance(v, Failure)]
+    if not good:
+        return {"count": 0}
+    summary: dict[str, Any] = {"count": len(good), "first": _plain(good[0]), "last": _plain(good[-1])}
+    numbers = [v for v in good if isinstance(v, int | float) and not isinstance(v, bool) and v == v]
+    if numbers:
+        summary |= {"min": min(numbers), "max": max(numbers)}
+    return summary
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)[:200]

@@ -1,0 +1,127 @@
+"""The child process of a replay: runs an old version's code under a plan. Imports the recorder alone."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import json
+import os
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
+from flor_dagster.recording import session as sessions
+from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
+from flor_dagster.recording.replaying import ReplaySession
+
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def main(plan_path: str) -> int:
+    """Replay by the plan in a file; the exit status of the process."""
+    plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
+    _guard_user_files(Path(plan["user_root"]), Path(plan["home"]))
+    script, _, function = plan["script"].partition(":")
+    path = Path(plan["root"]) / script
+    os.chdir(plan["cwd"])
+    sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
+    sys.path[0] = str(path.parent)
+    sessions.factory = lambda: ReplaySession(plan)
+    builtins.__dict__["__flor__"] = _Lazy()
+    try:
+        _run(path, function, plan.get("module") or path.stem)
+    except DamagedCheckpointError as error:
+        return _fail(str(error), EXIT_DAMAGED)
+    except CheckpointError as error:
+        return _fail(str(error), EXIT_RESTORE)
+    except SystemExit as exit_:
+        code = exit_.code
+        if code not in (None, 0) and not plan.get("ended_badly"):
+            return _fail(f"the script left with exit status {code}", 1)
+    except BaseException as error:  # noqa: BLE001 - an old version may raise anything
+        if not plan.get("ended_badly"):
+            return _fail(f"{type(error).__name__}: {error}", 1)
+        # The recorded run ended in an error too: it has come to the same place.
+    _session().finish("finished")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return 0
+
+
+class _Lazy:
+    """What the patched source calls `__flor__`: the session, begun at the first call where none was before."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_session(), name)
+
+
+def _session() -> sessions.Session:
+    session = sessions.active or sessions.start()
+    if session is None:
+        raise FlorError("this process is no replay")
+    return session
+
+
+def _fail(reason: str, status: int) -> int:
+    _print_traceback()
+    _session().finish("failed", reason)
+    return status
+
+
+def _print_traceback() -> None:
+    kind, error, trace = sys.exc_info()
+    here = str(Path(__file__).resolve())
+    frames = [f for f in traceback.extract_tb(trace) if f.filename != here and "<frozen" not in f.filename]
+    sys.stderr.write("Traceback (most recent call last):\n" + "".join(traceback.format_list(frames)))
+    sys.stderr.write("".join(traceback.format_exception_only(kind, error)))
+
+
+def _run(path: Path, function: str, module_name: str) -> None:
+    if function:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise FlorError(f"{path} can't be imported")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        spec.loader.exec_module(module)
+        target: Any = getattr(module, function)
+        target()
+        return
+    main_module = types.ModuleType("__main__")
+    main_module.__file__ = str(path)
+    main_module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main_module
+    code = compile(path.read_bytes(), str(path), "exec")
+    exec(code, main_module.__dict__)  # noqa: S102 - the user's own training script, in its own process
+
+
+def _guard_user_files(root: Path, home: Path) -> None:
+    """Refuse what would change the user's own files, also through links to untracked data."""
+    top = os.path.realpath(root)
+    own = os.path.realpath(home)
+
+    def inside(target: Any) -> bool:
+        if isinstance(target, bytes):
+            target = os.fsdecode(target)
+        if not isinstance(target, str | os.PathLike):
+            return False
+        real = os.path.realpath(target)
+        return (real == top or real.startswith(top + os.sep)) and not real.startswith(own + os.sep)
+
+    changing = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2,
+                "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1, "shutil.rmtree": 1}  # fmt: skip
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            target, mode, flags = (*args, None, None)[:3]
+            writes = isinstance(flags, int) and flags & _WRITE_FLAGS
+            writes = writes or (isinstance(mode, str) and any(c in mode for c in "wax+"))
+            if writes and inside(target):
+                raise PermissionError(f"a replay may not write the user's file {target}")
+        elif event in changing and any(inside(target) for target in args[: changing[event]]):
+            raise PermissionError(f"a replay may not change the user's file {args[0]} ({event})")
+
+    sys.addaudithook(hook)

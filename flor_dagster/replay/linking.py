@@ -1,0 +1,132 @@
+"""Which statement is it? Links the call sites of recorded versions, and the newest source, to the project's statements.
+
+A statement is known by its forms: file, name, normalised expression and place. A form that is not known yet is compared with
+the statements of the same name by propagation's matching: a renamed variable or a moved block keeps its statement, another
+expression is another one, whose key is `name:2`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flor_dagster.errors import SourceSyntaxError
+from flor_dagster.propagation import Statement, counterparts, find_statements
+from flor_dagster.store import LogStore
+from flor_dagster.store.models import RunRow, StatementRow
+from flor_dagster.versions import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A statement of some version: in this file, at this place."""
+
+    file: str
+    statement: Statement
+    name: str
+
+    @property
+    def form(self) -> str:
+        """What it is known by."""
+        place = "/".join((self.statement.function, *self.statement.loops))
+        return f"{self.file}::{self.name}={self.statement.expression}@{place}#{self.statement.ordinal}"
+
+
+class Linker:
+    """Finds or makes the statement that a call site or a line of source is.
+
+    Args:
+        repository: the user's repository.
+        store: the project's log store.
+    """
+
+    def __init__(self, repository: Repository, store: LogStore) -> None:
+        self._repository = repository
+        self._store = store
+        self._counterparts: Callable[[str, str], tuple[tuple[Statement, Statement, bool], ...]] = functools.lru_cache(64)(
+            counterparts
+        )
+        self._statements: Callable[[str, str], tuple[Statement, ...]] = functools.lru_cache(256)(self._read_statements)
+
+    def _read_statements(self, commit: str, file: str) -> tuple[Statement, ...]:
+        text = self._repository.read(commit, file)
+        return find_statements(text) if text is not None else ()
+
+    def statements_of(self, commit: str, file: str) -> tuple[Statement, ...]:
+        """The `flor.log` statements of one file of a version.
+
+        Raises:
+            SourceSyntaxError: the file is no Python; the message names it.
+        """
+        try:
+            return self._statements(commit, file)
+        except SourceSyntaxError as error:
+            raise SourceSyntaxError(f"{file}: {error}") from error
+
+    def link_run(self, run: RunRow) -> tuple[StatementRow, ...]:
+        """Link every call site of a run that has no statement yet; the statements that are new."""
+        if run.commit is None:
+            return ()
+        fresh: list[StatementRow] = []
+        for _, name, file, _, line, _, statement_id in self._store.call_sites(run.id):
+            if statement_id is not None:
+                continue
+            located = self._locate(run.commit, file, line, name)
+            if located is None:
+                continue
+            row, new = self.identify(located, run.commit, question=False)
+            self._store.link_call_site(run.commit, file, line, name, row.id)
+            if new:
+                fresh.append(row)
+        return tuple(fresh)
+
+    def _locate(self, commit: str, file: str, line: int, name: str) -> Located | None:
+        try:
+            found = self.statements_of(commit, file)
+        except SourceSyntaxError:
+            return None
+        for statement in found:
+            if statement.lines[0] <= line <= statement.lines[1] and statement.name in (None, name):
+                return Located(file, statement, name)
+        return None
+
+    def identify(self, located: Located, commit: str, *, question: bool) -> tuple[StatementRow, bool]:
+        """The statement at a place of a version, made where there is none; whether it is new."""
+        known = self._store.find_form(located.form)
+        if known is not None:
+            return known, False
+        same = self._same_by_matching(located, commit)
+        if same is not None:
+            self._store.add_form(same.id, located.form)
+            return same, False
+        row = self._store.add_statement(
+            name=located.name, expression=located.statement.expression, file=located.file,
+            function=located.statement.function, loops=located.statement.loops, ordinal=located.statement.ordinal,
+            line=located.statement.lines[0], question=question, source=commit,
+        )  # fmt: skip
+        self._store.add_form(row.id, located.form)
+        return row, True
+
+    def _same_by_matching(self, located: Located, commit: str) -> StatementRow | None:
+        text = self._repository.read(commit, located.file)
+        if text is None:
+            return None
+        for row in sorted(self._store.statements(name=located.name), key=lambda r: r.created, reverse=True):
+            other = self._repository.read(row.source, row.file)
+            if other is None:
+                continue
+            try:
+                pairs = self._counterparts(text, other)
+            except SourceSyntaxError:
+                continue
+            for new, old, same_expression in pairs:
+                mine = new.lines == located.statement.lines and new.name in (None, located.name)
+                theirs = Located(row.file, old, located.name).form
+                if mine and same_expression and self._belongs(theirs, row):
+                    return row
+        return None
+
+    def _belongs(self, form: str, row: StatementRow) -> bool:
+        known = self._store.find_form(form)
+        return known is not None and known.id == row.id

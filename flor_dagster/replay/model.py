@@ -1,0 +1,95 @@
+"""What goes into hindsight and what comes out: questions, plans, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Statements asked of past training runs.
+
+    Args:
+        statements: names or keys; a name means its newest definition in the newest source.
+        runs: keys, ids or unique prefixes of training runs; None asks all of them.
+        iterations: loop name → the iterations wanted, as indices or `last`; None wants all. A question with iterations
+            leaves its cells open.
+        max_seconds: start nothing more once the estimate of what was started exceeds it.
+        workers: children at once; 0 takes one per core.
+        without_checkpoints: execute everything from the beginning.
+    """
+
+    statements: tuple[str, ...]
+    runs: tuple[str, ...] | None = None
+    iterations: Mapping[str, tuple[int | Literal["last"], ...]] | None = None
+    max_seconds: float | None = None
+    workers: int = 0
+    without_checkpoints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What will be done for one training run.
+
+    `todo` are the statements that a replay will answer; `settled` the ones that are already; `refused` those that this
+    version does not take. `sentence` says in words what is restored, skipped and executed.
+    """
+
+    run: RunRow
+    todo: tuple[StatementRow, ...]
+    settled: tuple[StatementRow, ...]
+    refused: tuple[tuple[StatementRow, PlacementRow], ...]
+    placements: tuple[PlacementRow, ...]
+    sentence: str
+    estimated_seconds: float | None
+    recorded_seconds: float | None
+    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The plan of one question, a part per training run."""
+
+    question: Question
+    statements: tuple[StatementRow, ...]
+    runs: tuple[RunPlan, ...]
+
+    @property
+    def estimated_seconds(self) -> float:
+        """The sum over the runs that have something to do, in seconds on one worker."""
+        return sum(plan.estimated_seconds or 0.0 for plan in self.runs if plan.todo)
+
+
+@dataclass(frozen=True, slots=True)
+class CellAnswer:
+    """One cell's answer, as it is known: told to whoever watches while a question is being answered."""
+
+    run: RunRow
+    statement: StatementRow
+    cell: CellRow
+    placement: PlacementRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a question. `children` counts the processes that were started for it."""
+
+    plan: Plan
+    cells: tuple[CellAnswer, ...]
+    replays: tuple[ReplayRow, ...]
+    children: int
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[CellAnswer, ...]:
+        """The cells whose replay failed or diverged; each names its run and reason."""
+        return tuple(answer for answer in self.cells if answer.cell.status == "failed")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every asked cell is settled (or answered as far as its question went)."""
+        return not self.failed

@@ -1,0 +1,209 @@
+"""Write into an old version's source what a replay needs: guards around hindsight statements, restored local names.
+
+Only lines are added, or a `try:` put before a statement, so that the patched file in the replay's own checkout can be
+read beside the old version. Nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flor_dagster.recording.source import LoopSource, find_loop
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A hindsight statement in the source that is to be patched.
+
+    Args:
+        key: the statement's key.
+        name: what it logs.
+        lines: its first and last line, 1-based.
+        log_lines: the lines of its `flor.log` calls.
+        watched: whether the random state is compared before and after it.
+    """
+
+    key: str
+    name: str
+    lines: tuple[int, int]
+    log_lines: tuple[int, ...]
+    watched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Patched:
+    """A patched file.
+
+    Args:
+        source: its text.
+        statements: line in it → key of the hindsight statement whose `flor.log` stands there.
+        origin: line in it → line in the source that was patched; added lines are absent.
+    """
+
+    source: str
+    statements: dict[int, str]
+    origin: dict[int, int]
+
+
+def patch(source: str, file: str, loops: Iterable[tuple[int, int]], guarded: Iterable[Guarded]) -> Patched:
+    """Patch one file.
+
+    Args:
+        source: its text, with the hindsight statements in it.
+        file: its name in the repository.
+        loops: line and column of every `flor.loop(...)` call whose executions may be skipped or entered.
+        guarded: the hindsight statements in it.
+
+    Returns:
+        The patched text and where its lines come from.
+    """
+    editor = _Editor(source)
+    tree = ast.parse(source)
+    for line, column in sorted(set(loops)):
+        node = _for_at(tree, line, column)
+        description = find_loop(tree, line, column)
+        if node is not None and description is not None and not description.reason:
+            _rebind(editor, tree, node, description)
+    marks: list[tuple[int, str]] = []
+    for statement in guarded:
+        _guard(editor, statement, file)
+        marks += [(line, statement.key) for line in statement.log_lines]
+    text, origin = editor.result()
+    by_old: dict[int, list[int]] = defaultdict(list)
+    for new, old in origin.items():
+        by_old[old].append(new)
+    # A failed statement reports the line that it starts on.
+    firsts = [(statement.lines[0], statement.key) for statement in guarded]
+    statements = {new: key for old, key in [*firsts, *marks] for new in by_old[old]}
+    return Patched(text, statements, origin)
+
+
+def _for_at(tree: ast.Module, line: int, column: int) -> ast.For | None:
+    best: ast.For | None = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.For):
+            calls = (c for c in ast.walk(node.iter) if isinstance(c, ast.Call))
+            if any((c.lineno, c.col_offset) == (line, column) for c in calls):
+                best = node
+    return best
+
+
+def _in_function(tree: ast.Module, target: ast.For) -> bool:
+    return any(
+        node is not target and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(inner is target for inner in ast.walk(node))
+        for node in ast.walk(tree)
+    )  # fmt: skip
+
+
+def _rebind(editor: _Editor, tree: ast.Module, node: ast.For, loop: LoopSource) -> None:
+    """Bind the local names that a skipped or entered execution left, where the program reads them next."""
+    if not _in_function(tree, node):
+        return  # a module's names are put back in its namespace
+    names = sorted(loop.stored)
+    editor.after(node.end_lineno or node.lineno, [f"{editor.indent(node.lineno)}{_take(n)}" for n in names])
+    for block in (node.body, node.orelse):
+        if block:
+            first = min([block[0].lineno, *(d.lineno for d in getattr(block[0], "decorator_list", []))])
+            editor.before(first, [f"{editor.indent(first)}{_take(n)}" for n in names])
+
+
+def _take(name: str) -> str:
+    return f"if __flor__.has({name!r}): {name} = __flor__.take({name!r})"
+
+
+def _guard(editor: _Editor, statement: Guarded, file: str) -> None:
+    first, last = statement.lines
+    indent = editor.indent(first)
+    if editor.is_block(first, last):
+        editor.deepen(first, last)
+        editor.before(first, [f"{indent}try:"], innermost=True)
+    else:
+        editor.prefix(first, "try: ")
+    call = f"__flor__.failed({statement.name!r}, {file!r}, {{line}}, {first})"
+    after = [f"{indent}except Exception: {call}"]
+    if statement.watched:
+        editor.before(first, [f"{indent}__flor__.begin({statement.key!r})"])
+        after.append(f"{indent}__flor__.end({statement.key!r})")
+    editor.after(last, after, first)
+
+
+class _Editor:
+    """Edits of whole lines, applied at once."""
+
+    def __init__(self, source: str) -> None:
+        self.newline = "\r\n" if "\r\n" in source else "\n"
+        self.lines = source.splitlines(keepends=True)
+        self._before: dict[int, list[str]] = defaultdict(list)
+        self._after: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        self._inside_string = _string_lines(source)
+
+    def indent(self, line: int) -> str:
+        text = self.lines[line - 1]
+        return text[: len(text) - len(text.lstrip(" \t"))]
+
+    def is_block(self, first: int, last: int) -> bool:
+        """Whether the statement on these lines is a compound one."""
+        indent = self.indent(first)
+        text = "".join(self.lines[first - 1 : last])
+        tree = ast.parse("if True:\n" + text if indent else text)
+        body = tree.body[0].body if indent and isinstance(tree.body[0], ast.If) else tree.body
+        return len(body) > 1 or not isinstance(body[0], ast.Expr)
+
+    def before(self, line: int, texts: list[str], *, innermost: bool = False) -> None:
+        self._before[line] = [*self._before[line], *texts] if innermost else [*texts, *self._before[line]]
+
+    def after(self, line: int, texts: list[str], about: int = 0) -> None:
+        self._after[line] += [(text, about) for text in texts]
+
+    def prefix(self, line: int, text: str) -> None:
+        indent = self.indent(line)
+        self.lines[line - 1] = indent + text + self.lines[line - 1][len(indent) :]
+
+    def deepen(self, first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            if number not in self._inside_string and self.lines[number - 1].strip():
+                self.lines[number - 1] = "    " + self.lines[number - 1] if "\t" not in self.indent(number) else (
+                    "\t" + self.lines[number - 1]
+                )  # fmt: skip
+
+    def result(self) -> tuple[str, dict[int, int]]:
+        out: list[str] = []
+        origin: dict[int, int] = {}
+        placed: dict[int, int] = {}
+        later: list[tuple[int, int]] = []
+        for number, text in enumerate(self.lines, 1):
+            out += [t + self.newline for t in self._before.get(number, [])]
+            out.append(text)
+            origin[len(out)] = number
+            placed[number] = len(out)
+            added = self._after.get(number, [])
+            if added and not text.endswith(("\n", "\r")):
+                out[-1] += self.newline
+            for extra, about in added:
+                out.append(extra + self.newline)
+                if about:
+                    later.append((len(out) - 1, about))
+        for index, about in later:
+            out[index] = out[index].replace("{line}", str(placed[about]))
+        return "".join(out), origin
+
+
+def _string_lines(source: str) -> set[int]:
+    """Lines that begin inside a string: indenting them would change it."""
+    inside: set[int] = set()
+    starts: list[int] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        name = tokenize.tok_name[token.type]
+        if token.type == tokenize.STRING:
+            inside.update(range(token.start[0] + 1, token.end[0] + 1))
+        elif name == "FSTRING_START":
+            starts.append(token.start[0])
+        elif name == "FSTRING_END" and starts:
+            inside.update(range(starts.pop() + 1, token.end[0] + 1))
+    return inside

@@ -1,0 +1,179 @@
+"""How true is a replay? Its records and digests against the recorded ones, bit for bit."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from flor_dagster.recording.source import expression_is_tainted
+from flor_dagster.recording.values import decode
+from flor_dagster.replay.planning import LoopPlan
+from flor_dagster.replay.record import Record, RunRecord
+from flor_dagster.store.models import Fidelity
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the comparison of a replay with the record says.
+
+    `left_out` are recorded names that hold clock or process values; `difference` is the first one, in words.
+    """
+
+    fidelity: Fidelity
+    records: int
+    digests: int
+    restores: int
+    left_out: tuple[str, ...]
+    difference: str
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        compared = (
+            f"{self.records} record{'s' * (self.records != 1)} and {self.digests} "
+            f"state digest{'s' * (self.digests != 1)} compared"
+        )
+        if self.fidelity == "diverged":
+            return f"diverged: {self.difference} ({compared})"
+        if self.fidelity == "unverified":
+            return f"unverified: {self.difference or 'nothing that was recorded could be compared'} ({compared})"
+        left = f"; not compared: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"exact: {compared}, all equal{left}"
+
+
+def verify(
+    recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, asked: Mapping[str, Iterable[int]],
+    tainted: frozenset[tuple[str, int]],
+) -> Verdict:  # fmt: skip
+    """Compare a replay with the record.
+
+    Args:
+        recorded: the run's journal.
+        replayed: the replay's journal.
+        plan: what was to be executed.
+        asked: file → lines of the replay's hindsight statements; their records are answers, not re-emissions.
+        tainted: (file, line) of recorded statements whose values depend on the clock or the process.
+
+    Returns:
+        The verdict. It is `exact` only if, after every restore and before the next one, something was compared, and
+        everything that was compared is equal.
+    """
+    answers = {(file, line) for file, lines in asked.items() for line in lines}
+    emitted = [r for r in replayed.records if (r.file, r.line) not in answers]
+    tainted_names = {r.name for r in recorded.records if (r.file, r.line) in tainted}
+    left_out = tuple(sorted(tainted_names))
+    expected = [r for r in _expected(recorded, plan) if r.name not in tainted_names]
+    actual = [r for r in emitted if r.name not in tainted_names]
+    difference = _first_difference(expected, actual, open_end=not recorded.finished)
+    compared_records = min(len(expected), len(actual))
+    digests, restores, unchecked = _walk_events(replayed, actual)
+    for _, kind, parts in replayed.events:
+        if kind == "d" and parts[4] and not difference:
+            path = replayed.executions[parts[1]].path
+            where = path if parts[2] is None else f"{path}[{parts[2]}]"
+            names = ", ".join(root.partition(":")[2] for root in parts[4][:5])
+            difference = f"the state at the end of {where} differs in {names}"
+        elif kind == "x" and parts[1] != "effect" and not difference:
+            difference = parts[2]
+    fidelity: Fidelity = "exact"
+    if difference:
+        fidelity = "diverged"
+    elif unchecked:
+        fidelity, difference = "unverified", f"nothing was compared after the restore of {unchecked}"
+    elif compared_records + digests == 0:
+        fidelity = "unverified"
+    return Verdict(fidelity, compared_records, digests, restores, left_out, difference)
+
+
+def _expected(recorded: RunRecord, plan: LoopPlan) -> list[Record]:
+    """The records that the plan executes again, in order."""
+    skipped = [path + "[" for path, spec in plan.loops.items() if spec["action"] == "skip"]
+    skipped_set = set(skipped)
+    result: list[Record] = []
+    for record in recorded.records:
+        if plan.cut is not None and record.position >= plan.cut:
+            break
+        if skipped_set and _under(record.path, skipped_set):
+            continue
+        if plan.start is not None and record.path.startswith(plan.start[0] + "["):
+            if int(record.path[len(plan.start[0]) + 1 :].partition("]")[0]) < plan.start[1]:
+                continue
+        result.append(record)
+    return result
+
+
+def _under(path: str, prefixes: set[str]) -> bool:
+    end = path.find("[")
+    while end >= 0:
+        if path[: end + 1] in prefixes:
+            return True
+        end = path.find("[", end + 1)
+    return False
+
+
+def _first_difference(expected: list[Record], actual: list[Record], *, open_end: bool) -> str:
+    for wanted, got in zip_longest(expected, actual):
+        if wanted is None:
+            return "" if open_end else f"`{got.name}` at {_place(got)} was not recorded"
+        if got is None:
+            return f"`{wanted.name}` at {_place(wanted)} was recorded and did not come again"
+        if (wanted.name, wanted.path) != (got.name, got.path):
+            return f"`{wanted.name}` at {_place(wanted)} was recorded, `{got.name}` at {_place(got)} came instead"
+        if wanted.text != got.text:
+            return (
+                f"`{wanted.name}` at {_place(wanted)} was {_shown(wanted.text)}, the replay gave {_shown(got.text)}"
+            )
+    return ""
+
+
+def _place(record: Record) -> str:
+    return record.path or "the top of the run"
+
+
+def _shown(text: str) -> str:
+    return repr(decode(json.loads(text)))[:60]
+
+
+def _walk_events(replayed: RunRecord, actual: list[Record]) -> tuple[int, int, str]:
+    """Digests compared, restores made, and the first restore that nothing was compared after."""
+    events: list[tuple[int, str, Any]] = [(r.position, "r", None) for r in actual]
+    events += [e for e in replayed.events if e[1] in ("s", "d")]
+    digests = restores = 0
+    open_restore = unchecked = ""
+    for _, kind, parts in sorted(events, key=lambda e: e[0]):
+        if kind == "s":
+            unchecked = unchecked or open_restore
+            execution = replayed.executions[parts[1]]
+            open_restore = execution.path if parts[2] is None else f"{execution.path}[{parts[2]}]"
+            restores += 1
+        else:
+            open_restore = ""
+            if kind == "d":
+                digests += 1
+    return digests, restores, unchecked or open_restore
+
+
+def tainted_statements(file: str, source: str) -> frozenset[tuple[str, int]]:
+    """The lines of a file's calls whose arguments depend on the clock, the process or the machine."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    names: set[str] = set()
+    assigns = [n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign)]
+    before = -1
+    while before != len(names):
+        before = len(names)
+        for assign in assigns:
+            if assign.value is not None and expression_is_tainted(assign.value, names):
+                targets = assign.targets if isinstance(assign, ast.Assign) else [assign.target]
+                names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    lines: set[tuple[str, int]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and any(expression_is_tainted(a, names) for a in node.args[1:]):
+            lines.add((file, node.lineno))
+    return frozenset(lines)

@@ -1,0 +1,428 @@
+"""One project as a whole: its repository, its runs, its statements, the answers to its hindsight questions."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import platformdirs
+
+from flor_dagster.errors import NoRepositoryError, NoRunsError, ReplayError, SourceSyntaxError, UnknownNameError
+from flor_dagster.propagation import PROPAGATOR_VERSION
+from flor_dagster.recording import layout
+from flor_dagster.recording.session import new_run_id
+from flor_dagster.replay.answering import Answerer
+from flor_dagster.replay.linking import Linker, Located
+from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
+from flor_dagster.replay.placing import place, placement_row
+from flor_dagster.store import LogStore
+from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
+from flor_dagster.versions import Clone, Repository, link_untracked
+from flor_dagster.versions.snapshot import snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Source = Literal["worktree", "head"]
+
+
+class TrainingFailedError(ReplayError):
+    """A training run that was started here failed; it is recorded all the same.
+
+    Args:
+        message: what happened, with the child's last lines.
+        run: the failed run, None where it recorded nothing.
+    """
+
+    def __init__(self, message: str, run: RunRow | None) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a sync brought in: runs that changed, statements that are new."""
+
+    runs: tuple[RunRow, ...]
+    statements: tuple[StatementRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPlacement:
+    """One version of the project and what becomes of a statement in it. `runs` is how many training runs it has."""
+
+    commit: str
+    subject: str
+    date: datetime
+    runs: int
+    placement: PlacementRow
+
+
+class Workspace:
+    """A project: a git repository, its training entry points, its log store.
+
+    Args:
+        repository: the user's repository.
+        home: its `.flor/` folder.
+        store: its log store.
+        entrypoints: scripts, relative to the repository; empty takes every one that has recorded runs.
+    """
+
+    def __init__(self, repository: Repository, home: Path, store: LogStore, entrypoints: Sequence[str] = ()) -> None:
+        self.repository = repository
+        self.root = repository.root
+        self.home = home
+        self.store = store
+        self.entrypoints = tuple(entrypoints)
+        self._linker = Linker(repository, store)
+
+    @classmethod
+    def open(
+        cls, root: Path | str | None = None, *, entrypoints: Sequence[str] = (), store_url: str | None = None
+    ) -> Workspace:
+        """Open the project around a folder.
+
+        Args:
+            root: a folder in the repository; None takes the working directory.
+            entrypoints: scripts, relative to the repository.
+            store_url: where the log store is; None or empty takes SQLite in `.flor/`.
+
+        Raises:
+            NoRepositoryError: there is no git repository around the folder.
+        """
+        start = Path(root) if root is not None else Path.cwd()
+        located = layout.find_place(start) if start.is_dir() else None
+        if located is None:
+            raise NoRepositoryError(
+                f"there is no git repository around {start.absolute()}. Hindsight needs one, because every training run is kept "
+                "with its version of the code: go to the project's folder, name it with --project, or run `git init` there."
+            )
+        layout.ensure_home(located.home)
+        store = LogStore.open(store_url or located.home / "flor.db")
+        return cls(Repository(located.root), located.home, store, entrypoints)
+
+    def close(self) -> None:
+        """Close the log store."""
+        self.store.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def cache(self) -> Path:
+        """Where our own clones lie, outside the repository; `FLOR_CACHE` moves it."""
+        moved = os.environ.get("FLOR_CACHE")
+        return Path(moved).expanduser() if moved else Path(platformdirs.user_cache_dir("flor_dagster"))
+
+    # Runs and statements -------------------------------------------------------------------------------------------
+
+    def sync(self) -> Synced:
+        """Bring in what was recorded since: runs, the statements of their versions, the cells that they settle."""
+        changed = tuple(self.store.ingest_all(self.home))
+        fresh: list[StatementRow] = []
+        for run in changed:
+            fresh += self._linker.link_run(run)
+        if changed:
+            self._settle_recorded(changed, self.questions())
+        return Synced(changed, tuple(fresh))
+
+    def _settle_recorded(self, runs: Sequence[RunRow], questions: Sequence[StatementRow]) -> None:
+        wanted = {q.id: q for q in questions}
+        for run in runs:
+            if run.status == "running" or not wanted:
+                continue
+            linked = {statement for *_, statement in self.store.call_sites(run.id) if statement in wanted}
+            known = {c.statement_id: c for c in self.store.cells(run_ids=[run.id])}
+            for statement_id in linked:
+                if known.get(statement_id) is None or known[statement_id].status != "recorded":
+                    self.store.save_cell(self.recorded_cell(run, wanted[statement_id]))
+
+    def recorded_cell(self, run: RunRow, statement: StatementRow) -> CellRow:
+        """The cell of a statement that the run logged itself."""
+        calls = {call for call, *_, linked in self.store.call_sites(run.id) if linked == statement.id}
+        rows = sum(call in calls for _, _, call, _ in self.store.records(run.id, names=[statement.name]))
+        sentence = f"recorded by the run itself: {rows} value{'s' * (rows != 1)}"
+        now = datetime.now().astimezone()
+        return CellRow(run.id, statement.id, "recorded", "recorded", sentence, rows, None, now)
+
+    def runs(self) -> tuple[RunRow, ...]:
+        """All training runs of the project, in the order of their start."""
+        runs = self.store.runs()
+        if not self.entrypoints:
+            return tuple(runs)
+        return tuple(r for r in runs if r.entrypoint in self.entrypoints or r.entrypoint.partition(":")[0] in self.entrypoints)
+
+    def questions(self) -> tuple[StatementRow, ...]:
+        """The open hindsight questions."""
+        return tuple(self.store.statements(questions=True))
+
+    def close_question(self, key: str) -> None:
+        """Take a statement off the open questions; its values stay."""
+        self.store.set_question(self.store.statement(key).id, False)
+
+    def newest_commit(self, source: Source) -> str:
+        """The commit that holds the newest source: HEAD, or a snapshot of the files as they lie on disk."""
+        if source == "worktree" and not self.repository.bare:
+            return snapshot(self.root).commit
+        head = self.repository.head()
+        if head is None:
+            raise NoRunsError(f"{self.root} has no commit yet: commit the training script, or ask from the work tree")
+        return head
+
+    def _newest_files(self, commit: str) -> tuple[str, ...]:
+        """Files that may hold statements of this project."""
+        scripts = {e.partition(":")[0] for e in self.entrypoints}
+        scripts |= {r.entrypoint.partition(":")[0] for r in self.runs()}
+        files = [f for f in self.repository.files(commit) if f.endswith(".py")]
+        return tuple(f for f in files if f in scripts or b"flor" in (self.repository.read_bytes(commit, f) or b""))
+
+    def _located(self, commit: str) -> list[Located]:
+        scripts = {r.entrypoint.partition(":")[0] for r in self.runs()} | {e.partition(":")[0] for e in self.entrypoints}
+        found: list[Located] = []
+        for file in self._newest_files(commit):
+            try:
+                statements = self._linker.statements_of(commit, file)
+            except SourceSyntaxError:
+                if file in scripts:
+                    raise
+                continue  # some other file of the repository that is no Python of ours
+            found += [Located(file, s, s.name) for s in statements if s.name is not None]
+        return found
+
+    def discover(self, source: Source = "worktree") -> tuple[StatementRow, ...]:
+        """Make every statement of the newest source that no training run recorded an open question.
+
+        Returns:
+            All open questions.
+
+        Raises:
+            SourceSyntaxError: the newest source of an entry point is no Python; the message names file and line.
+        """
+        self.sync()
+        if not self.runs():
+            return self.questions()
+        commit = self.newest_commit(source)
+        fresh: list[StatementRow] = []
+        for located in self._located(commit):
+            row, new = self._linker.identify(located, commit, question=True)
+            if new:
+                fresh.append(row)
+        if fresh:
+            self._settle_recorded(self.runs(), fresh)
+        return self.questions()
+
+    def resolve(self, name: str, source: Source = "worktree") -> tuple[StatementRow, ...]:
+        """The statements that a name or a key means: the newest definition where it is a name.
+
+        Raises:
+            UnknownNameError: neither the newest source nor any version has it; near names are listed.
+        """
+        by_key = [s for s in self.store.statements() if s.key == name]
+        if by_key and by_key[0].key != by_key[0].name:
+            return tuple(by_key)
+        commit = self.newest_commit(source)
+        here = [l for l in self._located(commit) if l.name == name]
+        if here:
+            rows = {self._linker.identify(l, commit, question=True)[0].id: None for l in here}
+            known = {s.id: s for s in self.store.statements(name=name)}
+            return tuple(known[i] for i in rows)
+        known_rows = sorted(self.store.statements(name=name), key=lambda s: s.created)
+        if known_rows:
+            return (known_rows[-1],)
+        names = sorted({s.name for s in self.store.statements()} | {l.name for l in self._located(commit)})
+        near = difflib.get_close_matches(name, names, 3, 0.5)
+        hint = f" Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+        raise UnknownNameError(
+            f"no statement logs `{name}`: neither the newest source nor any recorded version has it.{hint} "
+            f'Write `flor.log("{name}", …)` where it belongs in the newest version, then ask again.'
+        )
+
+    def ask(self, name: str, source: Source = "worktree") -> StatementRow:
+        """Make the statement of a name or key an open question."""
+        self.sync()
+        rows = self.resolve(name, source)
+        for row in rows:
+            if not row.question:
+                self.store.set_question(row.id, True)
+        fresh = [s for s in self.questions() if s.id in {r.id for r in rows}]
+        self._settle_recorded(self.runs(), fresh)
+        return fresh[0]
+
+    # Propagation ---------------------------------------------------------------------------------------------------
+
+    def propagation(self, name: str) -> tuple[VersionPlacement, ...]:
+        """Where a statement goes in every version that was trained, oldest first; nothing is run.
+
+        Raises:
+            NoRunsError: nothing was trained yet.
+            UnknownNameError: no such statement.
+        """
+        self.sync()
+        self.require_runs()
+        rows = self.resolve(name)
+        versions: dict[str, list[RunRow]] = {}
+        for run in self.runs():
+            if run.commit is not None:
+                versions.setdefault(run.commit, []).append(run)
+        result: list[VersionPlacement] = []
+        for commit, runs in versions.items():
+            subject, date = self.repository.describe(commit)
+            for row in rows:
+                placement = self.placement(row, commit, runs[0].entrypoint)
+                result.append(VersionPlacement(commit, subject, date, len(runs), placement))
+        return tuple(result)
+
+    def placement(self, statement: StatementRow, commit: str, entrypoint: str) -> PlacementRow:
+        """What becomes of a statement in a version; kept in the store."""
+        known = self.store.placement(statement.id, commit, PROPAGATOR_VERSION)
+        if known is not None:
+            return known
+        placed = place(self.repository, commit, entrypoint, [statement])
+        row = placement_row(placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit)
+        self.store.save_placement(row)
+        return row
+
+    # Hindsight -----------------------------------------------------------------------------------------------------
+
+    def require_runs(self) -> None:
+        """Raise NoRunsError where nothing was trained yet."""
+        if not self.runs():
+            raise NoRunsError(
+                f"{self.root} has no training runs yet. Run the training script once (`python train.py` or "
+                "`flor run train.py`): a question can only be asked of runs that were made."
+            )
+
+    def plan(self, question: Question) -> Plan:
+        """What would be done for a question, and what it should cost; nothing is run."""
+        return self._answerer().plan(question)
+
+    def answer(
+        self,
+        question: Question,
+        *,
+        on_cell: Callable[[CellAnswer], None] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Answer a question: replay what is open, in children; settled cells are not computed again.
+
+        Args:
+            question: what is asked.
+            on_cell: told of each asked cell as soon as it is known.
+            on_line: told of what goes on, in words.
+        """
+        return self._answerer().answer(question, on_cell=on_cell, on_line=on_line)
+
+    def _answerer(self) -> Answerer:
+        return Answerer(self)
+
+    # Training ------------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        entrypoint: str,
+        args: Mapping[str, Any],
+        *,
+        ref: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        origin: str = "script",
+        on_line: Callable[[str], None] | None = None,
+    ) -> RunRow:
+        """Run a training script in a child process.
+
+        Args:
+            entrypoint: the script, relative to the repository.
+            args: values for its `flor.arg`s; texts are read in the type of the default.
+            ref: a commit or branch to train instead of the files on disk, in a checkout of our own.
+            tags: kept with the run.
+            origin: who started it.
+            on_line: given each line that the script prints.
+
+        Returns:
+            The finished run.
+
+        Raises:
+            TrainingFailedError: the script failed; the run is recorded, the message has its last lines.
+        """
+        run_id = new_run_id()
+        root = self.root
+        if ref is not None:
+            root = self._checkout_for_training(ref, run_id)
+        script = root / entrypoint
+        if not script.is_file():
+            raise ReplayError(f"there is no script {entrypoint} in {self.root}" + (f" at {ref}" if ref else ""))
+        environment = {
+            **os.environ, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(self.home),
+            "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        environment.setdefault("PYTHONHASHSEED", "0")
+        child = subprocess.Popen(
+            [sys.executable, str(script)], cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace",
+        )  # fmt: skip
+        tail: deque[str] = deque(maxlen=20)
+        assert child.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            for line in child.stdout:
+                tail.append(line.rstrip("\n"))
+                if on_line is not None:
+                    on_line(line.rstrip("\n"))
+            status = child.wait()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        self.sync()
+        found = self.store.runs(ids=[run_id])
+        if status != 0:
+            said = "\n  ".join(tail) or "(it printed nothing)"
+            name = f"training run {found[0].key}" if found else "the training"
+            raise TrainingFailedError(
+                f"{name} ({entrypoint}) failed with exit status {status}. Its last lines:\n  {said}",
+                found[0] if found else None,
+            )
+        if not found:
+            raise TrainingFailedError(
+                f"{entrypoint} ended without a flor call, so nothing was recorded: use `import flor_dagster as flor` and "
+                "`flor.log`, `flor.loop` in it.", None,
+            )  # fmt: skip
+        return found[0]
+
+    def _checkout_for_training(self, ref: str, run_id: str) -> Path:
+        clone = Clone.open(self.root, self.cache)
+        checkout = clone.checkout(self.repository.resolve(ref), clone.place / "trainings" / run_id)
+        linked = link_untracked(self.root, checkout.path)
+        exclude = checkout.path / ".git" / "info" / "exclude"
+        exclude.parent.mkdir(parents=True, exist_ok=True)
+        # What is linked in is no part of the version.
+        exclude.write_text("".join(f"/{path}\n" for path, _ in linked), encoding="utf-8")
+        return checkout.path
+
+
+def dataframe(*names: str, runs: Sequence[str] | None = None, fidelity: str = "exact", provenance: bool = False) -> pd.DataFrame:
+    """The log view of the project around the working directory.
+
+    Args:
+        names: columns: logged names, arguments, or keys of statements such as `loss:1`.
+        runs: keys of training runs; None takes all.
+        fidelity: `exact` leaves diverged values out, `any` shows them beside a column that says so.
+        provenance: add a column of origin and fidelity per name.
+
+    Returns:
+        One row per training run and loop context: column `run` (the run's key), one column per loop (the iteration's
+        index), one typed column per name.
+    """
+    with Workspace.open() as workspace:
+        workspace.sync()
+        return workspace.store.dataframe(*names, runs=runs, fidelity=fidelity, provenance=provenance)
