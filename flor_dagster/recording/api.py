@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from flor_dagster.recording import session as sessions
 from flor_dagster.recording.loops import Loop
@@ -29,7 +29,7 @@ def log(name: str, value: T, /) -> T:
     session = sessions.active or sessions.start()
     if session is not None and not session.ended:
         try:
-            session.record(name, value, sys._getframe(1))  # noqa: SLF001 - the call site is part of a record
+            session.record(name, value, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the call site is part of a record
         except Exception as error:  # noqa: BLE001 - logging must never stop a training
             sessions.warn(f"a record of {name!r} was lost: {type(error).__name__}: {error}")
     return value
@@ -67,11 +67,11 @@ def loop(name: str, iterable: Iterable[T], /) -> Iterable[T]:
     session = sessions.active or sessions.start()
     if session is None or session.ended:
         return iterable
-    return Loop(session, name, iterable, sys._getframe(1))  # noqa: SLF001 - see `log`
+    return Loop(session, name, iterable, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 @contextmanager
-def checkpointing(**objects: Any) -> Iterator[None]:
+def checkpointing(**objects: Any) -> Generator[None]:
     """Register the objects whose state makes up the training: model, optimizer, scheduler, …
 
     Objects that the loops' code touches are captured unasked; registering names the ones that only a library touches.
@@ -83,7 +83,7 @@ def checkpointing(**objects: Any) -> Iterator[None]:
     if session is None or session.ended:
         yield
         return
-    values = sys._getframe(2).f_locals  # noqa: SLF001 - the frame of the `with`, behind contextlib's own
+    values = sys._getframe(2).f_locals  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - behind contextlib's own frame
     added = {
         name: (value, tuple(alias for alias, bound in values.items() if bound is value))
         for name, value in objects.items()
@@ -93,4 +93,4 @@ def checkpointing(**objects: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        session.registered = cast("dict[str, tuple[Any, tuple[str, ...]]]", before)
+        session.registered = before

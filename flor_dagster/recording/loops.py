@@ -6,7 +6,7 @@ import ast
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.source import LoopSource, call_position, loop_source, parse_file

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,7 @@ from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution
 from flor_dagster.recording.session import Session, global_generators
 from flor_dagster.recording.state import Capturer, Grafter
-from flor_dagster.recording.values import Failure, decode
+from flor_dagster.recording.values import decode
 
 T = TypeVar("T")
 
@@ -82,8 +83,6 @@ class ReplaySession(Session):
         if self.ended:
             return
         self.ended = True
-        import time
-
         self.journal.entry("z", status, reason[:2000], time.time_ns())
         self.journal.close()
 
@@ -134,7 +133,6 @@ class ReplaySession(Session):
             self.stop()
         if spec["action"] == "skip":
             self._restore(execution, spec["checkpoint"], None)
-            execution.count = spec["count"]
             self._skipped.add(execution.id)
             return iter(())
         start = spec.get("start", 0)
@@ -170,8 +168,8 @@ class ReplaySession(Session):
         if self.ended:
             return
         spec = self._spec(execution)
-        if execution.id in self._skipped:
-            how = spec["how"] if spec else how
+        if execution.id in self._skipped and spec is not None:
+            how, execution.count = spec["how"], spec["count"]
         elif spec is not None:
             if (spec["count"], spec["how"]) != (execution.count, how):
                 self.journal.entry(
@@ -181,8 +179,6 @@ class ReplaySession(Session):
                 )  # fmt: skip
             if spec["checkpoint"] and how in ("exhausted", "break"):
                 self._compare(execution, None, spec["checkpoint"])
-        import time
-
         self.journal.entry("e", execution.id, how, execution.count, time.time_ns())
 
     # State ----------------------------------------------------------------------------------------------------------
@@ -220,6 +216,9 @@ class ReplaySession(Session):
             else:
                 self._graft_global(grafter, ref, kind, rest)
         self.journal.entry("s", execution.id, index, name)
+        if index is not None:
+            # The loop is entered: the `for` itself binds its targets.
+            locals_now = {n: v for n, v in locals_now.items() if n not in execution.source.targets}
         if locals_now:
             self._pending = locals_now
             self._pending_for = execution.path
@@ -319,5 +318,6 @@ def _random_states() -> dict[str, Any]:
 def _from(iterable: Iterable[T], start: int, path: str) -> Iterator[T]:
     """The values from an index on, without touching the ones before."""
     if isinstance(iterable, range | list | tuple):
-        return iter(iterable[start:])
+        rest: Any = iterable[start:]
+        return iter(rest)
     raise CheckpointError(f"{path} goes over a {type(iterable).__name__}, which can't be entered at iteration {start}")

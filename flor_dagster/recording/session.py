@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -63,6 +63,8 @@ class Session:
         origin: script, dagster or notebook.
         args: arguments given from outside; they win over the defaults in the code.
         versioned: whether the place is a git repository.
+        run_id: the run's id where somebody else gave it out.
+        module: the name that an entry point's module was imported by.
     """
 
     mode = "record"
@@ -76,10 +78,13 @@ class Session:
         origin: str,
         args: Mapping[str, Any],
         versioned: bool,
+        run_id: str = "",
+        module: str = "",
     ) -> None:
         self.place = place
         self.entrypoint = entrypoint
-        self.run_id = os.environ.get("FLOR_RUN_ID") or new_run_id()
+        self.run_id = run_id or new_run_id()
+        self.module = module
         self.given = dict(args)
         self.root = Iteration(None, 0, None)
         self.registered: dict[str, tuple[Any, tuple[str, ...]]] = {}
@@ -127,6 +132,7 @@ class Session:
         return {
             "run": self.run_id, "rank": 0, "mode": self.mode, "started": time.time_ns(), "pid": os.getpid(),
             "host": socket.gethostname(), "argv": list(sys.argv), "entrypoint": self.entrypoint,
+            "module": self.module,
             "root": str(self.place.root) if self._versioned else None, "cwd": str(Path.cwd()),
             "python": platform.python_version(), "executable": sys.executable, "platform": platform.platform(),
             "hashseed": os.environ.get("PYTHONHASHSEED"), "origin": self._origin, "tags": self._tags,
@@ -389,8 +395,7 @@ class Session:
         dead: dict[str, str] = {}
         for root, reason in capturer.state.unavailable.items():
             kind, _, name = root.partition(":")
-            local = kind == "name" and source is not None
-            if local and name not in source.read_outside and name in source.first_stored:
+            if source is not None and kind == "name" and name not in source.read_outside and name in source.first_stored:
                 dead[name] = reason
             else:
                 reasons.append(reason)
@@ -515,11 +520,12 @@ def start() -> Session | None:
             place = layout.place_without_git(Path.cwd())
             warn(f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed")
         entrypoint = layout.relative_file(script, place.root) if script else "<notebook>"
-        origin = os.environ.get("FLOR_ORIGIN") or ("script" if script else "notebook")
+        # Taken out of the environment: a process that the script starts is another training run.
+        origin = os.environ.pop("FLOR_ORIGIN", "") or ("script" if script else "notebook")
         try:
             active = Session(
                 place, entrypoint, tags=_environment_object("FLOR_TAGS"), origin=origin,
-                args=_environment_object("FLOR_ARGS"), versioned=versioned,
+                args=_environment_object("FLOR_ARGS"), versioned=versioned, run_id=os.environ.pop("FLOR_RUN_ID", ""),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - recording must never break the training
             warn(f"this run is not recorded: {type(error).__name__}: {error}")
@@ -542,7 +548,7 @@ def _off() -> bool:
 
 
 def _environment_object(name: str) -> dict[str, Any]:
-    text = os.environ.get(name)
+    text = os.environ.pop(name, "")
     if not text:
         return {}
     value = json.loads(text)
@@ -589,7 +595,8 @@ def recorded_run(
     origin: str = "script",
     tags: Mapping[str, str] | None = None,
     args: Mapping[str, Any] | None = None,
-) -> Iterator[Session]:
+    module: str = "",
+) -> Generator[Session]:
     """Record a block of this process as one training run.
 
     Args:
@@ -598,6 +605,7 @@ def recorded_run(
         origin: who started it.
         tags: free texts kept with the run.
         args: arguments given from outside.
+        module: the name that the entry point's module was imported by; a replay imports it by the same one.
 
     Yields:
         The session; its `run_id` is the training run's.
@@ -610,7 +618,7 @@ def recorded_run(
     place = layout.find_place(root)
     session = Session(
         place or layout.place_without_git(root), entrypoint, tags=tags or {}, origin=origin, args=args or {},
-        versioned=place is not None,
+        versioned=place is not None, module=module,
     )  # fmt: skip
     active = session
     token = current.set(None)

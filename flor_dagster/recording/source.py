@@ -36,7 +36,7 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 class LoopSource:
     """One `for` statement over a `flor.loop(...)`.
 
-    `stored` are the names that the statement binds in its own scope, `loaded` the ones that it reads (nested functions
+    `stored` are the names that the statement binds in its own scope, `targets` the loop's own among them, `loaded` the ones that it reads (nested functions
     and its iterable included), `first_stored` those of `stored` whose value no iteration reads before it binds them,
     `tainted` those that hold clock or process values. `reason` says why its executions can't be skipped, empty if
     they can. Lines are 1-based.
@@ -45,6 +45,7 @@ class LoopSource:
     line: int
     end_line: int
     stored: frozenset[str]
+    targets: frozenset[str]
     loaded: frozenset[str]
     first_stored: frozenset[str]
     read_outside: frozenset[str]
@@ -149,6 +150,7 @@ def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, line: int, column: i
         line=node.lineno,
         end_line=node.end_lineno or node.lineno,
         stored=stored,
+        targets=frozenset(n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)),
         loaded=loaded,
         first_stored=first,
         read_outside=_read_outside(node, scope),

@@ -368,7 +368,7 @@ class Capturer:
             data = storage.cpu() if value.device.type != "cpu" else storage
             view = torch.empty(0, dtype=torch.uint8).set_(data)
             self._buffer(node, 3, view.numpy().tobytes())
-        graph = value.grad_fn is not None
+        graph = value.grad_fn is not None or getattr(value, "_flor_without_graph", False)
         gradient = None if graph or value.grad is None else self._ref(value.grad, f"{path}.grad")
         return [
             "tensor", _name(type(value)), index, str(value.dtype).removeprefix("torch."), list(value.shape),
@@ -807,7 +807,8 @@ class Grafter:
 
     def _object(self, ref: int, node: list[Any], live: Any, path: str) -> Any:
         name, attributes, extra = node[1:]
-        target = live
+        target: Any = live
+        kind: Any
         if live is _MISSING or _name(type(live)) != name:
             kind = _find(name)
             if not isinstance(kind, type):
@@ -871,8 +872,9 @@ class Grafter:
         del path
         if live is _MISSING or repr(live) != node[1]:
             name, _, rest = node[1].partition("(")
-            numbers = [None if p.strip() == "None" else int(p) for p in rest.rstrip(")").split(",")]
-            live = {"range": range, "slice": slice}[name](*numbers)
+            numbers: list[Any] = [None if p.strip() == "None" else int(p) for p in rest.rstrip(")").split(",")]
+            kinds: dict[str, Any] = {"range": range, "slice": slice}
+            live = kinds[name](*numbers)
         self._memo[ref] = live
         return live
 
@@ -1001,6 +1003,7 @@ class Grafter:
         if not result.is_floating_point():
             return result
         result = result.detach().requires_grad_()
+        result._flor_without_graph = True  # noqa: SLF001 - so that a later capture knows it for what it is
 
         def refuse(_: Any) -> None:
             raise CheckpointError(

@@ -64,7 +64,7 @@ def patch(source: str, file: str, loops: Iterable[tuple[int, int]], guarded: Ite
     """
     editor = _Editor(source)
     tree = ast.parse(source)
-    for line, column in sorted(set(loops)):
+    for line, column in sorted(set(loops), reverse=True):  # where two end on one line, the inner one comes first
         node = _for_at(tree, line, column)
         description = find_loop(tree, line, column)
         if node is not None and description is not None and not description.reason:
@@ -130,7 +130,7 @@ def _guard(editor: _Editor, statement: Guarded, file: str) -> None:
     if statement.watched:
         editor.before(first, [f"{indent}__flor__.begin({statement.key!r})"])
         after.append(f"{indent}__flor__.end({statement.key!r})")
-    editor.after(last, after, first)
+    editor.after(last, after, about=first)
 
 
 class _Editor:
@@ -159,7 +159,9 @@ class _Editor:
         self._before[line] = [*self._before[line], *texts] if innermost else [*texts, *self._before[line]]
 
     def after(self, line: int, texts: list[str], about: int = 0) -> None:
-        self._after[line] += [(text, about) for text in texts]
+        """Put lines behind a line; those that end a guarded statement (`about` is its line) come first."""
+        added = [(text, about) for text in texts]
+        self._after[line] = added + self._after[line] if about else self._after[line] + added
 
     def prefix(self, line: int, text: str) -> None:
         indent = self.indent(line)

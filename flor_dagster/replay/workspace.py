@@ -367,6 +367,9 @@ class Workspace:
             "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
         environment.setdefault("PYTHONHASHSEED", "0")
+        # Wherever this package was imported from, the script imports the same one.
+        package_parent = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_parent)))
         child = subprocess.Popen(
             [sys.executable, str(script)], cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace",
