@@ -1,0 +1,435 @@
+"""Journals into rows: idempotent, incremental, rows and watermark in one transaction."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from flor_dagster.errors import JournalError
+from flor_dagster.recording.journal import read_journal
+from flor_dagster.recording.layout import NO_COMMIT
+from flor_dagster.store.chunks import pack_journal
+from flor_dagster.store.database import Database, insert_rows
+from flor_dagster.store.lines import Lines, read_lines
+from flor_dagster.store.liveness import run_is_alive
+from flor_dagster.store.loop_paths import child_path
+from flor_dagster.store.packing import label, pack, to_json
+from flor_dagster.store.schema import (
+    args,
+    checkpoints,
+    contexts,
+    counters,
+    journal_calls,
+    journals,
+    loops,
+    records,
+    run_warnings,
+    runs,
+    uncaptured,
+    versions,
+)
+from flor_dagster.store.sites import site_id
+
+#: How long a run that is over waits for its version before it is taken without one, in seconds.
+VERSION_GRACE_SECONDS = 60.0
+TERMINAL = ("finished", "failed", "interrupted", "lost")
+# The gravest end of any rank is the end of the run.
+_GRAVITY = ("failed", "interrupted", "lost", "finished")
+_RECORDS = ("journal", "at", "ctx", "site", "kind", "num", "whole", "text")
+_BATCH = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What lies in one run's folder: its journals by rank, the first header, the version file."""
+
+    path: Path
+    ranks: dict[int, Path]
+    header: dict[str, Any]
+    version: dict[str, Any] | None
+    written: float
+    alive: bool
+
+
+@dataclass(slots=True)
+class _Journal:
+    """One journal's row while it is being taken in."""
+
+    number: int
+    run: int
+    rank: int
+    upto: int
+    end: tuple[str | None, str, int | None]
+
+
+def look(run_dir: Path) -> Folder | None:
+    """The run's folder as it is now; None while no journal in it has a header."""
+    ranks: dict[int, Path] = {}
+    for path in run_dir.glob("journal.*.jsonl"):
+        rank = path.name.split(".")[1]
+        if rank.isdecimal():
+            ranks[int(rank)] = path
+    for rank in sorted(ranks):
+        first = next(iter(read_journal(ranks[rank])), None)
+        if first is None:
+            continue
+        header = first.parts[2]
+        if header.get("mode") == "replay":
+            raise JournalError(
+                f"{ranks[rank]} is a replay's journal; a replay is never a training run of its own."
+            )
+        written = max(path.stat().st_mtime for path in ranks.values())
+        return Folder(
+            run_dir,
+            dict(sorted(ranks.items())),
+            header,
+            _version(run_dir),
+            written,
+            run_is_alive(run_dir, header, written),
+        )
+    return None
+
+
+def _version(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((run_dir / "version.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def ingest_folder(database: Database, folder: Folder) -> str | None:
+    """Take in all that is new of one run; its id, or None while its version is not known yet."""
+    run_id = folder.header["run"]
+    with database.write() as connection:
+        row = connection.execute(
+            select(runs.c.run, runs.c.commit_id).where(runs.c.id == run_id)
+        ).one_or_none()
+        if row is None:
+            if not _version_is_known(folder):
+                return None
+            commit = _keep_version(connection, folder.version)
+            run = _new_run(connection, folder, commit)
+        else:
+            run, commit = row
+        scope = commit or f"run/{run_id}"
+        taken = [_ingest_journal(connection, run, scope, rank, path) for rank, path in folder.ranks.items()]
+        _settle_status(connection, run, folder, taken)
+    return run_id
+
+
+def _version_is_known(folder: Folder) -> bool:
+    if folder.version is not None or folder.header.get("root") is None:
+        return True
+    return not folder.alive and time.time() - folder.written > VERSION_GRACE_SECONDS
+
+
+def _keep_version(connection: Connection, version: dict[str, Any] | None) -> str | None:
+    commit = (version or {}).get("commit")
+    if version is None or not commit:
+        return None
+    if (
+        connection.execute(select(versions.c.tree).where(versions.c.commit_id == commit)).one_or_none()
+        is None
+    ):
+        connection.execute(
+            insert(versions).values(
+                commit_id=commit,
+                tree=version.get("tree") or "",
+                dirty=int(bool(version.get("dirty"))),
+                approximate_reason="",
+                excluded=to_json(version.get("excluded") or []),
+                created=time.time_ns(),
+            )
+        )
+    return commit
+
+
+def _new_run(connection: Connection, folder: Folder, commit: str | None) -> int:
+    header = folder.header
+    tags = {str(k): str(v) for k, v in (header.get("tags") or {}).items()}
+    error = (folder.version or {}).get("error")
+    if error:
+        tags.setdefault("flor/version_error", str(error))
+    made = connection.execute(
+        insert(runs).values(
+            id=header["run"],
+            key=_free_key(connection, header["run"], header["started"], commit),
+            status="running",
+            reason="",
+            entrypoint=label(str(header.get("entrypoint") or "")),
+            commit_id=commit,
+            started=header["started"],
+            origin=label(str(header.get("origin") or "script")),
+            tags=to_json(tags),
+            header=to_json(header),
+            modules="{}",
+        )
+    )
+    return made.inserted_primary_key[0]
+
+
+def _free_key(connection: Connection, run_id: str, started: int, commit: str | None) -> str:
+    second = datetime.datetime.fromtimestamp(started // 1_000_000_000, datetime.UTC)
+    stem = f"{second:%Y-%m-%dT%H-%M-%S}-{(commit or NO_COMMIT)[:8]}-"
+    key = stem + run_id[:4]
+    # Two runs of one second and version whose ids begin alike: more of the id tells them apart.
+    for length in range(5, len(run_id) + 1):
+        if connection.execute(select(runs.c.run).where(runs.c.key == key)).one_or_none() is None:
+            break
+        key = stem + run_id[:length]
+    return key
+
+
+def _ingest_journal(connection: Connection, run: int, scope: str, rank: int, path: Path) -> _Journal:
+    journal = _journal_row(connection, run, rank, path)
+    if path.stat().st_size < journal.upto:
+        raise JournalError(
+            f"{path} is shorter than what was taken from it before ({journal.upto} bytes). "
+            "A journal only grows; put the original file back. The store keeps what it has."
+        )
+    lines = read_lines(path, journal.upto)
+    if lines.end == journal.upto:
+        return journal
+    known = _KnownJournal(connection, journal, scope)
+    known.take_places(lines)
+    known.take_records(lines)
+    known.take_rest(lines)
+    journal.upto = lines.end
+    if lines.last is not None:
+        journal.end = (str(lines.last[0]), str(lines.last[1] or ""), lines.last[2])
+    connection.execute(
+        update(journals)
+        .where(journals.c.journal == journal.number)
+        .values(
+            upto=lines.end, end_status=journal.end[0], end_reason=label(journal.end[1]), ended=journal.end[2]
+        )
+    )
+    return journal
+
+
+def _journal_row(connection: Connection, run: int, rank: int, path: Path) -> _Journal:
+    j = journals.c
+    row = connection.execute(
+        select(j.journal, j.upto, j.end_status, j.end_reason, j.ended).where(
+            j.run == run, j.name == path.name
+        )
+    ).one_or_none()
+    if row is not None:
+        return _Journal(row[0], run, rank, row[1], (row[2], row[3], row[4]))
+    made = connection.execute(
+        insert(journals).values(run=run, rank=rank, name=path.name, upto=0, chunked_upto=-1, end_reason="")
+    )
+    return _Journal(made.inserted_primary_key[0], run, rank, 0, (None, "", None))
+
+
+class _KnownJournal:
+    """What a journal has interned so far, and the taking in of what is new."""
+
+    def __init__(self, connection: Connection, journal: _Journal, scope: str) -> None:
+        self.connection = connection
+        self.journal = journal
+        self.scope = scope
+        calls = select(journal_calls.c.call, journal_calls.c.site).where(
+            journal_calls.c.journal == journal.number
+        )
+        self.sites: dict[int, int] = (
+            {row[0]: row[1] for row in connection.execute(calls)} if journal.upto else {}
+        )
+        self.paths: dict[int, str] = {0: ""}
+        self.parents: dict[int, tuple[int, str, int]] = {}
+        if journal.upto:
+            self._load_paths()
+
+    def _load_paths(self) -> None:
+        run, rank = self.journal.run, self.journal.rank
+        old = loops.c
+        for row in self.connection.execute(
+            select(old.loop, old.parent_ctx, old.name, old.ordinal).where(old.run == run, old.rank == rank)
+        ):
+            self.parents[row[0]] = (row[1], row[2], row[3])
+        ctx = contexts.c
+        for row in self.connection.execute(select(ctx.ctx, ctx.path).where(ctx.run == run, ctx.rank == rank)):
+            self.paths[row[0]] = row[1][1:-1]
+
+    def take_places(self, lines: Lines) -> None:
+        """Call sites, loops and contexts."""
+        connection, run, rank = self.connection, self.journal.run, self.journal.rank
+        new_calls: list[tuple[int, int, int]] = []
+        for call, (name, file, function, line, column) in lines.calls.items():
+            if call not in self.sites:
+                self.sites[call] = site_id(connection, self.scope, name, (file, function, line, column))
+                new_calls.append((self.journal.number, call, self.sites[call]))
+        insert_rows(connection, journal_calls, ("journal", "call", "site"), new_calls)
+        new_loops: list[tuple[Any, ...]] = []
+        for loop, (parent, name, ordinal, file, function, line, column, t) in lines.loops.items():
+            if loop in self.parents:
+                continue
+            name = label(str(name))
+            self.parents[loop] = (parent, name, ordinal)
+            how, count, ended = lines.ends.get(loop, ("open", 0, None))
+            new_loops.append(
+                (
+                    run,
+                    rank,
+                    loop,
+                    parent,
+                    name,
+                    ordinal,
+                    label(file),
+                    label(function),
+                    line,
+                    column,
+                    t,
+                    how,
+                    count,
+                    ended,
+                )
+            )
+        insert_rows(
+            connection,
+            loops,
+            ("run", "rank", "loop", "parent_ctx", "name", "ordinal", "file", "function", "line", "col", "opened", "how",
+             "count", "ended"),
+            new_loops,
+        )  # fmt: skip
+        for loop, (how, count, ended) in lines.ends.items():
+            if loop not in lines.loops:
+                connection.execute(
+                    update(loops)
+                    .where(loops.c.run == run, loops.c.rank == rank, loops.c.loop == loop)
+                    .values(how=how, count=count, ended=ended)
+                )
+        insert_rows(
+            connection,
+            contexts,
+            ("run", "rank", "ctx", "loop", "idx", "value", "path"),
+            self._new_contexts(lines),
+        )
+
+    def _new_contexts(self, lines: Lines) -> list[tuple[Any, ...]]:
+        run, rank, paths = self.journal.run, self.journal.rank, self.paths
+        rows: list[tuple[Any, ...]] = []
+        for ctx, (loop, index, value) in lines.contexts.items():
+            if ctx in paths or loop not in self.parents:
+                continue
+            parent, name, ordinal = self.parents[loop]
+            paths[ctx] = path = child_path(paths.get(parent, ""), name, ordinal, index)
+            same = type(value) is int and value == index
+            rows.append((run, rank, ctx, loop, index, None if same else to_json(value), "{" + path + "}"))
+        return rows
+
+    def take_records(self, lines: Lines) -> None:
+        """The records, in batches; one whose call site or context was torn away is counted, visibly."""
+        number, sites, paths = self.journal.number, self.sites, self.paths
+        rows: list[tuple[Any, ...]] = []
+        homeless = 0
+        for call, ctx, value, offset in lines.records:
+            site = sites.get(call)
+            if site is None or ctx not in paths:
+                homeless += 1
+                continue
+            rows.append((number, offset, ctx, site, *pack(value)))
+            if len(rows) >= _BATCH:
+                insert_rows(self.connection, records, _RECORDS, rows)
+                rows.clear()
+        insert_rows(self.connection, records, _RECORDS, rows)
+        if homeless:
+            lines.warnings.append(
+                (
+                    -1 - lines.start,
+                    "torn",
+                    f"{homeless} record(s) were left out: the line that says where they belong is torn.",
+                )
+            )
+
+    def take_rest(self, lines: Lines) -> None:
+        """Arguments, checkpoints, uncaptured states, warnings, modules."""
+        connection, number, run = self.connection, self.journal.number, self.journal.run
+        insert_rows(
+            connection,
+            checkpoints,
+            ("journal", "at", "entry"),
+            [(number, at, to_json(entry)) for at, entry in lines.checkpoints],
+        )
+        insert_rows(
+            connection,
+            uncaptured,
+            ("journal", "at", "loop", "idx", "reasons"),
+            [(number, at, loop, index, to_json(reasons)) for at, (loop, index, reasons) in lines.uncaptured],
+        )
+        insert_rows(
+            connection,
+            run_warnings,
+            ("journal", "at", "code", "message"),
+            [(number, at, label(code), label(message)) for at, code, message in lines.warnings],
+        )
+        for name, (value, preset, source) in lines.args.items():
+            self._take_arg(label(name), to_json(value), to_json(preset), str(source))
+        if lines.modules:
+            known = connection.execute(select(runs.c.modules).where(runs.c.run == run)).scalar_one()
+            merged = json.loads(known) | lines.modules
+            connection.execute(update(runs).where(runs.c.run == run).values(modules=to_json(merged)))
+
+    def _take_arg(self, name: str, value: str, preset: str, source: str) -> None:
+        row = {"value": value, "preset": preset, "source": source}
+        here = (args.c.run == self.journal.run) & (args.c.name == name)
+        exists = self.connection.execute(select(args.c.name).where(here)).one_or_none()
+        if exists is None:
+            self.connection.execute(insert(args).values(run=self.journal.run, name=name, **row))
+        elif self.journal.rank == 0:
+            self.connection.execute(update(args).where(here).values(**row))
+
+
+def _settle_status(connection: Connection, run: int, folder: Folder, taken: list[_Journal]) -> None:
+    status, reason, ended = _status(folder, taken)
+    values: dict[str, Any] = {"status": status, "reason": label(reason), "ended": ended}
+    old = connection.execute(select(runs.c.status, runs.c.ingested_seq).where(runs.c.run == run)).one()
+    if status in TERMINAL:
+        if old[1] is None:
+            values["ingested_seq"] = next_number(connection, "ingested")
+        for journal in taken:
+            pack_journal(connection, journal.number)
+    connection.execute(update(runs).where(runs.c.run == run).values(**values))
+
+
+def _status(folder: Folder, taken: list[_Journal]) -> tuple[str, str, int | None]:
+    open_ranks = [journal.rank for journal in taken if journal.end[0] is None]
+    if open_ranks and folder.alive:
+        return "running", "", None
+    lost = "its process is gone without an end in its journal"
+    ends = [journal.end if journal.end[0] else ("lost", lost, int(folder.written * 1e9)) for journal in taken]
+    status = next((s for s in _GRAVITY if any(end[0] == s for end in ends)), "lost")
+    worst = next((n for n, end in enumerate(ends) if end[0] == status), 0)
+    reason = ends[worst][1]
+    if len(taken) > 1 and status != "finished":
+        reason = f"rank {taken[worst].rank}: {reason}"
+    return status, reason, max((end[2] for end in ends if end[2] is not None), default=None)
+
+
+def next_number(connection: Connection, name: str) -> int:
+    """The next number of a counter. Only the one writer counts, so that numbers become visible in their order."""
+    value = connection.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one_or_none()
+    if value is None:
+        connection.execute(insert(counters).values(name=name, value=1))
+        return 1
+    connection.execute(update(counters).where(counters.c.name == name).values(value=value + 1))
+    return value + 1
+
+
+def unchanged_since(connection: Connection) -> dict[str, tuple[str, int]]:
+    """Run id → (status, bytes taken of all its journals): what a look at the folder is compared with."""
+    j = journals.c
+    found: dict[str, tuple[str, int]] = {}
+    rows = connection.execute(
+        select(runs.c.id, runs.c.status, j.upto).join(journals, (j.run == runs.c.run) & j.replay_id.is_(None))
+    )
+    for run_id, status, upto in rows:
+        found[run_id] = (status, found.get(run_id, ("", 0))[1] + upto)
+    return found

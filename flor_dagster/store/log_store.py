@@ -1,0 +1,555 @@
+"""The log store: one object that takes journals in and hands rows and the log view out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from sqlalchemy import select, update
+
+from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
+from flor_dagster.recording.journal import journal_end
+from flor_dagster.recording.layout import runs_folder
+from flor_dagster.store import replays as replay_rooms
+from flor_dagster.store import rows, statements
+from flor_dagster.store.database import Database
+from flor_dagster.store.ingest import TERMINAL, ingest_folder, look, unchanged_since
+from flor_dagster.store.models import (
+    CellRow,
+    LoopRow,
+    PlacementRow,
+    ReplayRow,
+    RunRow,
+    StatementRow,
+    VersionRow,
+)
+from flor_dagster.store.packing import label, to_json
+from flor_dagster.store.schema import chunks, journals, layouts, runs, versions
+from flor_dagster.store.schema import statements as statement_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_log = logging.getLogger(__name__)
+
+
+class LogStore:
+    """Runs, statements, cells, replays and the log view of one project.
+
+    Safe to share between threads, and between processes by opening it in each. Close it, or use it in a `with`.
+
+    Attributes:
+        problems: run folder → sentence, of the folders that the last `ingest_all` could not read.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.problems: dict[str, str] = {}
+
+    @classmethod
+    def open(cls, url: str | Path) -> LogStore:
+        """Open a store, made or migrated where needed.
+
+        Args:
+            url: the file of a SQLite store, or `postgresql://user@host/database`.
+
+        Raises:
+            StoreError: when it can't be opened, or was made by a later release.
+        """
+        return cls(Database(url))
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Journals in.
+
+    def ingest_run(self, run_dir: Path) -> RunRow | None:
+        """Take in what is new of one training run, all ranks.
+
+        Returns:
+            The run as it is now; None where there is nothing yet, or its version is still being made.
+
+        Raises:
+            JournalError: when a journal in the folder is not a run's, of a later format, or shorter than before.
+        """
+        folder = look(run_dir)
+        if folder is None:
+            return None
+        run_id = ingest_folder(self._database, folder)
+        return None if run_id is None else self._run_of_id(run_id)
+
+    def ingest_all(self, home: Path) -> list[RunRow]:
+        """Take in every run below `home` that has changed; the changed ones in the order of their start.
+
+        A folder that can't be read stops no other; it is named in `problems` and in the log.
+        """
+        folder = runs_folder(home)
+        if not folder.is_dir():
+            return []
+        with self._database.read() as connection:
+            known = unchanged_since(connection)
+        changed: list[RunRow] = []
+        self.problems = {}
+        for run_dir in sorted(folder.iterdir()):
+            before = known.get(run_dir.name)
+            try:
+                if not run_dir.is_dir() or (before is not None and _settled(run_dir, *before)):
+                    continue
+                run = self.ingest_run(run_dir)
+                if run is not None and not (
+                    before is not None and before[0] == run.status and _taken(run_dir, before[1])
+                ):
+                    changed.append(run)
+            except (FlorError, OSError) as error:
+                if isinstance(error, StoreError):
+                    raise
+                self.problems[str(run_dir)] = str(error)
+                _log.warning("%s was left out: %s", run_dir, error)
+        return sorted(changed, key=lambda run: (run.started, run.id))
+
+    def rebuild_chunks(self) -> None:
+        """Make everything that is derived from the rows anew."""
+        from flor_dagster.store.chunks import pack_journal
+
+        with self._database.write() as connection:
+            connection.execute(chunks.delete())
+            connection.execute(layouts.delete())
+            connection.execute(update(journals).values(chunked_upto=-1))
+            over = select(journals.c.journal).join(runs).where(runs.c.status.in_(TERMINAL))
+            for number in connection.execute(over.order_by(journals.c.journal)).scalars().all():
+                pack_journal(connection, number)
+
+    # Runs and versions.
+
+    def runs(
+        self,
+        *,
+        ids: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
+        status: str | Sequence[str] | None = None,
+        entrypoint: str | None = None,
+        latest: int | None = None,
+    ) -> list[RunRow]:
+        """Training runs in the order of their start; `latest` keeps that many of the youngest."""
+        query = select(runs)
+        if ids is not None:
+            query = query.where(runs.c.id.in_(list(ids)))
+        if keys is not None:
+            query = query.where(runs.c.key.in_(list(keys)))
+        if status is not None:
+            query = query.where(runs.c.status.in_([status] if isinstance(status, str) else list(status)))
+        if entrypoint is not None:
+            query = query.where(runs.c.entrypoint == label(entrypoint))
+        query = query.order_by(runs.c.started.desc(), runs.c.id.desc())
+        if latest is not None:
+            query = query.limit(latest)
+        with self._database.read() as connection:
+            return rows.run_rows(connection, query)[::-1]
+
+    def run(self, asked: str) -> RunRow:
+        """The run of a key, an id, or a unique beginning of either.
+
+        Raises:
+            UnknownNameError: when none or several are meant.
+        """
+        with self._database.read() as connection:
+            return rows.find_run(connection, asked)
+
+    def runs_after(self, seq: int, limit: int) -> list[RunRow]:
+        """Runs that are over, in the order in which the store learned it: `ingested_seq` greater than `seq`."""
+        query = select(runs).where(runs.c.ingested_seq > seq).order_by(runs.c.ingested_seq).limit(limit)
+        with self._database.read() as connection:
+            return rows.run_rows(connection, query)
+
+    def versions(self) -> list[VersionRow]:
+        """Every version, in the order of its first run's coming."""
+        with self._database.read() as connection:
+            return rows.version_rows(connection)
+
+    def version(self, commit: str) -> VersionRow:
+        """The version of a commit.
+
+        Raises:
+            UnknownNameError: when no run of that version is known.
+        """
+        with self._database.read() as connection:
+            found = rows.version_rows(connection, commit)
+        if not found:
+            raise UnknownNameError(f"No training run of the version {commit} is in the store.")
+        return found[0]
+
+    def set_approximate(self, commit: str, reason: str) -> None:
+        """Mark a version as not exactly the code that ran; the empty reason takes the mark away."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(versions)
+                .where(versions.c.commit_id == commit)
+                .values(approximate_reason=label(reason))
+            )
+
+    def modules(self, run_id: str) -> dict[str, str]:
+        """File → git blob id of the repository's modules that a run had loaded at its end."""
+        import json
+
+        with self._database.read() as connection:
+            number = rows.run_number(connection, run_id)
+            return json.loads(
+                connection.execute(select(runs.c.modules).where(runs.c.run == number)).scalar_one()
+            )
+
+    # What a run recorded.
+
+    def loops(self, run_id: str, *, rank: int = 0) -> list[LoopRow]:
+        """The loop executions of a run, in the order of their opening."""
+        with self._database.read() as connection:
+            return rows.loop_rows(connection, rows.run_number(connection, run_id), rank)
+
+    def contexts(self, run_id: str, *, rank: int = 0) -> list[tuple[int, int, int, Any]]:
+        """(context, loop, index, value) of each iteration that was interned. Context 0 is the run, and not among them.
+
+        Numbers are the journal's; below zero are the places that only a replay has seen.
+        """
+        with self._database.read() as connection:
+            return rows.context_rows(connection, rows.run_number(connection, run_id), rank)
+
+    def call_sites(
+        self, run_id: str, *, rank: int = 0
+    ) -> list[tuple[int, str, str, str, int, int, int | None]]:
+        """(call, name, file, function, line, column, statement id) of each call site that the run reached."""
+        with self._database.read() as connection:
+            return rows.call_rows(connection, rows.run_number(connection, run_id), rank)
+
+    def records(
+        self,
+        run_id: str,
+        *,
+        names: Sequence[str] | None = None,
+        origin: Literal["recorded", "replayed"] = "recorded",
+        rank: int = 0,
+    ) -> list[tuple[int, int, int, Any]]:
+        """(byte offset, context, call, value) in journal order; for replayed values `call` is the statement's id."""
+        with self._database.read() as connection:
+            number = rows.run_number(connection, run_id)
+            return rows.record_rows(connection, number, rank, names, origin)
+
+    def checkpoints(self, run_id: str, *, rank: int = 0) -> list[dict[str, Any]]:
+        """The summaries of a run's checkpoints, in order."""
+        with self._database.read() as connection:
+            return rows.checkpoint_rows(connection, rows.run_number(connection, run_id), rank)
+
+    def uncaptured(self, run_id: str, *, rank: int = 0) -> list[tuple[int, int | None, list[str]]]:
+        """(loop, index, reasons) of the end states that could not be captured; index None means the loop's end."""
+        with self._database.read() as connection:
+            return rows.uncaptured_rows(connection, rows.run_number(connection, run_id), rank)
+
+    def warnings(self, run_id: str) -> list[tuple[str, str]]:
+        """(code, message) of what went wrong beside the training."""
+        with self._database.read() as connection:
+            return rows.warning_rows(connection, rows.run_number(connection, run_id))
+
+    # Statements, placements, cells.
+
+    def add_statement(
+        self,
+        name: str,
+        expression: str,
+        *,
+        file: str,
+        function: str = "<module>",
+        loops: Sequence[str] = (),
+        ordinal: int = 0,
+        line: int = 0,
+        question: bool = False,
+        source: str = "",
+        identity: str | None = None,
+    ) -> StatementRow:
+        """Make a statement known and give out its key: `name`, then `name:2`, …, never one twice.
+
+        An `identity` that is known gives back the statement that it means, unchanged.
+        """
+        row: dict[str, Any] = {
+            "name": name,
+            "expression": label(expression),
+            "file": label(file),
+            "function": label(function),
+            "loops": to_json(list(loops)),
+            "ordinal": ordinal,
+            "line": line,
+            "question": int(question),
+            "source": label(source),
+        }
+        with self._database.write() as connection:
+            return statements.add(connection, row, identity)
+
+    def add_form(self, statement_id: int, identity: str) -> None:
+        """Say that another identity means this statement; one that is taken stays as it is."""
+        with self._database.write() as connection:
+            statements.add_form(connection, statement_id, identity)
+
+    def find_form(self, identity: str) -> StatementRow | None:
+        """The statement that an identity means."""
+        with self._database.read() as connection:
+            return statements.find_form(connection, identity)
+
+    def statements(self, *, questions: bool | None = None, name: str | None = None) -> list[StatementRow]:
+        """Statements in the order in which they became known; all, the open questions, or those of a name."""
+        condition: Any = None
+        if questions is not None:
+            condition = statement_table.c.question == int(questions)
+        with self._database.read() as connection:
+            found = statements.rows(connection, condition)
+        return found if name is None else [row for row in found if row.name == label(name)]
+
+    def statement(self, key: str) -> StatementRow:
+        """The statement of a key (`name:1` is the same as the first definition's `name`).
+
+        Raises:
+            UnknownNameError: with the keys that come near.
+        """
+        with self._database.read() as connection:
+            return statements.by_key(connection, key)
+
+    def set_question(self, statement_id: int, question: bool) -> None:
+        """Open or close a statement as a hindsight question; its values and cells stay."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(statement_table)
+                .where(statement_table.c.id == statement_id)
+                .values(question=int(question))
+            )
+
+    def link_call_site(self, commit: str, file: str, line: int, name: str, statement_id: int | None) -> int:
+        """Say which statement the call sites of `name` at a line of a version are.
+
+        Args:
+            commit: the version, or `run/<run id>` for a run without one.
+            file: relative to the repository.
+            line: 1-based.
+            name: the name that is logged there.
+            statement_id: the statement; None takes the link away.
+
+        Returns:
+            How many known call sites were linked. The link holds for those that come later too.
+        """
+        with self._database.write() as connection:
+            return statements.link(connection, commit, file, line, name, statement_id)
+
+    def save_placement(self, row: PlacementRow) -> None:
+        """Keep where a statement stands in a version, or why it is refused there."""
+        with self._database.write() as connection:
+            statements.save_placement(connection, row)
+
+    def placement(self, statement_id: int, commit: str, propagator: str) -> PlacementRow | None:
+        """The placement that this engine version found, if it was asked."""
+        with self._database.read() as connection:
+            found = statements.placement_rows(connection, statement_id, commit, propagator)
+        return found[0] if found else None
+
+    def placements(self, statement_id: int) -> list[PlacementRow]:
+        """Every placement of a statement, oldest first."""
+        with self._database.read() as connection:
+            return statements.placement_rows(connection, statement_id)
+
+    def cells(
+        self,
+        *,
+        run_ids: Sequence[str] | None = None,
+        statement_ids: Sequence[int] | None = None,
+        status: str | None = None,
+    ) -> list[CellRow]:
+        """Cells that something is known of; a pair without a row is open."""
+        with self._database.read() as connection:
+            return statements.cell_rows(connection, statements.cells_query(run_ids, statement_ids, status))
+
+    def save_cell(self, cell: CellRow) -> CellRow:
+        """Keep a cell, and give back the one that stands: what a run recorded itself is not overwritten."""
+        return self.save_cells([cell])[0]
+
+    def save_cells(self, cells: Sequence[CellRow]) -> list[CellRow]:
+        """The same for many, in one transaction."""
+        with self._database.write() as connection:
+            for cell in cells:
+                statements.keep_cell(connection, cell)
+            return [
+                statements.cell_rows(connection, statements.cells_query([cell.run_id], [cell.statement_id]))[
+                    0
+                ]
+                for cell in cells
+            ]
+
+    # Replays.
+
+    def begin_replay(self, replay: ReplayRow) -> None:
+        """Write down that a replay has begun."""
+        with self._database.write() as connection:
+            replay_rooms.save_replay(connection, replay)
+
+    def commit_replay(self, replay: ReplayRow, journals: Sequence[Path], cells: Sequence[CellRow]) -> None:
+        """Make a replay's values and its cells visible, all in one transaction.
+
+        Records count where their line is in the header's `statements`; their contexts are the run's own, found by
+        path. What the run recorded itself stays; what an earlier replay said about the same cell is replaced.
+
+        Raises:
+            StoreError: when a journal is not this replay's; nothing is taken in then.
+        """
+        with self._database.write() as connection:
+            replay_rooms.commit(connection, replay, journals, cells)
+
+    def fail_replay(self, replay_id: str, sentence: str) -> None:
+        """Write down that a replay has failed, and why."""
+        with self._database.write() as connection:
+            replay_rooms.fail(connection, replay_id, sentence)
+
+    def replays(self, run_id: str | None = None) -> list[ReplayRow]:
+        """Replays in the order of their start; all, or a run's."""
+        with self._database.read() as connection:
+            return replay_rooms.replay_rows(connection, run_id)
+
+    # The log view.
+
+    def names(self) -> list[str]:
+        """Every name that was logged, asked for or given as an argument."""
+        from flor_dagster.store.view import known_names
+
+        with self._database.read() as connection:
+            return known_names(connection)
+
+    def dataframe(
+        self,
+        *names: str,
+        runs: Sequence[str] | None = None,
+        fidelity: Literal["default", "exact", "any"] = "default",
+        provenance: bool = False,
+        rank: int = 0,
+    ) -> pd.DataFrame:
+        """The log view: one row per training run and innermost loop context of the names.
+
+        Columns are `run` (the run's key), one per loop (the iteration's index, outermost loop first; `<loop>_execution`
+        where a loop ran more than once in one place, `<loop>_value` where a value is not its index), and one per name.
+        Values of an outer level are repeated in the rows within it. Of several values of a name in one context the last
+        one is shown. `attrs["empty"]` says, by (run, name), why a column is empty all over a run.
+
+        Args:
+            names: `loss` is the newest definition and its recorded counterparts, `loss:1` the first definition,
+                `arg:lr` an argument (`lr` too, where nothing of that name was logged). None given: all names.
+            runs: keys, ids or unique beginnings; None takes all.
+            fidelity: `default` leaves out what has diverged; `exact` all that is neither recorded nor exact; `any`
+                leaves out nothing and adds a `<name>_fidelity` column.
+            provenance: add `<name>_origin` and `<name>_fidelity`.
+            rank: whose records; the first rank's by default.
+
+        Raises:
+            UnknownNameError: when a name or a run is not known.
+        """
+        from flor_dagster.store.view import log_view
+
+        if fidelity not in ("default", "exact", "any"):
+            raise QueryError(f"fidelity={fidelity!r} is unknown; give 'default', 'exact' or 'any'.")
+        picked = self._picked(runs)
+        return log_view(
+            self._database,
+            names,
+            picked,
+            all_runs=runs is None,
+            fidelity=fidelity,
+            provenance=provenance,
+            rank=rank,
+        )
+
+    def view(
+        self,
+        columns: Sequence[str] = (),
+        where: str | None = None,
+        order_by: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        *,
+        runs: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """The log view, narrowed.
+
+        Args:
+            columns: names to show; none given shows all.
+            where: a condition over the columns, like `epoch >= 3 and loss < 0.5`.
+            order_by: a column or several; a `-` in front sorts downwards.
+            limit: at most so many rows.
+            runs: as in `dataframe`.
+
+        Raises:
+            QueryError: when the condition or the order does not fit the columns.
+            UnknownNameError: when a name is not known.
+        """
+        from flor_dagster.store.narrowing import narrowed
+
+        return narrowed(self, columns, where, order_by, limit, runs)
+
+    def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
+        """The result of one reading SQL statement over the store's tables.
+
+        `log_view_long` has a row per record: run, rank, path (JSON), name, value, number, origin, fidelity.
+        `log_view_any` is the same with what has diverged.
+
+        Raises:
+            QueryError: when it writes, is wrong, or takes too long.
+        """
+        from flor_dagster.store.query import read_only
+
+        return read_only(self._database, sql, params)
+
+    def why_empty(self, run_id: str, name: str) -> str:
+        """Why a name has no value in a run, in words.
+
+        Raises:
+            UnknownNameError: when the run or the name is not known.
+        """
+        from flor_dagster.store.reasons import reasons_for
+        from flor_dagster.store.view import resolve
+
+        with self._database.read() as connection:
+            run = rows.find_run(connection, run_id)
+            column = resolve(connection, name)
+            return reasons_for(connection, [(rows.run_number(connection, run.id), run, column)])[
+                run.key, name
+            ]
+
+    def _picked(self, asked: Sequence[str] | None) -> list[RunRow]:
+        if asked is None:
+            return self.runs()
+        with self._database.read() as connection:
+            found = {run.id: run for run in (rows.find_run(connection, one) for one in asked)}
+        return sorted(found.values(), key=lambda run: (run.started, run.id))
+
+    def _run_of_id(self, run_id: str) -> RunRow:
+        with self._database.read() as connection:
+            return rows.run_rows(connection, select(runs).where(runs.c.id == run_id))[0]
+
+
+def now() -> datetime:
+    """The time as rows carry it."""
+    return datetime.now(UTC)
+
+
+def _settled(run_dir: Path, status: str, taken: int) -> bool:
+    """Whether a run is over and nothing was appended since."""
+    return status in TERMINAL and _taken(run_dir, taken)
+
+
+def _taken(run_dir: Path, taken: int) -> bool:
+    journals = list(run_dir.glob("journal.*.jsonl"))
+    if sum(path.stat().st_size for path in journals) == taken:
+        return True
+    # A torn last line is never taken: it makes the file longer than what counts.
+    return sum(journal_end(path) for path in journals) == taken

@@ -1,0 +1,44 @@
+"""Numbered migrations: a fresh store is made as the newest schema; an older one is brought there step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, func, insert, inspect, select
+
+from flor_dagster.errors import StoreError
+from flor_dagster.store import schema
+
+Migration = Callable[[Connection], None]
+
+#: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
+MIGRATIONS: tuple[Migration, ...] = ()
+
+NEWEST = len(MIGRATIONS) + 1
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the store to the newest schema, inside the caller's transaction.
+
+    Raises:
+        StoreError: when the store was made by a later release.
+    """
+    if not inspect(connection).has_table(schema.schema_version.name):
+        schema.metadata.create_all(connection)
+        for view in schema.views(connection.dialect.name):
+            connection.exec_driver_sql(view)
+        _stamp(connection, NEWEST)
+        return
+    current = connection.execute(select(func.max(schema.schema_version.c.version))).scalar_one()
+    if current > NEWEST:
+        raise StoreError(
+            f"The log store has schema {current}; this release knows up to {NEWEST}. Update flor-dagster to open it."
+        )
+    for number, migration in enumerate(MIGRATIONS[current - 1 :], start=current + 1):
+        migration(connection)
+        _stamp(connection, number)
+
+
+def _stamp(connection: Connection, version: int) -> None:
+    connection.execute(insert(schema.schema_version).values(version=version, applied=time.time_ns()))

@@ -1,0 +1,138 @@
+"""What the log store hands out: frozen rows, typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+RunStatus = Literal["running", "finished", "failed", "interrupted", "lost"]
+CellStatus = Literal["open", "recorded", "replayed", "refused", "excluded", "failed"]
+Fidelity = Literal["recorded", "exact", "unverified", "within tolerance", "diverged"]
+
+SETTLED: frozenset[str] = frozenset({"recorded", "replayed", "refused", "excluded"})
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One git commit that holds exactly the code of some training runs."""
+
+    commit: str
+    tree: str
+    dirty: bool
+    approximate: bool
+    approximate_reason: str
+    excluded: tuple[tuple[str, str], ...]
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One training run. `key` is its partition key; `commit` is None where no version could be kept."""
+
+    id: str
+    key: str
+    status: RunStatus
+    reason: str
+    entrypoint: str
+    commit: str | None
+    started: datetime
+    ended: datetime | None
+    seconds: float | None
+    args: dict[str, Any]
+    origin: str
+    tags: dict[str, str]
+    header: dict[str, Any]
+    ingested_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRow:
+    """One execution of one `flor.loop`.
+
+    `path` is its place: ((loop name, ordinal, iteration index) of each enclosing iteration…), then (name, ordinal).
+    """
+
+    loop_id: int
+    parent_ctx: int
+    parent_loop: int | None
+    parent_index: int | None
+    name: str
+    ordinal: int
+    file: str
+    function: str
+    line: int
+    how: str
+    count: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRow:
+    """A statement known to the project. `key` is given out once and never used again."""
+
+    id: int
+    key: str
+    name: str
+    expression: str
+    file: str
+    function: str
+    loops: tuple[str, ...]
+    ordinal: int
+    line: int
+    question: bool
+    source: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRow:
+    """Statement × version: placed where, already there, or refused why. `propagator` is the engine's version."""
+
+    statement_id: int
+    commit: str
+    propagator: str
+    status: Literal["placed", "already-there", "refused"]
+    score: float | None
+    sentence: str
+    kind: str
+    diff: str
+    file: str
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CellRow:
+    """Training run × statement. Settled, failed or open; `sentence` is the answer in words."""
+
+    run_id: str
+    statement_id: int
+    status: CellStatus
+    fidelity: Fidelity | None
+    sentence: str
+    rows: int
+    replay_id: str | None
+    updated: datetime
+    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to be done for this cell."""
+        return self.status in SETTLED
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRow:
+    """One replay of one training run: its plan, what it cost, how true it is."""
+
+    id: str
+    run_id: str
+    started: datetime
+    seconds: float | None
+    estimated_seconds: float | None
+    status: Literal["running", "finished", "failed"]
+    fidelity: Fidelity | None
+    compared_records: int
+    compared_digests: int
+    sentence: str
+    plan: dict[str, Any]

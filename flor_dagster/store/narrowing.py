@@ -1,0 +1,53 @@
+"""The log view, filtered, sorted and cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flor_dagster.errors import QueryError
+from flor_dagster.store.conditions import column_names, mask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flor_dagster.store.log_store import LogStore
+
+
+def narrowed(
+    store: LogStore,
+    columns: Sequence[str],
+    where: str | None,
+    order_by: str | Sequence[str] | None,
+    limit: int | None,
+    runs: Sequence[str] | None,
+) -> pd.DataFrame:
+    """See `LogStore.view`."""
+    if limit is not None and limit < 0:
+        raise QueryError(f"limit={limit} is below zero.")
+    order = [order_by] if isinstance(order_by, str) else list(order_by or ())
+    keys = [key.removeprefix("-") for key in order]
+    known = set(store.names())
+    shown = [name for name in columns if name in known or ":" in name]
+    others = [name for name in columns if name not in shown]
+    read = column_names(where) if where else []
+    more = [name for name in (*read, *keys) if name in known and name not in shown]
+    if others and not shown:
+        more = more or sorted(known)
+    frame = store.dataframe(*dict.fromkeys((*shown, *more)), runs=runs)
+    for name in (*others, *keys):
+        if name not in frame.columns:
+            raise QueryError(f"The view has no column {name!r}; it has {', '.join(map(str, frame.columns))}.")
+    empty = frame.attrs.get("empty")
+    if where:
+        frame = frame[mask(frame, where)]
+    if keys:
+        frame = frame.sort_values(keys, ascending=[not key.startswith("-") for key in order], kind="stable")
+    if limit is not None:
+        frame = frame.head(limit)
+    if columns:
+        hidden = {name for name in more if name not in others}
+        frame = frame[[name for name in frame.columns if name not in hidden]]
+    frame = frame.reset_index(drop=True)
+    frame.attrs["empty"] = empty
+    return frame
