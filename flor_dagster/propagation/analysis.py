@@ -1,0 +1,151 @@
+"""Everything about a pair of versions that does not depend on which statement is asked for; kept for the next one."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import lru_cache
+
+from flor_dagster.propagation.definitions import Definitions
+from flor_dagster.propagation.facts import Facts
+from flor_dagster.propagation.matching import Matching
+from flor_dagster.propagation.placing import Gap, Placer
+from flor_dagster.propagation.renames import Renames
+from flor_dagster.propagation.resolving import Names
+from flor_dagster.propagation.statements import Parsed, read
+from flor_dagster.propagation.tree import (
+    SCOPES,
+    Interner,
+    Node,
+    Tree,
+    block_parts,
+    build,
+    header_tokens,
+    is_elif_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two versions, matched."""
+
+    parsed_new: Parsed
+    parsed_old: Parsed
+    matching: Matching
+    renames: Renames
+    definitions_new: Definitions
+    definitions_old: Definitions
+    names: Names
+    placer: Placer
+    nodes_new: dict[int, Node]
+    nodes_old: dict[int, Node]
+
+    @property
+    def new(self) -> Tree:
+        """The new version's tree; statements that the old version can't have are left out."""
+        return self.matching.new
+
+    @property
+    def old(self) -> Tree:
+        """The old version's tree."""
+        return self.matching.old
+
+    def gap(self, statement: ast.stmt) -> Gap:
+        """Where a statement of the new version stands."""
+        left_out = self.new.gaps.get(id(statement))
+        if left_out is not None:
+            return Gap(*left_out)
+        node = self.nodes_new[id(statement)]
+        assert node.block is not None  # noqa: S101  # statements stand in blocks
+        return Gap(node.block, node.index)
+
+
+# Bounded, so that propagating through a long history keeps no more than the last few pairs.
+@lru_cache(maxsize=4)
+def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pair:
+    """Match two versions.
+
+    Args:
+        new_source: The version that has the statements.
+        old_source: The version that may lack them.
+        lines: Lines of new statements that are no `flor.log` statements.
+
+    Raises:
+        SourceSyntaxError: one of them is no Python; the message says which.
+    """
+    parsed_new, parsed_old = read(new_source, "new version"), read(old_source, "old version")
+    module_new, module_old = parsed_new.module, parsed_old.module
+    known = {f.statement.name for f in parsed_old.found}
+    fresh = {id(f.syntax) for f in parsed_new.found if f.statement.name not in known}
+    if lines:
+        fresh |= {id(s) for s in ast.walk(module_new) if isinstance(s, ast.stmt) and s.lineno in lines and _simple(s)}
+    interner = Interner()
+    facts: dict[int, Facts] = {}
+    old = build(old_source, interner, module=module_old)
+    headers = {n.text for n in old.nodes if n.is_compound}
+    left_out = frozenset(fresh | _all_new(module_new, fresh, headers, interner))
+    new = build(new_source, interner, module=module_new, without=left_out, facts=facts)
+    definitions_new, definitions_old = Definitions(new), Definitions(old)
+    matching = Matching(new, old)
+    renames = Renames(matching)
+    clean = renames.clean(_all_names(new), _all_names(old))
+    if clean:
+        # Once more, speaking the old version's names: what differed in names only is now equal.
+        new = build(new_source, interner, module=module_new, without=left_out, renames=clean, facts=facts)
+        definitions_new = Definitions(new)
+        matching = Matching(new, old)
+        renames = Renames(matching)
+    names = Names(matching, renames, definitions_new, definitions_old)
+    placer = Placer(matching, definitions_new, definitions_old, names)
+    return Pair(
+        parsed_new,
+        parsed_old,
+        matching,
+        renames,
+        definitions_new,
+        definitions_old,
+        names,
+        placer,
+        {id(n.syntax): n for n in new.nodes},
+        {id(n.syntax): n for n in old.nodes},
+    )
+
+
+def _simple(statement: ast.stmt) -> bool:
+    return not any(True for _ in block_parts(statement))
+
+
+def _all_names(tree: Tree) -> frozenset[str]:
+    return frozenset(t[2:] for node in tree.nodes for t in node.tokens if t[:2] == "n:")
+
+
+def _all_new(module: ast.Module, fresh: set[int], headers: set[int], interner: Interner) -> set[int]:
+    """Compound statements that hold nothing but new statements, and whose line the old version does not have."""
+    found: set[int] = set()
+    if not fresh:
+        return found
+
+    def visit(syntax: ast.stmt | ast.Module, *, is_elif: bool) -> bool:
+        """Whether a statement is new as a whole."""
+        parts = list(block_parts(syntax))
+        if not parts:
+            return id(syntax) in fresh
+        inner = [
+            visit(s, is_elif=is_elif_of(syntax, role, body)) or isinstance(s, ast.Pass)
+            for role, _, body in parts
+            for s in body
+        ]
+        # An `elif` means something only after the branches before it.
+        if not all(inner) or is_elif or isinstance(syntax, (*SCOPES, ast.Module)):
+            return False
+        if not any(id(n) in fresh for n in ast.walk(syntax)):
+            return False
+        tokens: list[str] = []
+        header_tokens(syntax, tokens, {})
+        if interner(tuple(tokens)) in headers:
+            return False
+        found.add(id(syntax))
+        return True
+
+    visit(module, is_elif=False)
+    return found

@@ -1,0 +1,288 @@
+"""Find the place in the old version that corresponds to a place in the new one.
+
+Every gap between two statements is a candidate. Rules that must hold come first: control can reach it, it is in the
+counterpart of the loop, every name can be read there. What is left is ordered by evidence: which function and block it
+is in, on which side of the neighbours' counterparts it lies, and which definitions reach it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flor_dagster.propagation.definitions import Definitions
+from flor_dagster.propagation.matching import Matching
+from flor_dagster.propagation.paths import Paths, Step, compare, loop_of, scope_of
+from flor_dagster.propagation.reads import Reads
+from flor_dagster.propagation.resolving import Names, Resolved
+from flor_dagster.propagation.tree import Block, Node
+
+_NEAR = 8  # neighbours looked at on each side
+_DECAY = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A place between statements: before item `index` of `block`."""
+
+    block: Block
+    index: int
+
+    @property
+    def before(self) -> Node | None:
+        """The statement just before."""
+        return self.block.items[self.index - 1] if self.index else None
+
+    @property
+    def after(self) -> Node | None:
+        """The statement just after."""
+        return self.block.items[self.index] if self.index < len(self.block.items) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A candidate with its evidence and what the names read are called there."""
+
+    gap: Gap
+    score: float
+    evidence: float
+    names: tuple[Resolved, ...]
+
+    @property
+    def readable(self) -> bool:
+        """Whether every name can be read."""
+        return all(r.refused is None for r in self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search for a place found: all candidates in the right loop, best first, or why there are none."""
+
+    candidates: tuple[Scored, ...]
+    lost_loop: Node | None = None
+    lost_branch: Node | None = None
+    torn: bool = False
+
+
+class Placer:
+    """Finds places in one old version for statements of one new version."""
+
+    def __init__(self, matching: Matching, new: Definitions, old: Definitions, names: Names) -> None:
+        self._matching = matching
+        self._new = new
+        self._old = old
+        self._names = names
+        self._new_paths = Paths(matching.new, matching.new_sites)
+        self._old_paths = Paths(matching.old, matching.old_sites)
+
+    def search(self, gap: Gap, reads: Reads, beside: Node | None = None) -> Search:
+        """Score every place of the old version for a statement that reads `reads` and stands at `gap`.
+
+        Args:
+            gap: Where the statement stands in the new version.
+            reads: What it reads.
+            beside: A statement of the old version that the new one must follow, if there is one.
+        """
+        neighbours = self._neighbours(gap, reads)
+        scope = scope_of(gap.block)
+        counterpart = self._scope_counterpart(scope, neighbours)
+        places = [g for g in self._gaps() if self._same_loop(gap, g)]
+        if not places:
+            return Search((), lost_loop=self._new_paths.innermost_loop(gap.block, through_calls=True))
+        scored: list[Scored] = []
+        cache: dict[tuple[int, ...], float] = {}
+        for place in places:
+            path = (*self._old_paths.of_block(place.block), (place.block.number, place.index))
+            evidence, certain = self._side_evidence(path, neighbours)
+            score = evidence + self._structure(gap, place, counterpart, cache)
+            score += self._adjacency(gap, place)
+            if beside is not None:
+                side, level = compare(path, self._old_paths.of_node(beside))
+                score += 3.0 if side == "before" and not level else -3.0
+                certain += 1.0
+            scored.append(Scored(place, score, certain, ()))
+        scored.sort(key=lambda s: (-s.score, s.gap.block.number, s.gap.index))
+        resolved = [self._with_names(gap, s, reads) for s in scored[:60]]
+        resolved.sort(key=lambda s: (not s.readable, -s.score, s.gap.block.number, s.gap.index))
+        lost = self._lost_branch(gap) if resolved else None
+        torn = bool(resolved) and self._torn(gap, resolved[0].gap, reads)
+        return Search(tuple(resolved), lost_branch=lost, torn=torn)
+
+    def _torn(self, gap: Gap, place: Gap, reads: Reads) -> bool:
+        """Whether the statements just before and after went to different functions, so that either could be meant."""
+        if gap.before is None or gap.after is None or set(self._new.bindings(gap.before)) & set(reads.names):
+            return False
+        ends = [self._matching.old_of(n) for n in (gap.before, gap.after)]
+        path = (*self._old_paths.of_block(place.block), (place.block.number, place.index))
+        apart = [e is not None and compare(path, self._old_paths.of_node(e))[0] == "apart" for e in ends]
+        return None not in ends and apart.count(True) == 1
+
+    def _lost_branch(self, gap: Gap) -> Node | None:
+        """The branch around a statement, where neither it nor anything in it exists in the old version."""
+        owner, role = gap.block.owner, gap.block.role
+        conditional = owner.kind in ("if", "match") or role in ("handler", "orelse")
+        if not conditional or self._matching.old_of(owner) is not None:
+            return None
+        inside = (n for item in gap.block.items for n in item.walk())
+        return None if any(self._matching.old_of(n) for n in inside) else owner
+
+    def same_place(self, gap: Gap, place: Gap) -> bool:
+        """Whether two places are repeated by the same loop, in matched functions."""
+        return self._same_loop(gap, place)
+
+    # ------------------------------------------------------------------ rules
+
+    def _gaps(self) -> list[Gap]:
+        found: list[Gap] = []
+        for block in self._matching.old.blocks:
+            if block.is_elif or block.owner.kind == "class":
+                continue
+            found.extend(Gap(block, i) for i in range(len(block.items) + 1) if self._old.reachable(block, i))
+        return found
+
+    def _same_loop(self, gap: Gap, place: Gap) -> bool:
+        """Same number of executions: the innermost loops are counterparts, or there is none on either side."""
+        scope, other = scope_of(gap.block), scope_of(place.block)
+        within = self._matching.old_of(scope) is other
+        mine = self._new_paths.innermost_loop(gap.block, through_calls=not within)
+        theirs = self._old_paths.innermost_loop(place.block, through_calls=not within)
+        if mine is None or theirs is None:
+            return mine is theirs
+        return self._matching.old_of(mine) is theirs
+
+    # ------------------------------------------------------------------ evidence
+
+    def _neighbours(self, gap: Gap, reads: Reads) -> list[tuple[tuple[Step, ...], str, float]]:
+        """Counterparts of the statements around, with the side they must be on and their weight."""
+        found: list[tuple[tuple[Step, ...], str, float]] = []
+
+        def add(node: Node, side: str, weight: float) -> None:
+            other = self._matching.old_of(node)
+            if other is not None:
+                found.append((self._old_paths.of_node(other), side, weight))
+
+        items = gap.block.items
+        before, after = items[: gap.index][::-1], items[gap.index :]
+        for distance, node in enumerate(before[:_NEAR]):
+            weight = _DECAY**distance
+            if not distance and set(self._new.bindings(node)) & set(reads.names):
+                weight *= 2
+            add(node, "before", weight)
+        for distance, node in enumerate(after[:_NEAR]):
+            add(node, "after", _DECAY**distance)
+        for side, run in self._wider(gap):
+            for node in run:
+                add(node, side, 0.12)
+        return found
+
+    def _wider(self, gap: Gap) -> list[tuple[str, list[Node]]]:
+        """Statements further away in the same function, in source order."""
+        scope = scope_of(gap.block)
+        nodes = self._matching.new.nodes
+        at = gap.after.number if gap.after else (gap.before.last + 1 if gap.before else gap.block.owner.number + 1)
+        before = [
+            n
+            for n in reversed(nodes[scope.number + 1 : at])
+            if n.block is not gap.block and n.scope is scope and not n.is_compound
+        ]
+        after = [
+            n for n in nodes[at : scope.last + 1] if n.block is not gap.block and n.scope is scope and not n.is_compound
+        ]
+        return [("before", before[:_NEAR]), ("after", after[:_NEAR])]
+
+    @staticmethod
+    def _side_evidence(
+        path: tuple[Step, ...], neighbours: list[tuple[tuple[Step, ...], str, float]]
+    ) -> tuple[float, float]:
+        score = certain = 0.0
+        for other, wanted, weight in neighbours:
+            side, level = compare(path, other)
+            if side == wanted:
+                gained = weight * (0.5 if level and weight > 0.12 else 1.0)
+                score += gained
+                certain += gained
+            elif side == "apart":
+                score -= 0.3 * weight
+            else:
+                score -= (1.5 if weight > 0.12 else 1.0) * weight
+        return score, certain
+
+    def _scope_counterpart(
+        self, scope: Node, neighbours: list[tuple[tuple[Step, ...], str, float]]
+    ) -> Node | None:
+        """The old function that the neighbours are in; it may differ from the one of the same name."""
+        blocks = self._matching.old.blocks
+        votes: dict[int, float] = {}
+        for path, _, weight in neighbours:
+            holder = scope_of(blocks[path[-1][0]])
+            votes[holder.number] = votes.get(holder.number, 0.0) + weight
+        matched = self._matching.old_of(scope)
+        if matched is not None:
+            votes[matched.number] = votes.get(matched.number, 0.0) + 1.0
+        if not votes:
+            return None
+        return self._matching.old.nodes[max(votes, key=lambda n: (votes[n], n))]
+
+    def _structure(self, gap: Gap, place: Gap, counterpart: Node | None, cache: dict[tuple[int, ...], float]) -> float:
+        key = (place.block.number,)
+        if key not in cache:
+            score = 3.0 if scope_of(place.block) is counterpart else -4.0
+            loop, other = loop_of(gap.block), loop_of(place.block)
+            if loop is not None and other is not None:
+                score += 2.0
+            cache[key] = score + self._owner(gap.block, place.block)
+        return cache[key]
+
+    def _owner(self, mine: Block, theirs: Block) -> float:
+        """Whether two blocks are each other's counterparts, perhaps through a wrapper."""
+        if self._same_block(mine, theirs):
+            return 1.5
+        outer_old, outer_new = self._outward(theirs, old=True), self._outward(mine, old=False)
+        if any(self._same_block(mine, b) for b in outer_old) or any(self._same_block(b, theirs) for b in outer_new):
+            return 0.9
+        return -1.0
+
+    def _same_block(self, mine: Block, theirs: Block) -> bool:
+        return (
+            mine.role == theirs.role
+            and self._matching.old_of(mine.owner) is theirs.owner
+            and (mine.role not in ("handler", "case") or mine.label == theirs.label or len(mine.owner.blocks) == 2)
+        )
+
+    def _outward(self, block: Block, *, old: bool) -> list[Block]:
+        """Blocks around, through wrappers that don't decide whether their body runs."""
+        sites = self._matching.old_sites if old else self._matching.new_sites
+        found: list[Block] = []
+        while len(found) < 5:
+            owner = block.owner
+            site = sites.get(owner.number)
+            outer = site.block if site else None
+            if outer is None and (owner.kind == "with" or (owner.kind == "try" and block.role == "body")):
+                outer = owner.block
+            if outer is None and owner.kind == "if" and _is_main_guard(owner):
+                outer = owner.block
+            if outer is None:
+                break
+            block = outer
+            found.append(block)
+        return found
+
+    def _adjacency(self, gap: Gap, place: Gap) -> float:
+        score = 0.0
+        if gap.before is not None and place.before is not None:
+            score += 0.36 * (self._matching.old_of(gap.before) is place.before)
+        if gap.after is not None and place.after is not None:
+            score += 0.35 * (self._matching.old_of(gap.after) is place.after)
+        if gap.before is None and place.before is None:
+            score += 0.2
+        if gap.after is None and place.after is None:
+            score += 0.2
+        return score
+
+    def _with_names(self, gap: Gap, scored: Scored, reads: Reads) -> Scored:
+        place = scored.gap
+        resolved = self._names.resolve(reads, (gap.block, gap.index), (place.block, place.index))
+        return Scored(place, scored.score + sum(r.score for r in resolved), scored.evidence, resolved)
+
+
+def _is_main_guard(node: Node) -> bool:
+    return "n:__name__" in node.tokens
