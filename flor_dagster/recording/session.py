@@ -103,6 +103,8 @@ class Session:
         self._lock_fd = -1
         self._environment_noted = False
         self._versioned = versioned
+        # The interpreter takes it away before the process's exit hooks run.
+        self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
         self.ended = False
         self.journal = self._open_journal()
         self.generators_at("start")
@@ -188,7 +190,8 @@ class Session:
         """The repository's modules that were loaded: file → git blob id of what lies there now."""
         blobs: dict[str, str] = {}
         for module in list(sys.modules.values()):
-            file = getattr(module, "__file__", None)
+            main = getattr(module, "__name__", "") == "__main__"
+            file = self._main_file if main else getattr(module, "__file__", None)
             if not isinstance(file, str) or not file.endswith(".py"):
                 continue
             relative = layout.relative_file(file, self.place.root)

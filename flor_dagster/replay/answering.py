@@ -96,7 +96,9 @@ class Answerer:
         for name in question.runs:
             run = self._store.run(name)
             if run.id not in known:
-                raise UnknownNameError(f"training run {run.key} belongs to another entry point ({run.entrypoint})")
+                raise UnknownNameError(
+                    f"training run {run.key} belongs to another entry point ({run.entrypoint})"
+                )
             chosen[run.id] = run
         return [r for r in runs if r.id in chosen]
 
@@ -109,14 +111,20 @@ class Answerer:
         for statement in statements:
             cell = cells.get(statement.id)
             placement = (
-                self._store.placement(statement.id, run.commit, PROPAGATOR_VERSION) if run.commit is not None else None
+                self._store.placement(statement.id, run.commit, PROPAGATOR_VERSION)
+                if run.commit is not None
+                else None
             )
             if placement is not None:
                 placements[statement.id] = placement
-            outdated = cell is not None and cell.status == "refused" and placement is None and run.commit is not None
+            outdated = (
+                cell is not None and cell.status == "refused" and placement is None and run.commit is not None
+            )
             if statement.id in linked:
                 settled[statement.id] = (
-                    cell if cell is not None and cell.status == "recorded" else self._workspace.recorded_cell(run, statement)
+                    cell
+                    if cell is not None and cell.status == "recorded"
+                    else self._workspace.recorded_cell(run, statement)
                 )
             elif cell is not None and cell.settled and not outdated:
                 settled[statement.id] = cell
@@ -180,7 +188,9 @@ class Answerer:
                 self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
                 settled[statement.id] = self._workspace.recorded_cell(run, statement)
             elif not _loads(record, row.file):
-                settled[statement.id] = _cell(run, statement, "refused", f"refused: this run never loaded {row.file}")
+                settled[statement.id] = _cell(
+                    run, statement, "refused", f"refused: this run never loaded {row.file}"
+                )
             else:
                 remaining.append(statement)
         return remaining, placed
@@ -196,8 +206,8 @@ class Answerer:
             file, placement = placed.placements[statement.id]
             text = placed.files[file].text
             reads = names_read(statement.expression) | {old for _, old in placement.renamed}
-            for line in range(placement.lines[0], placement.lines[1] + 1):
-                targets.append(Target(statement.key, file, _function_at(text, line), line, reads))
+            lines = range(placement.lines[0], placement.lines[1] + 1)
+            targets += [Target(statement.key, file, _function_at(text, line), line, reads) for line in lines]
         reach = Reach(self._sources(run, placed))
         added = {file: state.added for file, state in placed.files.items()}
         return plan_loops(
@@ -237,14 +247,18 @@ class Answerer:
 
     # Answering -----------------------------------------------------------------------------------------------------
 
-    def answer(self, question: Question, *, on_cell: OnCell | None = None, on_line: OnLine | None = None) -> Report:
+    def answer(
+        self, question: Question, *, on_cell: OnCell | None = None, on_line: OnLine | None = None
+    ) -> Report:
         """Replay what is open."""
         begin = time.perf_counter()
         statements, prepared = self._prepare(question)
         state = _Answers(on_cell)
         started = 0.0
         jobs: list[_Prepared] = []
-        for item in sorted(prepared, key=lambda p: p.plan.run.started, reverse=True):  # newest first, where time is bounded
+        for item in sorted(
+            prepared, key=lambda p: p.plan.run.started, reverse=True
+        ):  # newest first, where time is bounded
             estimate = item.plan.estimated_seconds or 0.0
             for statement in statements:
                 if statement.id in item.settled:
@@ -275,7 +289,9 @@ class Answerer:
         if not known or (known[0].status, known[0].sentence) != (cell.status, cell.sentence):
             self._store.save_cell(cell)
 
-    def _answer_run(self, item: _Prepared, question: Question, state: _Answers, on_line: OnLine | None) -> None:
+    def _answer_run(
+        self, item: _Prepared, question: Question, state: _Answers, on_line: OnLine | None
+    ) -> None:
         run = item.plan.run
         folder = self._workspace.home / "replays"
         folder.mkdir(parents=True, exist_ok=True)
@@ -302,7 +318,12 @@ class Answerer:
         return todo
 
     def _replay(
-        self, item: _Prepared, todo: list[StatementRow], question: Question, state: _Answers, on_line: OnLine | None
+        self,
+        item: _Prepared,
+        todo: list[StatementRow],
+        question: Question,
+        state: _Answers,
+        on_line: OnLine | None,
     ) -> None:
         run, record = item.plan.run, item.record
         if record is None:
@@ -325,7 +346,9 @@ class Answerer:
                 jump = loops.start is None
                 without = frozenset("*") if jump else frozenset[str]()
                 if on_line is not None:
-                    on_line(f"{run.key}: {outcome.reason}; {'executing it from the beginning' if jump else 'not jumping'}")
+                    on_line(
+                        f"{run.key}: {outcome.reason}; {'executing it from the beginning' if jump else 'not jumping'}"
+                    )
                 loops = self._loops(run, record, placed, todo, question, without=without, jump=False)
                 continue
             if outcome.status == EXIT_EFFECT:
@@ -351,7 +374,9 @@ class Answerer:
     def _refuse_effect(
         self, item: _Prepared, todo: list[StatementRow], outcome: Outcome, state: _Answers
     ) -> list[StatementRow]:
-        key = next((p[2] for _, k, p in read_record(outcome.journal).events if k == "x" and p[1] == "effect"), None)
+        key = next(
+            (p[2] for _, k, p in read_record(outcome.journal).events if k == "x" and p[1] == "effect"), None
+        )
         for statement in todo:
             if statement.key == key:
                 words = (
@@ -364,7 +389,13 @@ class Answerer:
         return [s for s in todo if s.key != key]
 
     def _fail(
-        self, item: _Prepared, statement: StatementRow, words: str, tail: Sequence[str], state: _Answers, replay: str | None
+        self,
+        item: _Prepared,
+        statement: StatementRow,
+        words: str,
+        tail: Sequence[str],
+        state: _Answers,
+        replay: str | None,
     ) -> None:
         cell = replace(
             _cell(item.plan.run, statement, "failed", f"failed: {words}"), replay_id=replay,
@@ -392,9 +423,10 @@ class Answerer:
         lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
         verdict = verify(job.record, replayed, job.loops, lines, self._tainted(run, job.record))
         partial = question.iterations is not None
-        cells: list[CellRow] = []
-        for statement in todo:
-            cells.append(self._cell_of(item, statement, job, replayed, outcome, verdict, replay.id, partial=partial))
+        cells = [
+            self._cell_of(item, statement, job, replayed, outcome, verdict, replay.id, partial=partial)
+            for statement in todo
+        ]
         done = replace(
             replay, seconds=outcome.seconds, status="finished", fidelity=verdict.fidelity,
             compared_records=verdict.records, compared_digests=verdict.digests, sentence=verdict.sentence,
@@ -420,7 +452,9 @@ class Answerer:
         file, placement = job.placed.placements[statement.id]
         by_line = outcome.statements.get(file, {})
         values = [
-            decode(json.loads(r.text)) for r in replayed.records if r.file == file and by_line.get(r.line) == statement.key
+            decode(json.loads(r.text))
+            for r in replayed.records
+            if r.file == file and by_line.get(r.line) == statement.key
         ]
         failures = [v for v in values if isinstance(v, Failure)]
         good = len(values) - len(failures)

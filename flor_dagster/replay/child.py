@@ -95,7 +95,7 @@ def _run(path: Path, function: str, module_name: str) -> None:
     main_module.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main_module
     code = compile(path.read_bytes(), str(path), "exec")
-    exec(code, main_module.__dict__)  # noqa: S102 - the user's own training script, in its own process
+    exec(code, main_module.__dict__)
 
 
 def _guard_user_files(root: Path, home: Path) -> None:

@@ -82,7 +82,9 @@ def execute(job: Job, on_line: Callable[[str], None] | None = None) -> Outcome:
     folder = layout.replay_folder(job.home, job.replay_id)
     folder.mkdir(parents=True, exist_ok=True)
     if job.run.commit is None:
-        raise ReplayError(f"training run {job.run.key} has no version: its code was not kept, so it can't be replayed")
+        raise ReplayError(
+            f"training run {job.run.key} has no version: its code was not kept, so it can't be replayed"
+        )
     repository = Repository(job.user_root)
     clone = Clone.open(job.user_root, job.cache)
     work = clone.place / "replays" / job.replay_id
@@ -119,10 +121,12 @@ def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict
             continue
         added = placed.added if placed is not None else ()
         guarded: list[Guarded] = []
-        for statement_id, placement in (placed.placements.items() if placed is not None else ()):
+        for statement_id, placement in placed.placements.items() if placed is not None else ():
             row = by_id[statement_id]
             watched = classify_effects(row.expression) == "unknown"
-            guarded.append(Guarded(row.key, row.name, placement.lines, log_lines(text, placement, row.name), watched))
+            guarded.append(
+                Guarded(row.key, row.name, placement.lines, log_lines(text, placement, row.name), watched)
+            )
         sites = [(shifted(line, added), column) for line, column in sorted(loops.get(file, ()))]
         patched: Patched = patch(text, file, sites, guarded)
         _write_text(root / file, patched.source)
@@ -158,7 +162,8 @@ def _moved(texts: list[str], header: Mapping[str, Any], root: Path) -> list[str]
     if not recorded:
         return texts
     return [
-        str(root) + t[len(recorded) :] if t == recorded or t.startswith(recorded + os.sep) else t for t in texts
+        str(root) + t[len(recorded) :] if t == recorded or t.startswith(recorded + os.sep) else t
+        for t in texts
     ]
 
 

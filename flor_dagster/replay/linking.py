@@ -44,10 +44,12 @@ class Linker:
     def __init__(self, repository: Repository, store: LogStore) -> None:
         self._repository = repository
         self._store = store
-        self._counterparts: Callable[[str, str], tuple[tuple[Statement, Statement, bool], ...]] = functools.lru_cache(64)(
-            counterparts
+        self._counterparts: Callable[[str, str], tuple[tuple[Statement, Statement, bool], ...]] = (
+            functools.lru_cache(64)(counterparts)
         )
-        self._statements: Callable[[str, str], tuple[Statement, ...]] = functools.lru_cache(256)(self._read_statements)
+        self._statements: Callable[[str, str], tuple[Statement, ...]] = functools.lru_cache(256)(
+            self._read_statements
+        )
 
     def _read_statements(self, commit: str, file: str) -> tuple[Statement, ...]:
         text = self._repository.read(commit, file)

@@ -64,7 +64,9 @@ def patch(source: str, file: str, loops: Iterable[tuple[int, int]], guarded: Ite
     """
     editor = _Editor(source)
     tree = ast.parse(source)
-    for line, column in sorted(set(loops), reverse=True):  # where two end on one line, the inner one comes first
+    for line, column in sorted(
+        set(loops), reverse=True
+    ):  # where two end on one line, the inner one comes first
         node = _for_at(tree, line, column)
         description = find_loop(tree, line, column)
         if node is not None and description is not None and not description.reason:

@@ -6,10 +6,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flor_dagster.errors import FlorError, SourceSyntaxError
-from flor_dagster.propagation import PROPAGATOR_VERSION, Placement, Refusal, Statement, find_statements, propagate
+from flor_dagster.propagation import (
+    PROPAGATOR_VERSION,
+    Placement,
+    Propagated,
+    Refusal,
+    Statement,
+    find_statements,
+)
+from flor_dagster.replay.nesting import propagate_in_loops
 from flor_dagster.replay.planning import shifted
 from flor_dagster.store.models import PlacementRow, StatementRow
 from flor_dagster.versions import Repository
+
+MAX_HISTORY = 200
+"""So many versions of a file are gone through, newest first."""
+
+# What no way through the history can help.
+NOT_BY_HISTORY = frozenset({"changes-training", "unsupported-syntax"})
 
 
 @dataclass(slots=True)
@@ -89,9 +103,9 @@ def _place_group(
         for row in rows:
             result.refusals[row.id] = _no_file(row, file)
         return
-    by_lines = {row.line: row for row in rows}
     try:
-        outcome = propagate(new_text, old_text, sorted(by_lines))
+        outcome = propagate_in_loops(new_text, old_text, sorted({row.line for row in rows}))
+        outcome = _through_history(repository, commit, source, file, new_text, old_text, outcome)
     except SourceSyntaxError as error:
         for row in rows:
             result.refusals[row.id] = replace(
@@ -100,10 +114,15 @@ def _place_group(
         return
     file_state = placed or PlacedFile(old_text)
     for statement_id, earlier in list(file_state.placements.items()):
-        moved = replace(earlier, lines=(shifted(earlier.lines[0], outcome.added), shifted(earlier.lines[1], outcome.added)))
+        moved = replace(
+            earlier,
+            lines=(shifted(earlier.lines[0], outcome.added), shifted(earlier.lines[1], outcome.added)),
+        )
         file_state.placements[statement_id] = moved
         result.placements[statement_id] = (path, moved)
-    file_state.added = tuple(sorted({*(shifted(line, outcome.added) for line in file_state.added), *outcome.added}))
+    file_state.added = tuple(
+        sorted({*(shifted(line, outcome.added) for line in file_state.added), *outcome.added})
+    )
     file_state.text = outcome.source
     taken: set[int] = set()
     for placement in outcome.placements:
@@ -120,6 +139,78 @@ def _place_group(
         result.files[path] = file_state
 
 
+def _through_history(
+    repository: Repository,
+    commit: str,
+    source: str,
+    file: str,
+    new_text: str,
+    old_text: str,
+    direct: Propagated,
+) -> Propagated:
+    """Try what the direct way refused version by version: a rename that one commit made is plain in that commit.
+
+    A version that takes nothing is passed over; what it placed so far goes on from the last version that took it.
+    """
+    if not direct.refusals or all(refusal.kind in NOT_BY_HISTORY for refusal in direct.refusals):
+        return direct
+    between = _versions_between(repository, commit, source, file, new_text, old_text)
+    if not between:
+        return direct
+    outcome = direct
+    for refusal in direct.refusals:
+        if refusal.kind in NOT_BY_HISTORY:
+            continue
+        text, line = new_text, refusal.statement.lines[0]
+        for step_text in between:
+            try:
+                step = propagate_in_loops(text, step_text, [line])
+            except SourceSyntaxError:
+                continue
+            if step.placements:
+                text, line = step.source, step.placements[0].lines[0]
+        if text == new_text:
+            continue
+        last = propagate_in_loops(text, outcome.source, [line])
+        if last.placements:
+            outcome = _merged(outcome, refusal, last)
+    return outcome
+
+
+def _merged(outcome: Propagated, refusal: Refusal, last: Propagated) -> Propagated:
+    """Add a statement that history placed to what was placed directly."""
+    placed = last.placements[0]
+    words = replace(placed, statement=refusal.statement)
+    earlier = [
+        replace(p, lines=(shifted(p.lines[0], last.added), shifted(p.lines[1], last.added)))
+        for p in outcome.placements
+    ]
+    added = {*(shifted(line, last.added) for line in outcome.added), *last.added}
+    return Propagated(
+        last.source,
+        (*earlier, words),
+        tuple(r for r in outcome.refusals if r is not refusal),
+        tuple(sorted(added)),
+    )
+
+
+def _versions_between(
+    repository: Repository, commit: str, source: str, file: str, new_text: str, old_text: str
+) -> list[str]:
+    """The texts that a file had between two versions, newest first; empty where neither descends from the other."""
+    base = repository.base(commit)
+    if base is None or repository.base(source) is None or not repository.is_ancestor(base, source):
+        return []
+    texts: list[str] = []
+    for step, path in repository.log_path(file, source)[:MAX_HISTORY]:
+        if step == base or not repository.is_ancestor(base, step):
+            break
+        text = repository.read(step, path)
+        if text is not None and text not in (new_text, old_text) and text not in texts:
+            texts.append(text)
+    return texts
+
+
 def _row_of(statement: Statement, rows: Iterable[StatementRow], taken: set[int]) -> StatementRow | None:
     """The row that a propagated statement is; a block's placement may come once for each statement in it."""
     candidates = [r for r in rows if r.id not in taken]
@@ -132,9 +223,16 @@ def _row_of(statement: Statement, rows: Iterable[StatementRow], taken: set[int])
 
 
 def _no_file(row: StatementRow, file: str) -> Refusal:
-    statement = Statement(row.name, row.expression, (row.line, row.line), row.function, row.loops, row.ordinal)
+    statement = Statement(
+        row.name, row.expression, (row.line, row.line), row.function, row.loops, row.ordinal
+    )
     return Refusal(
-        statement, "no-function", file, None, None, f"this version has no file that is the counterpart of `{file}`"
+        statement,
+        "no-function",
+        file,
+        None,
+        None,
+        f"this version has no file that is the counterpart of `{file}`",
     )
 
 
@@ -152,7 +250,9 @@ def placement_row(
             file, placement.lines[0],
         )  # fmt: skip
     if refusal is None:
-        raise FlorError(f"propagation gave neither a place nor a refusal for `{statement.key}` in {commit[:12]}")
+        raise FlorError(
+            f"propagation gave neither a place nor a refusal for `{statement.key}` in {commit[:12]}"
+        )
     return PlacementRow(
         statement.id, commit, PROPAGATOR_VERSION, "refused", refusal.candidate_score, refusal.sentence, refusal.kind,
         "", statement.file, refusal.candidate_line,

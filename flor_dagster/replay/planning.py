@@ -217,7 +217,9 @@ class _Planner:
         sentence = _sentence(executed, skipped, start, loops, before is not None)
         return LoopPlan(loops, executed, skipped, iterations, cost, sentence, cut, start)
 
-    def _drop_outside(self, loops: dict[str, dict[str, Any]], start: tuple[str, int] | None, cut: int | None) -> None:
+    def _drop_outside(
+        self, loops: dict[str, dict[str, Any]], start: tuple[str, int] | None, cut: int | None
+    ) -> None:
         """Executions that a bounded replay never comes to are no part of its plan."""
         for path in list(loops):
             execution = self.record.by_path[path]
@@ -242,7 +244,9 @@ class _Planner:
             stop = None
         begin = 0
         if jump:
-            points = [i + 1 for i, name in execution.points.items() if i + 1 <= inside[0] and self._usable(name)]
+            points = [
+                i + 1 for i, name in execution.points.items() if i + 1 <= inside[0] and self._usable(name)
+            ]
             begin = max(points, default=0)
         return begin, stop
 
@@ -273,13 +277,17 @@ class _Planner:
             return None
         first = min(outermost, key=lambda e: e.opened)
         site = self._site(first)
-        before = all(t.file == site.file and t.function == "<module>" and t.line < site.line for t in self.targets)
+        before = all(
+            t.file == site.file and t.function == "<module>" and t.line < site.line for t in self.targets
+        )
         return first if before and first.function == "<module>" else None
 
     # Costs ---------------------------------------------------------------------------------------------------------
 
     def _own_seconds(self, execution: Execution) -> float:
-        return max(execution.seconds - sum(self.record.executions[c].seconds for c in execution.children), 0.0)
+        return max(
+            execution.seconds - sum(self.record.executions[c].seconds for c in execution.children), 0.0
+        )
 
     def _setup_seconds(self) -> float:
         """From the run's start to its first loop, and from its last loop to its end."""
@@ -304,7 +312,11 @@ def _index(path: str, around: str) -> int:
 
 
 def _sentence(
-    executed: int, skipped: int, start: tuple[str, int] | None, loops: Mapping[str, Mapping[str, Any]], setup_only: bool
+    executed: int,
+    skipped: int,
+    start: tuple[str, int] | None,
+    loops: Mapping[str, Mapping[str, Any]],
+    setup_only: bool,
 ) -> str:
     if setup_only:
         return "runs the setup and stops before the first loop"
@@ -314,7 +326,9 @@ def _sentence(
     if skipped:
         parts.append(f"skips {skipped} loop execution{'s' * (skipped != 1)} by restoring the end state")
     if executed:
-        names = sorted({p.rpartition("/")[2].partition("#")[0] for p, s in loops.items() if s["action"] == "execute"})
+        names = sorted(
+            {p.rpartition("/")[2].partition("#")[0] for p, s in loops.items() if s["action"] == "execute"}
+        )
         parts.append(f"executes {executed} loop execution{'s' * (executed != 1)} ({', '.join(names)})")
     stops = [s["stop"] for s in loops.values() if s.get("stop") is not None]
     if stops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,67 +82,91 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         JournalError: when it is none of ours.
     """
-    record = RunRecord({}, {}, {}, [], [], {}, {}, None)
-    contexts: dict[int, str] = {0: ""}
-    owners: dict[int, tuple[int, int]] = {}
-    calls: dict[int, tuple[str, str, int]] = {}
+    reader = _Reader()
     for position, entry in enumerate(read_journal(path)):
-        parts = entry.parts
-        kind = parts[0]
-        if isinstance(kind, int):
-            name, file, line = calls[kind]
-            record.records.append(Record(position, contexts[parts[1]], name, file, line, json.dumps(parts[2])))
-        elif kind == "flor":
-            record.header = parts[2]
-        elif kind == "n":
-            calls[parts[1]] = (parts[2], parts[3], parts[5])
-        elif kind == "c":
-            _, number, loop, index, _value = parts
-            execution = record.executions[loop]
-            contexts[number] = f"{execution.path}[{index}]"
-            owners[number] = (loop, index)
-            execution.last_index = max(execution.last_index, index)
-        elif kind == "l":
-            _open(record, parts, position, contexts, owners)
-        elif kind == "e":
-            execution = record.executions[parts[1]]
-            execution.how, execution.count, execution.ended, execution.closed = parts[2], parts[3], parts[4], position
-        elif kind == "a":
-            record.args[parts[1]] = parts[2]
-        elif kind == "g":
-            record.generators[parts[1]] = parts[2]
-        elif kind == "k":
-            _checkpoint(record, parts[1])
-        elif kind == "u":
-            if parts[2] is None:
-                record.executions[parts[1]].reasons = parts[3]
-        elif kind == "z":
-            record.ended = parts
-        elif kind in ("s", "d", "x", "i", "m"):
-            record.events.append((position, kind, parts))
-    for execution in record.executions.values():
+        reader.take(position, entry.parts)
+    for execution in reader.record.executions.values():
         if execution.how == "open":
             execution.count = execution.last_index + 1
-    return record
+    return reader.record
 
 
-def _open(
-    record: RunRecord, parts: list[Any], position: int, contexts: dict[int, str], owners: dict[int, tuple[int, int]]
-) -> None:
-    _, number, context, name, ordinal, file, function, line, column, started = parts
-    around = contexts[context]
-    parent, index = owners.get(context, (None, None))
-    path = f"{around}/{name}#{ordinal}" if around else f"{name}#{ordinal}"
-    execution = Execution(number, path, name, parent, index, file, function, line, column, position, started)
-    record.executions[number] = execution
-    record.by_path[path] = execution
-    if parent is not None:
-        record.executions[parent].children.append(number)
+class _Reader:
+    """Takes a journal's entries one by one; the kinds are described in `recording.journal`."""
 
+    def __init__(self) -> None:
+        self.record = RunRecord({}, {}, {}, [], [], {}, {}, None)
+        self._contexts: dict[int, str] = {0: ""}
+        self._owners: dict[int, tuple[int, int]] = {}
+        self._calls: dict[int, tuple[str, str, int]] = {}
+        self._kinds: dict[str, Callable[[int, list[Any]], None]] = {
+            "flor": self._header, "n": self._call, "c": self._context, "l": self._open, "e": self._close,
+            "a": self._argument, "g": self._generators, "k": self._checkpoint, "u": self._uncaptured, "z": self._end,
+        }  # fmt: skip
 
-def _checkpoint(record: RunRecord, fields: dict[str, Any]) -> None:
-    execution = record.executions[fields["loop"]]
-    if fields["index"] is None:
-        execution.checkpoint = fields["name"]
-    else:
-        execution.points[fields["index"]] = fields["name"]
+    def take(self, position: int, parts: list[Any]) -> None:
+        kind = parts[0]
+        if isinstance(kind, int):
+            name, file, line = self._calls[kind]
+            text = json.dumps(parts[2])
+            self.record.records.append(Record(position, self._contexts[parts[1]], name, file, line, text))
+        elif kind in self._kinds:
+            self._kinds[kind](position, parts)
+        elif kind in ("s", "d", "x", "i", "m"):
+            self.record.events.append((position, kind, parts))
+
+    def _header(self, _: int, parts: list[Any]) -> None:
+        self.record.header = parts[2]
+
+    def _call(self, _: int, parts: list[Any]) -> None:
+        self._calls[parts[1]] = (parts[2], parts[3], parts[5])
+
+    def _context(self, _: int, parts: list[Any]) -> None:
+        number, loop, index = parts[1:4]
+        execution = self.record.executions[loop]
+        self._contexts[number] = f"{execution.path}[{index}]"
+        self._owners[number] = (loop, index)
+        execution.last_index = max(execution.last_index, index)
+
+    def _open(self, position: int, parts: list[Any]) -> None:
+        _, number, context, name, ordinal, file, function, line, column, started = parts
+        around = self._contexts[context]
+        parent, index = self._owners.get(context, (None, None))
+        path = f"{around}/{name}#{ordinal}" if around else f"{name}#{ordinal}"
+        execution = Execution(
+            number, path, name, parent, index, file, function, line, column, position, started
+        )
+        self.record.executions[number] = execution
+        self.record.by_path[path] = execution
+        if parent is not None:
+            self.record.executions[parent].children.append(number)
+
+    def _close(self, position: int, parts: list[Any]) -> None:
+        execution = self.record.executions[parts[1]]
+        execution.how, execution.count, execution.ended, execution.closed = (
+            parts[2],
+            parts[3],
+            parts[4],
+            position,
+        )
+
+    def _argument(self, _: int, parts: list[Any]) -> None:
+        self.record.args[parts[1]] = parts[2]
+
+    def _generators(self, _: int, parts: list[Any]) -> None:
+        self.record.generators[parts[1]] = parts[2]
+
+    def _checkpoint(self, _: int, parts: list[Any]) -> None:
+        fields = parts[1]
+        execution = self.record.executions[fields["loop"]]
+        if fields["index"] is None:
+            execution.checkpoint = fields["name"]
+        else:
+            execution.points[fields["index"]] = fields["name"]
+
+    def _uncaptured(self, _: int, parts: list[Any]) -> None:
+        if parts[2] is None:
+            self.record.executions[parts[1]].reasons = parts[3]
+
+    def _end(self, _: int, parts: list[Any]) -> None:
+        self.record.ended = parts

@@ -40,7 +40,9 @@ class Verdict:
         if self.fidelity == "diverged":
             return f"diverged: {self.difference} ({compared})"
         if self.fidelity == "unverified":
-            return f"unverified: {self.difference or 'nothing that was recorded could be compared'} ({compared})"
+            return (
+                f"unverified: {self.difference or 'nothing that was recorded could be compared'} ({compared})"
+            )
         left = f"; not compared: {', '.join(self.left_out)}" if self.left_out else ""
         return f"exact: {compared}, all equal{left}"
 
@@ -99,11 +101,17 @@ def _expected(recorded: RunRecord, plan: LoopPlan) -> list[Record]:
             break
         if skipped_set and _under(record.path, skipped_set):
             continue
-        if plan.start is not None and record.path.startswith(plan.start[0] + "["):
-            if int(record.path[len(plan.start[0]) + 1 :].partition("]")[0]) < plan.start[1]:
-                continue
+        if plan.start is not None and _before(record.path, *plan.start):
+            continue
         result.append(record)
     return result
+
+
+def _before(path: str, entered: str, start: int) -> bool:
+    """Whether a loop context lies in an iteration that came before the one that the loop is entered at."""
+    if not path.startswith(entered + "["):
+        return False
+    return int(path[len(entered) + 1 :].partition("]")[0]) < start
 
 
 def _under(path: str, prefixes: set[str]) -> bool:
@@ -124,9 +132,7 @@ def _first_difference(expected: list[Record], actual: list[Record], *, open_end:
         if (wanted.name, wanted.path) != (got.name, got.path):
             return f"`{wanted.name}` at {_place(wanted)} was recorded, `{got.name}` at {_place(got)} came instead"
         if wanted.text != got.text:
-            return (
-                f"`{wanted.name}` at {_place(wanted)} was {_shown(wanted.text)}, the replay gave {_shown(got.text)}"
-            )
+            return f"`{wanted.name}` at {_place(wanted)} was {_shown(wanted.text)}, the replay gave {_shown(got.text)}"
     return ""
 
 

@@ -12,11 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import platformdirs
 
-from flor_dagster.errors import NoRepositoryError, NoRunsError, ReplayError, SourceSyntaxError, UnknownNameError
+from flor_dagster.errors import (
+    NoRepositoryError,
+    NoRunsError,
+    ReplayError,
+    SourceSyntaxError,
+    UnknownNameError,
+)
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.session import new_run_id
@@ -77,7 +83,9 @@ class Workspace:
         entrypoints: scripts, relative to the repository; empty takes every one that has recorded runs.
     """
 
-    def __init__(self, repository: Repository, home: Path, store: LogStore, entrypoints: Sequence[str] = ()) -> None:
+    def __init__(
+        self, repository: Repository, home: Path, store: LogStore, entrypoints: Sequence[str] = ()
+    ) -> None:
         self.repository = repository
         self.root = repository.root
         self.home = home
@@ -114,7 +122,7 @@ class Workspace:
         """Close the log store."""
         self.store.close()
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +170,11 @@ class Workspace:
         runs = self.store.runs()
         if not self.entrypoints:
             return tuple(runs)
-        return tuple(r for r in runs if r.entrypoint in self.entrypoints or r.entrypoint.partition(":")[0] in self.entrypoints)
+        return tuple(
+            r
+            for r in runs
+            if r.entrypoint in self.entrypoints or r.entrypoint.partition(":")[0] in self.entrypoints
+        )
 
     def questions(self) -> tuple[StatementRow, ...]:
         """The open hindsight questions."""
@@ -178,7 +190,9 @@ class Workspace:
             return snapshot(self.root).commit
         head = self.repository.head()
         if head is None:
-            raise NoRunsError(f"{self.root} has no commit yet: commit the training script, or ask from the work tree")
+            raise NoRunsError(
+                f"{self.root} has no commit yet: commit the training script, or ask from the work tree"
+            )
         return head
 
     def _newest_files(self, commit: str) -> tuple[str, ...]:
@@ -186,10 +200,14 @@ class Workspace:
         scripts = {e.partition(":")[0] for e in self.entrypoints}
         scripts |= {r.entrypoint.partition(":")[0] for r in self.runs()}
         files = [f for f in self.repository.files(commit) if f.endswith(".py")]
-        return tuple(f for f in files if f in scripts or b"flor" in (self.repository.read_bytes(commit, f) or b""))
+        return tuple(
+            f for f in files if f in scripts or b"flor" in (self.repository.read_bytes(commit, f) or b"")
+        )
 
     def _located(self, commit: str) -> list[Located]:
-        scripts = {r.entrypoint.partition(":")[0] for r in self.runs()} | {e.partition(":")[0] for e in self.entrypoints}
+        scripts = {r.entrypoint.partition(":")[0] for r in self.runs()} | {
+            e.partition(":")[0] for e in self.entrypoints
+        }
         found: list[Located] = []
         for file in self._newest_files(commit):
             try:
@@ -233,15 +251,17 @@ class Workspace:
         if by_key and by_key[0].key != by_key[0].name:
             return tuple(by_key)
         commit = self.newest_commit(source)
-        here = [l for l in self._located(commit) if l.name == name]
+        here = [found for found in self._located(commit) if found.name == name]
         if here:
-            rows = {self._linker.identify(l, commit, question=True)[0].id: None for l in here}
+            rows = {self._linker.identify(found, commit, question=True)[0].id: None for found in here}
             known = {s.id: s for s in self.store.statements(name=name)}
             return tuple(known[i] for i in rows)
         known_rows = sorted(self.store.statements(name=name), key=lambda s: s.created)
         if known_rows:
             return (known_rows[-1],)
-        names = sorted({s.name for s in self.store.statements()} | {l.name for l in self._located(commit)})
+        names = sorted(
+            {s.name for s in self.store.statements()} | {found.name for found in self._located(commit)}
+        )
         near = difflib.get_close_matches(name, names, 3, 0.5)
         hint = f" Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
         raise UnknownNameError(
@@ -290,7 +310,9 @@ class Workspace:
         if known is not None:
             return known
         placed = place(self.repository, commit, entrypoint, [statement])
-        row = placement_row(placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit)
+        row = placement_row(
+            placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit
+        )
         self.store.save_placement(row)
         return row
 
@@ -361,7 +383,9 @@ class Workspace:
             root = self._checkout_for_training(ref, run_id)
         script = root / entrypoint
         if not script.is_file():
-            raise ReplayError(f"there is no script {entrypoint} in {self.root}" + (f" at {ref}" if ref else ""))
+            raise ReplayError(
+                f"there is no script {entrypoint} in {self.root}" + (f" at {ref}" if ref else "")
+            )
         environment = {
             **os.environ, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(self.home),
             "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
@@ -369,15 +393,16 @@ class Workspace:
         environment.setdefault("PYTHONHASHSEED", "0")
         # Wherever this package was imported from, the script imports the same one.
         package_parent = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_parent)))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (os.environ.get("PYTHONPATH"), package_parent))
+        )
         child = subprocess.Popen(
             [sys.executable, str(script)], cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
         tail: deque[str] = deque(maxlen=20)
-        assert child.stdout is not None  # noqa: S101 - it is a pipe
         try:
-            for line in child.stdout:
+            for line in child.stdout or ():
                 tail.append(line.rstrip("\n"))
                 if on_line is not None:
                     on_line(line.rstrip("\n"))
@@ -413,13 +438,19 @@ class Workspace:
         return checkout.path
 
 
-def dataframe(*names: str, runs: Sequence[str] | None = None, fidelity: str = "exact", provenance: bool = False) -> pd.DataFrame:
+def dataframe(
+    *names: str,
+    runs: Sequence[str] | None = None,
+    fidelity: Literal["default", "exact", "any"] = "default",
+    provenance: bool = False,
+) -> pd.DataFrame:
     """The log view of the project around the working directory.
 
     Args:
         names: columns: logged names, arguments, or keys of statements such as `loss:1`.
         runs: keys of training runs; None takes all.
-        fidelity: `exact` leaves diverged values out, `any` shows them beside a column that says so.
+        fidelity: `default` leaves diverged values out, `exact` takes only what was compared and found equal, `any`
+            shows everything, beside a column that says what it is.
         provenance: add a column of origin and fidelity per name.
 
     Returns:
