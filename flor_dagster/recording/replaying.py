@@ -86,16 +86,11 @@ class ReplaySession(Session):
         self.journal.entry("z", status, reason[:2000], time.time_ns())
         self.journal.close()
 
-    def generators_at(self, when: str) -> None:
-        """Put the shared random generators where the recorded run's were."""
-        recorded = self.plan.get("generators", {}).get(when)
-        if not recorded:
-            return
-        grafter = Grafter(recorded["nodes"], lambda digest: digest.encode())
-        live = global_generators()
-        for root, ref in recorded["roots"].items():
-            if root in live:
-                grafter.graft(ref, live[root], root)
+    def generator_met(self, root: str, generator: Any) -> None:
+        """Put a shared random generator where the recorded run's was when it was first seen."""
+        recorded = self.plan.get("generators", {}).get(root)
+        if recorded:
+            Grafter(recorded["nodes"], lambda digest: digest.encode()).graft(recorded["ref"], generator, root)
 
     def stop(self) -> NoReturn:
         """The plan's end: nothing of the script runs after it, not even its `finally` blocks."""
@@ -197,7 +192,7 @@ class ReplaySession(Session):
             manifest.nodes, lambda digest: self._checkpoints.buffer(manifest, digest), str(self.place.root)
         )
         values = frame.f_locals
-        generators = global_generators()
+        generators = self.meet_generators()
         locals_now: dict[str, Any] = {}
         for root in sorted(manifest.roots, key=_restore_order):
             kind, _, rest = root.partition(":")

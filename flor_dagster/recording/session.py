@@ -102,12 +102,13 @@ class Session:
         self._snapshot: subprocess.Popen[bytes] | None = None
         self._lock_fd = -1
         self._environment_noted = False
+        self._met: set[str] = set()
         self._versioned = versioned
         # The interpreter takes it away before the process's exit hooks run.
         self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
         self.ended = False
         self.journal = self._open_journal()
-        self.generators_at("start")
+        self.meet_generators()
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -211,13 +212,20 @@ class Session:
             warn(message)
             self.journal.entry("w", "trouble", message)
 
-    def generators_at(self, when: str) -> None:
-        """Keep the states of the shared random generators: a replay of an unseeded run begins with the same ones."""
+    def meet_generators(self) -> dict[str, Any]:
+        """Keep the state that a shared random generator is first seen in: a replay of an unseeded run begins there."""
+        found = global_generators()
+        for root in found.keys() - self._met:
+            self._met.add(root)
+            self.generator_met(root, found[root])
+        return found
+
+    def generator_met(self, root: str, generator: Any) -> None:
+        """A shared random generator is in use from here on."""
         capturer = Capturer(lambda _: False)
-        for name, generator in global_generators().items():
-            capturer.add(name, generator)
+        capturer.add(root, generator)
         state = capturer.finish()
-        self.journal.entry("g", when, {"nodes": state.nodes, "roots": state.roots})
+        self.journal.entry("g", root, {"nodes": state.nodes, "ref": state.roots[root]})
 
     # Records --------------------------------------------------------------------------------------------------------
 
@@ -371,7 +379,7 @@ class Session:
     def walk(self, execution: LoopExecution) -> Capturer:
         """Capture what an execution's code may have changed, as copies."""
         capturer = Capturer(self.is_own, str(self.place.root))
-        for name, generator in global_generators().items():
+        for name, generator in self.meet_generators().items():
             capturer.add(name, generator)
         frame = execution.frame
         source = execution.source
@@ -437,7 +445,7 @@ class Session:
         if self._environment_noted:
             return
         self._environment_noted = True
-        self.generators_at("loop")
+        self.meet_generators()
         facts: dict[str, Any] = {}
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "get_num_threads"):

@@ -316,12 +316,14 @@ class Capturer:
                 return ["npscalar", value.dtype.str, value.tobytes().hex()] if not value.dtype.hasobject else None
             if isinstance(value, numpy.dtype):
                 return ["opaque", f"dtype {value.str}"]
-            if isinstance(value, numpy.random.RandomState):
-                return ["rng.numpy", _name(kind), _jsonable_rng(value.get_state(legacy=False))]
-            if isinstance(value, numpy.random.BitGenerator):
-                return ["rng.numpy", _name(kind), _jsonable_rng(value.state)]
-            if isinstance(value, numpy.random.Generator):
-                return ["rng.generator", self._ref(value.bit_generator, f"{path}.bit_generator")]
+            # `numpy.random` is loaded when it is first named; naming it here would load it into the training.
+            if "numpy.random" in sys.modules:
+                if isinstance(value, numpy.random.RandomState):
+                    return ["rng.numpy", _name(kind), _jsonable_rng(value.get_state(legacy=False))]
+                if isinstance(value, numpy.random.BitGenerator):
+                    return ["rng.numpy", _name(kind), _jsonable_rng(value.state)]
+                if isinstance(value, numpy.random.Generator):
+                    return ["rng.generator", self._ref(value.bit_generator, f"{path}.bit_generator")]
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "Tensor"):
             if isinstance(value, torch.Tensor):
