@@ -223,7 +223,7 @@ class _Planner:
         """Executions that a bounded replay never comes to are no part of its plan."""
         for path in list(loops):
             execution = self.record.by_path[path]
-            if cut is not None and execution.opened >= cut:
+            if cut is not None and execution.opened >= cut and loops[path]["action"] != "stop":
                 del loops[path]
             elif start is not None and path.startswith(start[0] + "["):
                 index = int(path[len(start[0]) + 1 :].partition("]")[0])

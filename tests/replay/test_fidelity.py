@@ -102,7 +102,10 @@ def test_a_spoiled_random_state_diverges(trained: Lab) -> None:
     assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged")
     assert "python" in answer.cell.sentence or "total" in answer.cell.sentence, answer.cell.sentence
     with trained.open() as workspace:
-        assert workspace.store.dataframe("spread").empty or workspace.store.dataframe("spread")["spread"].isna().all()
+        assert (
+            workspace.store.dataframe("spread").empty
+            or workspace.store.dataframe("spread")["spread"].isna().all()
+        )
         shown = workspace.store.dataframe("spread", fidelity="any")
         assert set(shown["spread_fidelity"].dropna()) == {"diverged"}
 
@@ -200,10 +203,14 @@ for epoch in flor.loop("epoch", range(3)):
 """
     lab.commit({"train.py": script.format(more="")})
     lab.train()
-    lab.write({"train.py": script.format(more='flor.log("spread", draw())\n    flor.log("twice", total * 2)')})
+    lab.write(
+        {"train.py": script.format(more='flor.log("spread", draw())\n    flor.log("twice", total * 2)')}
+    )
     with lab.open() as workspace:
         report = workspace.answer(Question(("spread", "twice")))
     by_key = {a.statement.key: a.cell for a in report.cells}
     assert by_key["spread"].status == "refused"
     assert "random" in by_key["spread"].sentence
-    assert (by_key["twice"].status, by_key["twice"].fidelity) == ("replayed", "exact"), by_key["twice"].sentence
+    assert (by_key["twice"].status, by_key["twice"].fidelity) == ("replayed", "exact"), by_key[
+        "twice"
+    ].sentence

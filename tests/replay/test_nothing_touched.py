@@ -42,7 +42,9 @@ def picture(lab: Lab) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_repository_with_staged_unstaged_untracked_and_ignored_files_and_a_stash_stays_as_it_was(lab: Lab) -> None:
+def test_a_repository_with_staged_unstaged_untracked_and_ignored_files_and_a_stash_stays_as_it_was(
+    lab: Lab,
+) -> None:
     lab.commit({"train.py": SCRIPT.format(more=""), "kept.txt": "one\n", "staged.txt": "one\n",
                 ".gitignore": "data/\nresult.txt\n*.log\n"})  # fmt: skip
     lab.write({"data/small.csv": "1,2,3\n", "noise.log": "ignored\n"})
@@ -50,7 +52,9 @@ def test_a_repository_with_staged_unstaged_untracked_and_ignored_files_and_a_sta
     lab.git("stash")
     lab.write({"staged.txt": "two\n", "new_staged.txt": "staged\n"})
     lab.git("add", "staged.txt", "new_staged.txt")
-    lab.write({"staged.txt": "three\n", "kept.txt": "unstaged\n", "untracked.py": "x = 1\n", ".env": "KEY=secret\n"})
+    lab.write(
+        {"staged.txt": "three\n", "kept.txt": "unstaged\n", "untracked.py": "x = 1\n", ".env": "KEY=secret\n"}
+    )
     lab.write({"result.txt": "before"})
     before = picture(lab)
 
