@@ -73,7 +73,9 @@ _LAZY = {
     ),
 }
 
-if not TYPE_CHECKING:  # a type checker sees the imports above; an untyped __getattr__ would hide misspelt names
+if (
+    not TYPE_CHECKING
+):  # a type checker sees the imports above; an untyped __getattr__ would hide misspelt names
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":

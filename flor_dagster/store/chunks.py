@@ -8,9 +8,8 @@ from __future__ import annotations
 import array
 import json
 import struct
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 from flor_dagster.store.database import insert_rows, slices
 from flor_dagster.store.packing import BOOL, ERROR, FLOAT, INT, NULL, TEXT, UNSTORED, unpack
 from flor_dagster.store.schema import chunks, contexts, journals, layouts, loops, records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 Ints = NDArray[np.int64]
 
@@ -98,8 +100,11 @@ def pack_journal(connection: Connection, journal: int) -> None:
     connection.execute(delete(chunks).where(chunks.c.journal == journal))
     columns: dict[int, _Column] = {}
     r = records.c
-    rows = connection.execution_options(stream_results=True).execute(
-        select(r.site, r.ctx, r.kind, r.num, r.whole, r.text).where(r.journal == journal).order_by(r.at)
+    rows = connection.execute(
+        select(r.site, r.ctx, r.kind, r.num, r.whole, r.text)
+        .where(r.journal == journal)
+        .order_by(r.at)
+        .execution_options(stream_results=True)
     )
     while batch := rows.fetchmany(_FETCH):
         for site, ctx, kind, num, whole, text in batch:
@@ -122,7 +127,7 @@ def _packed(column: _Column) -> tuple[int, int, bytes, bytes]:
     if column.kind == MIXED:
         return MIXED, 0, b"", b""
     ctxs = np.frombuffer(column.ctxs, dtype=np.int64)
-    small = bool(ctxs.size) and -(1 << 31) <= int(ctxs.min()) and int(ctxs.max()) < 1 << 31
+    small = bool(ctxs.size) and int(ctxs.min()) >= -(1 << 31) and int(ctxs.max()) < 1 << 31
     data = np.frombuffer(column.data, dtype=_DTYPES[column.kind].newbyteorder("="))
     return (
         column.kind,
@@ -176,7 +181,7 @@ def load_layout(data: bytes) -> Layout:
     n_loops, n = head["loops"], head["contexts"]
     edges = np.cumsum([n_loops] * 4 + [n] * 2)
     parts = np.split(flat, edges)
-    return Layout(tuple(head["names"]), *parts, values={ctx: value for ctx, value in head["values"]})  # type: ignore[misc]
+    return Layout(tuple(head["names"]), *parts, values=dict(head["values"]))  # type: ignore[misc]
 
 
 def layout_of_rows(connection: Connection, run: int, rank: int) -> Layout:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from flor_dagster.errors import StoreError
 from flor_dagster.store.migrations import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
 
 BUSY_SECONDS = 30.0
 
@@ -46,7 +48,7 @@ class Database:
         return str(self.url.database) if self.sqlite else self.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Generator[Connection]:
         """One consistent look at the last committed state."""
         with _told(self), self.engine.connect() as connection:
             if not self.sqlite:
@@ -54,7 +56,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Generator[Connection]:
         """One transaction of the only writer; all or nothing."""
         with (
             _told(self),
@@ -137,7 +139,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def _told(database: Database) -> Iterator[None]:
+def _told(database: Database) -> Generator[None]:
     """Turn the database's errors into ours, with the place and what to do."""
     try:
         yield
@@ -189,11 +191,8 @@ def slices(items: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
         yield items[begin : begin + size]
 
 
-def fetch(connection: Connection, sql: str) -> Iterable[tuple[Any, ...]]:
-    """Plain tuples of a statement without parameters, by the driver itself: no cost per row."""
-    cursor: Any = connection.connection.cursor()
-    try:
-        cursor.execute(sql)
-        return cursor.fetchall()
-    finally:
-        cursor.close()
+def insert_one(connection: Connection, table: Table, **values: Any) -> int:
+    """Insert a row and give back the id that the database gave it."""
+    key = connection.execute(insert(table).values(**values)).inserted_primary_key
+    assert key is not None
+    return key[0]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -15,7 +14,7 @@ from flor_dagster.errors import JournalError
 from flor_dagster.recording.journal import read_journal
 from flor_dagster.recording.layout import NO_COMMIT
 from flor_dagster.store.chunks import pack_journal
-from flor_dagster.store.database import Database, insert_rows
+from flor_dagster.store.database import Database, insert_one, insert_rows
 from flor_dagster.store.lines import Lines, read_lines
 from flor_dagster.store.liveness import run_is_alive
 from flor_dagster.store.loop_paths import child_path
@@ -35,6 +34,9 @@ from flor_dagster.store.schema import (
     versions,
 )
 from flor_dagster.store.sites import site_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: How long a run that is over waits for its version before it is taken without one, in seconds.
 VERSION_GRACE_SECONDS = 60.0
@@ -157,26 +159,25 @@ def _new_run(connection: Connection, folder: Folder, commit: str | None) -> int:
     error = (folder.version or {}).get("error")
     if error:
         tags.setdefault("flor/version_error", str(error))
-    made = connection.execute(
-        insert(runs).values(
-            id=header["run"],
-            key=_free_key(connection, header["run"], header["started"], commit),
-            status="running",
-            reason="",
-            entrypoint=label(str(header.get("entrypoint") or "")),
-            commit_id=commit,
-            started=header["started"],
-            origin=label(str(header.get("origin") or "script")),
-            tags=to_json(tags),
-            header=to_json(header),
-            modules="{}",
-        )
+    return insert_one(
+        connection,
+        runs,
+        id=header["run"],
+        key=_free_key(connection, header["run"], header["started"], commit),
+        status="running",
+        reason="",
+        entrypoint=label(str(header.get("entrypoint") or "")),
+        commit_id=commit,
+        started=header["started"],
+        origin=label(str(header.get("origin") or "script")),
+        tags=to_json(tags),
+        header=to_json(header),
+        modules="{}",
     )
-    return made.inserted_primary_key[0]
 
 
 def _free_key(connection: Connection, run_id: str, started: int, commit: str | None) -> str:
-    second = datetime.datetime.fromtimestamp(started // 1_000_000_000, datetime.UTC)
+    second = dt.datetime.fromtimestamp(started // 1_000_000_000, dt.UTC)
     stem = f"{second:%Y-%m-%dT%H-%M-%S}-{(commit or NO_COMMIT)[:8]}-"
     key = stem + run_id[:4]
     # Two runs of one second and version whose ids begin alike: more of the id tells them apart.
@@ -223,10 +224,10 @@ def _journal_row(connection: Connection, run: int, rank: int, path: Path) -> _Jo
     ).one_or_none()
     if row is not None:
         return _Journal(row[0], run, rank, row[1], (row[2], row[3], row[4]))
-    made = connection.execute(
-        insert(journals).values(run=run, rank=rank, name=path.name, upto=0, chunked_upto=-1, end_reason="")
+    number = insert_one(
+        connection, journals, run=run, rank=rank, name=path.name, upto=0, chunked_upto=-1, end_reason=""
     )
-    return _Journal(made.inserted_primary_key[0], run, rank, 0, (None, "", None))
+    return _Journal(number, run, rank, 0, (None, "", None))
 
 
 class _KnownJournal:
@@ -296,7 +297,7 @@ class _KnownJournal:
             connection,
             loops,
             ("run", "rank", "loop", "parent_ctx", "name", "ordinal", "file", "function", "line", "col", "opened", "how",
-             "count", "ended"),
+             "iterations", "ended"),
             new_loops,
         )  # fmt: skip
         for loop, (how, count, ended) in lines.ends.items():
@@ -304,7 +305,7 @@ class _KnownJournal:
                 connection.execute(
                     update(loops)
                     .where(loops.c.run == run, loops.c.rank == rank, loops.c.loop == loop)
-                    .values(how=how, count=count, ended=ended)
+                    .values(how=how, iterations=count, ended=ended)
                 )
         insert_rows(
             connection,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording.journal import journal_end, read_journal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: call, context, raw value, byte offset
 RawRecord = tuple[int, int, Any, int]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sqlalchemy import select, update
@@ -18,21 +15,26 @@ from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store import rows, statements
 from flor_dagster.store.database import Database
 from flor_dagster.store.ingest import TERMINAL, ingest_folder, look, unchanged_since
-from flor_dagster.store.models import (
-    CellRow,
-    LoopRow,
-    PlacementRow,
-    ReplayRow,
-    RunRow,
-    StatementRow,
-    VersionRow,
-)
 from flor_dagster.store.packing import label, to_json
 from flor_dagster.store.schema import chunks, journals, layouts, runs, versions
 from flor_dagster.store.schema import statements as statement_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
     import pandas as pd
+
+    from flor_dagster.store.models import (
+        CellRow,
+        LoopRow,
+        PlacementRow,
+        ReplayRow,
+        RunRow,
+        StatementRow,
+        VersionRow,
+    )
 
 _log = logging.getLogger(__name__)
 

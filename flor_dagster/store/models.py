@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 RunStatus = Literal["running", "finished", "failed", "interrupted", "lost"]
 CellStatus = Literal["open", "recorded", "replayed", "refused", "excluded", "failed"]
@@ -87,7 +89,7 @@ class StatementRow:
 
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
-    """Statement × version: placed where, already there, or refused why. `propagator` is the engine's version."""
+    """Statement by version: placed where, already there, or refused why. `propagator` is the engine's version."""
 
     statement_id: int
     commit: str
@@ -103,7 +105,7 @@ class PlacementRow:
 
 @dataclass(frozen=True, slots=True)
 class CellRow:
-    """Training run × statement. Settled, failed or open; `sentence` is the answer in words."""
+    """Training run by statement. Settled, failed or open; `sentence` is the answer in words."""
 
     run_id: str
     statement_id: int

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import QueryError
 from flor_dagster.store.conditions import column_names, mask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from flor_dagster.store.log_store import LogStore

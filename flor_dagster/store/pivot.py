@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flor_dagster.store.chunks import MIXED, Ints, Layout, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Mask = NDArray[np.bool_]
 
@@ -52,10 +54,9 @@ class Tree:
         self.low = low
         self.root = -low
         self.layout = layout
-        self.slot = _slots(layout)
         at = layout.ctx - low
         self.loop: Ints = np.full(size, -1, dtype=np.int64)
-        self.loop[at] = self.slot(layout.ctx_loop)
+        self.loop[at] = _slots(layout, layout.ctx_loop)
         self.index: Ints = np.zeros(size, dtype=np.int64)
         self.index[at] = layout.index
         self.known = np.zeros(size, dtype=bool)
@@ -143,11 +144,11 @@ class Tree:
         return found if hit else None
 
 
-def _slots(layout: Layout) -> Any:
-    """Loop number → its place in the layout's arrays."""
+def _slots(layout: Layout, numbers: Ints) -> Ints:
+    """Loop numbers as places in the layout's arrays."""
     if not layout.loop.size:
-        return lambda numbers: np.full(len(numbers), -1, dtype=np.int64)
-    return lambda numbers: np.searchsorted(layout.loop, numbers)
+        return np.full(len(numbers), -1, dtype=np.int64)
+    return np.searchsorted(layout.loop, numbers)
 
 
 def _put(found: dict[str, LoopColumn], name: str, column: LoopColumn) -> None:

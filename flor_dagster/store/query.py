@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flor_dagster.errors import QueryError
-from flor_dagster.store.database import Database
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from flor_dagster.store.database import Database
 
 Params = Sequence[Any] | Mapping[str, Any]
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Connection, select
 
 from flor_dagster.store.database import slices
-from flor_dagster.store.models import RunRow
 from flor_dagster.store.schema import call_sites, cells, journal_calls, journals, names, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flor_dagster.store.models import RunRow
 
 
 class Asked(Protocol):
     """An asked column: what it is called, its name, its definition."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """What the column is called."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The logged name."""
+        ...
+
     @property
-    def statement_id(self) -> int | None: ...
+    def statement_id(self) -> int | None:
+        """The definition that is shown, where one is known."""
+        ...
 
 
 def reasons_for(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from flor_dagster.errors import StoreError, UnknownNameError
 from flor_dagster.store.chunks import pack_journal, pack_layout
-from flor_dagster.store.database import insert_rows, slices
+from flor_dagster.store.database import insert_one, insert_rows, slices
 from flor_dagster.store.lines import Lines, read_lines
 from flor_dagster.store.loop_paths import child_path
 from flor_dagster.store.models import CellRow, ReplayRow
@@ -32,6 +30,10 @@ from flor_dagster.store.schema import (
 )
 from flor_dagster.store.sites import site_id
 from flor_dagster.store.statements import keep_cell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _Kept = tuple[int, int, Any, int, int]  # statement, call, raw value, context (the run's), byte offset
 
@@ -218,19 +220,18 @@ def _write(
     lines: Lines,
     kept: Sequence[_Kept],
 ) -> None:
-    made = connection.execute(
-        insert(journals).values(
-            run=run,
-            rank=rank,
-            replay_id=replay_id,
-            name=f"replays/{replay_id}/{path.name}",
-            upto=lines.end,
-            chunked_upto=-1,
-            end_status=None if lines.last is None else str(lines.last[0]),
-            end_reason="",
-        )
+    number = insert_one(
+        connection,
+        journals,
+        run=run,
+        rank=rank,
+        replay_id=replay_id,
+        name=f"replays/{replay_id}/{path.name}",
+        upto=lines.end,
+        chunked_upto=-1,
+        end_status=None if lines.last is None else str(lines.last[0]),
+        end_reason="",
     )
-    number: int = made.inserted_primary_key[0]
     sites: dict[int, int] = {}
     for statement, call, _, _, _ in kept:
         if call not in sites:
@@ -347,7 +348,7 @@ class RunPlaces:
             self.connection,
             loops,
             ("run", "rank", "loop", "parent_ctx", "name", "ordinal", "file", "function", "line", "col", "opened", "how",
-             "count", "ended"),
+             "iterations", "ended"),
             self.new_loops,
         )  # fmt: skip
         columns = ("run", "rank", "ctx", "loop", "idx", "value", "path")

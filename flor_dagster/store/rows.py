@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import difflib
 import json
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Select, or_, select
 
@@ -31,18 +30,19 @@ from flor_dagster.store.schema import (
     versions,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def moment(nanoseconds: int) -> datetime.datetime:
+
+def moment(nanoseconds: int) -> dt.datetime:
     """A time column as an aware datetime in UTC, exact to the microsecond."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC) + datetime.timedelta(
-        microseconds=rest // 1000
-    )
+    return dt.datetime.fromtimestamp(seconds, dt.UTC) + dt.timedelta(microseconds=rest // 1000)
 
 
-def nanoseconds(time: datetime.datetime) -> int:
+def nanoseconds(time: dt.datetime) -> int:
     """The reverse of `moment`."""
-    since = time - datetime.datetime.fromtimestamp(0, datetime.UTC)
+    since = time - dt.datetime.fromtimestamp(0, dt.UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
@@ -161,7 +161,7 @@ def loop_rows(connection: Connection, run: int, rank: int) -> list[LoopRow]:
             function=row.function,
             line=row.line,
             how=row.how,
-            count=row.count,
+            count=row.iterations,
             seconds=None if row.ended is None or row.opened is None else (row.ended - row.opened) / 1e9,
         )
         for row in rows

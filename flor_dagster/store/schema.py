@@ -129,7 +129,7 @@ loops = Table(
     Column("col", Integer, nullable=False),
     Column("opened", BigInteger),
     Column("how", Text, nullable=False),
-    Column("count", BigInteger, nullable=False),
+    Column("iterations", BigInteger, nullable=False),
     Column("ended", BigInteger),
     sqlite_with_rowid=False,
 )

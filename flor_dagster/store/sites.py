@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
+from flor_dagster.store.database import insert_one
 from flor_dagster.store.packing import label
 from flor_dagster.store.schema import call_sites, names
 
@@ -16,8 +17,7 @@ def name_id(connection: Connection, name: str) -> int:
     found = connection.execute(select(names.c.name_id).where(names.c.name == kept)).scalar_one_or_none()
     if found is not None:
         return found
-    made = connection.execute(insert(names).values(name=kept, given=0))
-    return made.inserted_primary_key[0]
+    return insert_one(connection, names, name=kept, given=0)
 
 
 def site_id(
@@ -61,7 +61,7 @@ def site_id(
         if statement_id is not None
         else _linked(connection, scope, file, line, name_key),
     }
-    return connection.execute(insert(call_sites).values(row)).inserted_primary_key[0]
+    return insert_one(connection, call_sites, **row)
 
 
 def _linked(connection: Connection, scope: str, file: str, line: int, name_key: int) -> int | None:

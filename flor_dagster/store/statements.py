@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import difflib
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from flor_dagster.errors import UnknownNameError
+from flor_dagster.store.database import insert_one
 from flor_dagster.store.models import CellRow, PlacementRow, StatementRow
 from flor_dagster.store.packing import label, to_json
 from flor_dagster.store.rows import moment, nanoseconds, run_number
 from flor_dagster.store.schema import call_sites, cells, names, placements, runs, statement_forms, statements
 from flor_dagster.store.sites import name_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
@@ -40,12 +43,10 @@ def add(connection: Connection, row: dict[str, Any], identity: str | None) -> St
     given = connection.execute(select(names.c.given).where(names.c.name_id == name_key)).scalar_one() + 1
     connection.execute(update(names).where(names.c.name_id == name_key).values(given=given))
     key = key_text(name) if given == 1 else f"{key_text(name)}:{given}"
-    made = connection.execute(
-        insert(statements).values(**row, key=key, name_id=name_key, created=time.time_ns())
-    )
+    number = insert_one(connection, statements, **row, key=key, name_id=name_key, created=time.time_ns())
     if identity is not None:
-        add_form(connection, made.inserted_primary_key[0], identity)
-    return _one(connection, statements.c.id == made.inserted_primary_key[0])
+        add_form(connection, number, identity)
+    return _one(connection, statements.c.id == number)
 
 
 def add_form(connection: Connection, statement_id: int, identity: str) -> None:
@@ -236,7 +237,7 @@ def keep_cell(connection: Connection, cell: CellRow) -> bool:
         "sentence": label(cell.sentence),
         "rows": cell.rows,
         "replay_id": cell.replay_id,
-        "updated": nanoseconds(cell.updated or datetime.datetime.now(datetime.UTC)),
+        "updated": nanoseconds(cell.updated or dt.datetime.now(dt.UTC)),
         "detail": to_json(cell.detail),
     }
     if old is None:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from flor_dagster.errors import UnknownNameError
 from flor_dagster.recording.values import ArrayValue, decode
 from flor_dagster.store.chunks import MIXED, Part, read_layouts, read_parts
 from flor_dagster.store.database import Database, slices
-from flor_dagster.store.models import RunRow
 from flor_dagster.store.packing import BOOL, FLOAT, INT, TEXT, label
 from flor_dagster.store.pivot import Wide, widen
 from flor_dagster.store.reasons import reasons_for
 from flor_dagster.store.schema import args, call_sites, cells, journals, names, replays, runs, statements
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from flor_dagster.store.models import RunRow
 
 Fidelities = Literal["default", "exact", "any"]
 
@@ -389,7 +391,7 @@ def _stacked(got: Sequence[tuple[int, Any]], dtype: np.dtype[Any], missing: Any)
         if c is None:
             piece[:] = missing
             continue
-        if dtype == object and c.kind == BOOL:
+        if dtype.hasobject and c.kind == BOOL:
             piece[:] = c.values.astype(bool)
         else:
             piece[:] = c.values
@@ -421,7 +423,9 @@ def _told(
             continue
         told = [shown[part.journal, name] for part in parts[name]]
         words = np.array([wording.get(fidelity, fidelity) for fidelity in told], dtype=object)
-        pieces.append(np.where(column.present, words[column.source], None))
+        piece = words[column.source]
+        piece[~column.present] = None
+        pieces.append(piece)
     return pd.array(np.concatenate(pieces) if pieces else np.array([], dtype=object), dtype="string")
 
 

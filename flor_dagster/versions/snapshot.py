@@ -46,7 +46,8 @@ class Version:
         head: The commit that was checked out; None before the first one.
         branch: The branch that was checked out; None where HEAD was detached.
         dirty: The code differs from what was committed.
-        excluded: (path, reason) of what lay in the work tree and is not in the version. A folder ends in a slash.
+        excluded: (path, reason) of what lay in the work tree and is not in the version, or not as it lay there. A folder
+            ends in a slash; a path `…` stands for further ignored ones, and its reason counts them.
         root: The top folder of the work tree.
         warnings: Sentences about what could be kept less well than it should.
     """
@@ -118,10 +119,8 @@ class _PrivateIndex:
         # hide an edit made within the same tick of the clock.
         os.utime(self.file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    def git(
-        self, *arguments: str, stdin: bytes | None = None, check: bool = True, **environment: str
-    ) -> Answer:
-        environment["GIT_INDEX_FILE"] = str(self.file)
+    def git(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> Answer:
+        environment = {"GIT_INDEX_FILE": str(self.file)}
         return run(self.repository.root, *arguments, stdin=stdin, check=check, environment=environment)
 
     def path(self, name: str) -> Path:

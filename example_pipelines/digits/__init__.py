@@ -1,0 +1,1 @@
+"""A digit classifier in seven versions, and three statements asked of all of them."""

@@ -1,0 +1,177 @@
+"""What a training run and a cell say in Dagster: one function each, used by assets, jobs and sensors alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from flor_dagster.errors import StoreError
+from flor_dagster.orchestration.metadata import metadata_value, seconds, tag_value
+from flor_dagster.orchestration.partitions import cell_key
+from flor_dagster.orchestration.project import FlorProject
+from flor_dagster.replay.model import CellAnswer
+from flor_dagster.replay.workspace import Workspace
+from flor_dagster.store.models import RunRow
+
+MAX_VALUES = 40
+
+
+def run_materialization(
+    project: FlorProject, workspace: Workspace, run: RunRow, key: dg.AssetKey
+) -> dg.AssetMaterialization:
+    """The event of one training run on `runs`: given what, logged what last, ended how, which code.
+
+    Args:
+        project: whose asset it is.
+        workspace: the open project.
+        run: a training run that is over.
+        key: the asset's key.
+    """
+    version = _version(workspace, run)
+    metadata: dict[str, dg.MetadataValue[Any]] = {"status": dg.MetadataValue.text(_ending(run))}
+    metadata |= {f"arg {name}": metadata_value(value) for name, value in run.args.items()}
+    metadata |= _last_values(workspace, run)
+    if run.seconds is not None:
+        metadata["seconds"] = dg.MetadataValue.float(run.seconds)
+    metadata["iterations"] = dg.MetadataValue.text(_loops(workspace, run))
+    metadata["entry point"] = _link(project, run.commit, run.entrypoint, None)
+    metadata["commit"] = _commit(project, run.commit)
+    if version is not None and version.dirty:
+        metadata["uncommitted changes"] = dg.MetadataValue.text(
+            "part of this version, kept under refs/flor/versions"
+        )
+    if version is not None and version.approximate:
+        metadata["approximate"] = dg.MetadataValue.text(version.approximate_reason)
+    tags = {
+        "flor/run": tag_value(run.id),
+        "flor/commit": tag_value((run.commit or "none")[:12]),
+        "flor/origin": tag_value(run.origin),
+        "flor/dirty": "unknown" if version is None else str(version.dirty).lower(),
+        "flor/status": tag_value(run.status),
+        "dagster/data_version": _data_version(run),
+    }
+    return dg.AssetMaterialization(
+        asset_key=key, partition=run.key, description=_ending(run), metadata=metadata, tags=tags
+    )
+
+
+def cell_materialization(
+    project: FlorProject, answer: CellAnswer, key: dg.AssetKey
+) -> dg.AssetMaterialization:
+    """The event of one settled cell on `hindsight`. Its first row is the answer in words.
+
+    Args:
+        project: whose asset it is.
+        answer: a settled cell with its training run, statement and placement.
+        key: the asset's key.
+    """
+    cell, statement, detail = answer.cell, answer.statement, answer.cell.detail
+    metadata: dict[str, dg.MetadataValue[Any]] = {"answer": dg.MetadataValue.text(cell.sentence)}
+    values: Mapping[str, Any] = detail.get("values") or {}
+    metadata |= {name: metadata_value(value) for name, value in values.items() if value is not None and name != "count"}
+    metadata["rows"] = dg.MetadataValue.int(cell.rows)
+    if cell.fidelity is not None:
+        metadata["fidelity"] = dg.MetadataValue.text(cell.fidelity)
+    if isinstance(detail.get("seconds"), int | float):
+        metadata["seconds"] = dg.MetadataValue.float(float(detail["seconds"]))
+    metadata["expression"] = dg.MetadataValue.text(statement.expression)
+    placement = answer.placement
+    file = (placement.file if placement else "") or str(detail.get("file") or statement.file)
+    line = placement.line if placement else detail.get("line")
+    if cell.status != "refused":
+        metadata["place in this version"] = _link(project, answer.run.commit, file, line)
+    diff = (placement.diff if placement else "") or str(detail.get("diff") or "")
+    if diff:
+        metadata["diff"] = dg.MetadataValue.md(f"```diff\n{diff.rstrip()}\n```")
+    metadata["commit"] = _commit(project, answer.run.commit)
+    if detail.get("plan"):
+        metadata["how"] = dg.MetadataValue.text(str(detail["plan"]))
+    if cell.replay_id:
+        metadata["replay"] = dg.MetadataValue.text(cell.replay_id)
+    tags = {
+        "flor/fidelity": tag_value(cell.fidelity or "none"),
+        "flor/status": tag_value(cell.status),
+        "flor/run": tag_value(answer.run.id),
+    }
+    return dg.AssetMaterialization(
+        asset_key=key,
+        partition=cell_key(answer.run.key, statement.key),
+        description=cell.sentence,
+        metadata=metadata,
+        tags=tags,
+    )
+
+
+def failure_text(answer: CellAnswer) -> str:
+    """One failed cell for a message: its training run, its statement, the reason, the child's last lines."""
+    tail = [str(line) for line in answer.cell.detail.get("tail") or ()]
+    lines = "".join(f"\n    {line}" for line in tail)
+    return f"{answer.run.key}|{answer.statement.key}: {answer.cell.sentence}{lines}"
+
+
+def _ending(run: RunRow) -> str:
+    after = f" after {seconds(run.seconds)}" if run.seconds is not None else ""
+    reason = f": {run.reason}" if run.reason else ""
+    if run.status == "lost":
+        return f"lost{after}: its process is gone and wrote no end{f' ({run.reason})' if run.reason else ''}"
+    return f"{run.status}{after}{reason}"
+
+
+def _loops(workspace: Workspace, run: RunRow) -> str:
+    counts: dict[str, int] = {}
+    for loop in workspace.store.loops(run.id):
+        counts[loop.name] = counts.get(loop.name, 0) + loop.count
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+
+def _last_values(workspace: Workspace, run: RunRow) -> dict[str, dg.MetadataValue[Any]]:
+    """The last value of each name that the run logged, read by its own statements: a name may mean another by now."""
+    keys = {row.id: row.key for row in workspace.store.statements()}
+    columns: dict[str, str] = {}
+    for _, name, *_, statement_id in workspace.store.call_sites(run.id):
+        key = keys.get(statement_id) if statement_id is not None else None
+        columns[name] = name if key is None else key if ":" in key else f"{key}:1"
+    if not columns:
+        return {}
+    columns = dict(list(columns.items())[:MAX_VALUES])
+    frame = workspace.store.dataframe(*columns.values(), runs=[run.key])
+    found: dict[str, dg.MetadataValue[Any]] = {}
+    for name, column in columns.items():
+        values = frame[column].dropna()
+        if len(values):
+            found[f"last {name}"] = metadata_value(values.iloc[-1])
+    return found
+
+
+def _version(workspace: Workspace, run: RunRow) -> Any:
+    if run.commit is None:
+        return None
+    try:
+        return workspace.store.version(run.commit)
+    except StoreError:
+        return None
+
+
+def _data_version(run: RunRow) -> str:
+    said = json.dumps([run.commit, run.entrypoint, run.args], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def _commit(project: FlorProject, commit: str | None) -> dg.MetadataValue[Any]:
+    if commit is None:
+        return dg.MetadataValue.text("no version could be kept")
+    if project.remote_url:
+        return dg.MetadataValue.url(f"{project.remote_url.rstrip('/')}/commit/{commit}")
+    return dg.MetadataValue.text(commit)
+
+
+def _link(project: FlorProject, commit: str | None, entry: str, line: int | None) -> dg.MetadataValue[Any]:
+    file = entry.partition(":")[0]
+    if project.remote_url and commit:
+        anchor = f"#L{line}" if line else ""
+        return dg.MetadataValue.url(f"{project.remote_url.rstrip('/')}/blob/{commit}/{file}{anchor}")
+    return dg.MetadataValue.text(f"{entry}:{line}" if line else entry)

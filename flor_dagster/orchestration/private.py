@@ -1,0 +1,48 @@
+"""The only module that leans on parts of Dagster which are not public API. Everything here has a plain fallback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+BACKFILL_TAG = "dagster/backfill"
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """What the backfill of a Dagster run asks for: its partition keys of one asset, and when it was launched."""
+
+    partition_keys: frozenset[str]
+    timestamp: float
+
+
+def backfill_request(context: dg.AssetExecutionContext, key: dg.AssetKey) -> BackfillRequest | None:
+    """All partitions of `key` that the backfill of this Dagster run asks for, other Dagster runs' included.
+
+    None where the Dagster run belongs to no backfill, or where Dagster's records can't be read as expected: the caller
+    then works on the Dagster run's own partitions, which is right as well, only less in one go.
+    """
+    backfill_id = context.run.tags.get(BACKFILL_TAG)
+    if backfill_id is None:
+        return None
+    try:
+        backfill = context.instance.get_backfill(backfill_id)
+        if backfill is None:
+            return None
+        data = backfill.get_asset_backfill_data(_asset_graph(context))
+        subset = data.get_target_partitions_subset(key)
+        return BackfillRequest(frozenset(subset.get_partition_keys()), float(backfill.backfill_timestamp))
+    except Exception as error:  # noqa: BLE001 - whatever a later Dagster changes here, the fallback stays right
+        context.log.debug(
+            f"The backfill {backfill_id} could not be read ({error}); answering this Dagster run's cells."
+        )
+        return None
+
+
+def _asset_graph(context: dg.AssetExecutionContext) -> Any:
+    try:
+        return context.repository_def.asset_graph
+    except Exception:  # noqa: BLE001 - a job executed in process has no repository; its own graph holds the asset
+        return context.job_def.asset_layer.asset_graph
