@@ -4,6 +4,7 @@ A value is JSON where JSON holds it exactly; everything else is a tagged object 
 
     {"$": "float", "bits": "7ff8000000000000"}       NaN, infinities: IEEE 754 bits, big-endian hex
     {"$": "json", "v": {...}}                         a dict or a list/tuple that JSON holds
+    {"$": "dict", "v": [[key, value], ...]}           a dict in it that has a key "$" of its own
     {"$": "array", "dtype": "<f8", "shape": [2], "data": "<base64>"}     little arrays, C order
     {"$": "datetime", "v": "2026-11-21T00:00:00+00:00"}
     {"$": "unstored", "type": "...", "text": "..."}   what could be said of a value that can't be kept
@@ -153,7 +154,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
         if len(items) != len(value):
             raise ValueError("two keys with the same text")
         # A user's own "$" key must not be read back as one of our tags.
-        return {"$": "json", "v": items} if "$" in items and depth else items
+        return {"$": "dict", "v": list(items.items())} if "$" in items else items
     if isinstance(value, list | tuple):
         return [_jsonable(v, depth + 1) for v in value]
     return json.loads(encode(value))
@@ -187,6 +188,8 @@ def decode(value: Any) -> Any:
             return int(value["hex"], 16)
         case "json":
             return _decode_json(value["v"])
+        case "dict":
+            return {k: _decode_json(v) for k, v in value["v"]}
         case "array":
             return ArrayValue(value["dtype"], tuple(value["shape"]), base64.b64decode(value["data"]))
         case "datetime":
@@ -204,7 +207,7 @@ def _decode_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_decode_json(v) for v in value]
     if isinstance(value, dict):
-        if "$" in value and set(value) != {"$"}:
+        if "$" in value:
             return decode(value)
         return {k: _decode_json(v) for k, v in value.items()}
     return value
