@@ -35,6 +35,9 @@ T = TypeVar("T")
 SNAPSHOT_WAIT_SECONDS = 60.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+CHANGED_BLOB = "0" * 40
+"""Stands for the content of a module that changed while it was in use: no file of a version is equal to it."""
+
 active: Session | None = None
 factory: Callable[[], Session] | None = None
 """What a replay's child begins at the first flor call, where a training run begins its recording."""
@@ -108,6 +111,8 @@ class Session:
         self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
         self.ended = False
         self.journal = self._open_journal()
+        self._modules: dict[str, str] = {}
+        self._note_modules()
         self.meet_generators()
 
     # Life -----------------------------------------------------------------------------------------------------------
@@ -178,7 +183,7 @@ class Session:
                 self._snapshot.wait(SNAPSHOT_WAIT_SECONDS)
             except subprocess.TimeoutExpired:
                 self._trouble("the code snapshot did not end in time; this run may have no version")
-        self.journal.entry("m", self._loaded_modules())
+        self._note_modules()
         if self.journal.lost:
             self.journal.entry("w", "lost", f"{self.journal.lost} journal lines could not be written")
         self.journal.entry("z", status, reason[:2000], time.time_ns())
@@ -186,6 +191,15 @@ class Session:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _note_modules(self) -> None:
+        """What was loaded, at the start and at the end; a file that changed in between has no content of its own."""
+        now = self._loaded_modules()
+        for file, blob in self._modules.items():
+            if now.get(file, blob) != blob:
+                now[file] = CHANGED_BLOB
+        self._modules = now
+        self.journal.entry("m", now)
 
     def _loaded_modules(self) -> dict[str, str]:
         """The repository's modules that were loaded: file → git blob id of what lies there now."""

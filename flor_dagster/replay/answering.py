@@ -457,6 +457,7 @@ class Answerer:
             if r.file == file and by_line.get(r.line) == statement.key
         ]
         failures = [v for v in values if isinstance(v, Failure)]
+        run_commit = item.plan.run.commit
         good = len(values) - len(failures)
         fidelity = verdict.fidelity
         words = f"{good} value{'s' * (good != 1)}, {verdict.sentence}"
@@ -472,6 +473,9 @@ class Answerer:
             "values": summarise(values), "diff": placement.diff, "seconds": outcome.seconds, "commit": item.plan.run.commit,
             "file": file, "line": placement.lines[0], "plan": job.loops.sentence, "tail": list(outcome.tail)[-5:],
         }  # fmt: skip
+        approximate = self._store.version(run_commit).approximate_reason if run_commit else ""
+        if approximate:
+            words += f"; its version is approximate: {approximate}"
         if partial and status == "open":
             words = f"asked for some iterations only: {words}"
         return CellRow(
@@ -511,9 +515,9 @@ def _cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> C
 
 
 def _loads(record: RunRecord, file: str) -> bool:
-    """Whether the run loaded a file; a run that died did not say, so its own files count."""
-    modules = next((parts[1] for _, kind, parts in record.events if kind == "m"), None)
-    return modules is None or file in modules or not modules
+    """Whether the run loaded a file. A run that died only said what it had loaded at its start: it may have loaded more."""
+    modules = {name for _, kind, parts in record.events if kind == "m" for name in parts[1]}
+    return file in modules or record.ended is None
 
 
 def _function_at(text: str, line: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -142,9 +143,20 @@ class Workspace:
         fresh: list[StatementRow] = []
         for run in changed:
             fresh += self._linker.link_run(run)
+            self._compare_modules(run)
         if changed:
             self._settle_recorded(changed, self.questions())
         return Synced(changed, tuple(fresh))
+
+    def _compare_modules(self, run: RunRow) -> None:
+        """A version whose files changed while the run was going on may not be what ran."""
+        if run.commit is None or run.status == "running":
+            return
+        changed = self.repository.compare_loaded(run.commit, self.store.modules(run.id))
+        if changed:
+            self.store.set_approximate(
+                run.commit, f"{', '.join(changed)} changed while {run.key} was running"
+            )
 
     def _settle_recorded(self, runs: Sequence[RunRow], questions: Sequence[StatementRow]) -> None:
         wanted = {q.id: q for q in questions}
@@ -378,14 +390,6 @@ class Workspace:
             TrainingFailedError: the script failed; the run is recorded, the message has its last lines.
         """
         run_id = new_run_id()
-        root = self.root
-        if ref is not None:
-            root = self._checkout_for_training(ref, run_id)
-        script = root / entrypoint
-        if not script.is_file():
-            raise ReplayError(
-                f"there is no script {entrypoint} in {self.root}" + (f" at {ref}" if ref else "")
-            )
         environment = {
             **os.environ, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(self.home),
             "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
@@ -396,21 +400,16 @@ class Workspace:
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, (os.environ.get("PYTHONPATH"), package_parent))
         )
-        child = subprocess.Popen(
-            [sys.executable, str(script)], cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        tail: deque[str] = deque(maxlen=20)
+        root = self.root if ref is None else self._checkout_for_training(ref, run_id)
         try:
-            for line in child.stdout or ():
-                tail.append(line.rstrip("\n"))
-                if on_line is not None:
-                    on_line(line.rstrip("\n"))
-            status = child.wait()
-        except BaseException:
-            child.kill()
-            child.wait()
-            raise
+            if not (root / entrypoint).is_file():
+                raise ReplayError(
+                    f"there is no script {entrypoint} in {self.root}" + (f" at {ref}" if ref else "")
+                )
+            status, tail = _run_script(root, entrypoint, environment, on_line)
+        finally:
+            if ref is not None:
+                shutil.rmtree(root, ignore_errors=True)
         self.sync()
         found = self.store.runs(ids=[run_id])
         if status != 0:
@@ -436,6 +435,27 @@ class Workspace:
         # What is linked in is no part of the version.
         exclude.write_text("".join(f"/{path}\n" for path, _ in linked), encoding="utf-8")
         return checkout.path
+
+
+def _run_script(
+    root: Path, script: str, environment: Mapping[str, str], on_line: Callable[[str], None] | None
+) -> tuple[int, Sequence[str]]:
+    """Run a script as `python script`; its exit status and its last lines."""
+    child = subprocess.Popen(
+        [sys.executable, str(root / script)], cwd=root, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    tail: deque[str] = deque(maxlen=20)
+    try:
+        for line in child.stdout or ():
+            tail.append(line.rstrip("\n"))
+            if on_line is not None:
+                on_line(line.rstrip("\n"))
+        return child.wait(), tail
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
 
 
 def dataframe(

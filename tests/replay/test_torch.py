@@ -89,9 +89,7 @@ def main():
 main()
 """
 
-OUTER = (
-    'flor.log("outer", net.first.weight.norm() + average["last.bias"].sum() + optimizer.param_groups[0]["lr"] + last.item())'
-)
+OUTER = 'flor.log("outer", net.first.weight.norm() + average["last.bias"].sum() + optimizer.param_groups[0]["lr"] + last.item())'
 INNER = 'flor.log("inner", torch.cat([p.grad.flatten() for p in net.parameters()]).norm())'
 
 
