@@ -329,10 +329,9 @@ def view_command(
     output.text(table)
     if len(rows) < len(frame):
         output.text(f"{len(frame) - len(rows)} more rows; --limit 0 prints all.")
-    for sentence, keys in _grouped(
-        (f"{place['name']} is empty, {place['reason']}", place["run"]) for place in empty
-    ):
-        output.text(f"{_these(keys)}: {sentence}")
+    said = ((f"{place['name']} is empty, {place['reason']}", place["run"]) for place in empty)
+    for sentence, without in _grouped(said):
+        output.text(f"{_these(without)}: {sentence}")
     return DONE
 
 

@@ -55,6 +55,7 @@ with flor.checkpointing(weights=weights, rng=rng):
             weights[0] += change
             flor.log("loss", weights[0])
         weights[0] *= decay
+        flor.log("decay_by", decay)
         flor.log("total", weights[0])
 """
 
@@ -215,9 +216,13 @@ def test_view_shows_a_row_per_loop_context_and_json_has_them_all(untouched: Proj
 
 
 def test_view_says_why_a_name_is_empty(untouched: Project) -> None:
-    document = untouched.ask("view", "total", "decay")
-    first = untouched.ask("runs")["runs"][0]["key"]
-    assert [place["reason"] for place in document["empty"] if place["run"] == first]
+    document = untouched.ask("view", "total", "decay_by")
+    keys = [run["key"] for run in untouched.ask("runs")["runs"]]
+    assert [place["run"] for place in document["empty"]] == keys[:2]
+    assert all(place["name"] == "decay_by" and place["reason"] for place in document["empty"])
+    assert "decay_by is empty" in untouched.flor("view", "total", "decay_by").out
+    by_run = {key: [row["decay_by"] for row in document["rows"] if row["run"] == key] for key in keys}
+    assert list(by_run.values()) == [[None] * 3, [None] * 3, [0.5] * 3]
 
 
 def test_propagate_shows_a_diff_or_a_refusal_and_runs_nothing(untouched: Project) -> None:

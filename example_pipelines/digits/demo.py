@@ -370,7 +370,7 @@ def say_how_it_is_known(project: Project, asked: Sequence[Asked]) -> None:
 
 def say_what_it_cost(project: Project, trainings: Sequence[float], asked: Sequence[Asked]) -> None:
     say("", "What it cost against training again", style="bold")
-    columns = ("runs", "training took", "replays took", "in Dagster", "loops put back", "loops executed")
+    columns = ("runs", "training took", "replays took", "in Dagster", "step loops put back", "executed")
     table = plain_table("asked", *columns, right=columns)
     for part in asked:
         replays = project.replays_of(part)
@@ -379,15 +379,19 @@ def say_what_it_cost(project: Project, trainings: Sequence[float], asked: Sequen
             seconds for run, seconds in zip(project.runs, trainings, strict=True) if run.id in replayed
         )
         took = sum(replay.seconds or 0 for replay in replays)
-        loops = [str(sum(replay.plan[what] for replay in replays)) for what in ("skipped", "executed")]
+        steps = sum(loop.name == "step" for run in replayed for loop in project.workspace.store.loops(run))
+        put_back = sum(replay.plan["skipped"] for replay in replays)
         cost = (f"{trained:.1f} s", f"{took:.1f} s", f"{part.seconds:.1f} s")
-        table.add_row(", ".join(part.statements), str(len(replayed)), *cost, *loops)
+        table.add_row(
+            ", ".join(part.statements), str(len(replayed)), *cost, str(put_back), str(steps - put_back)
+        )
     console.print(table)
     say(
-        "  weight_norm and update_ratio stand outside the step loop: the end state of each of its executions is put",
-        "  back from a checkpoint, and no step is executed. grad_norm stands inside: every step is executed again.",
         "  Training and replays took: the seconds of their processes, added up. In Dagster: from launch to end by the",
         "  clock, with replays side by side.",
+        "  weight_norm and update_ratio stand outside the step loop: wherever recording kept a checkpoint of its end,",
+        "  that is put back and no step is executed. Recording keeps as many as its time budget allows.",
+        "  grad_norm stands inside the step loop: every step is executed again.",
     )
 
 

@@ -76,9 +76,8 @@ class FlorProjectComponent(dg.Component, dg.Model, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The project's definitions."""
         project = self.project(context.path)
-        schedules = [
-            build_hindsight_schedule(
-                project, cron_schedule=self.hindsight_cron, max_seconds=self.hindsight_max_seconds
-            )
-        ]
-        return build_flor_definitions(project, schedules=schedules if self.hindsight_cron else ())
+        schedules: list[dg.ScheduleDefinition] = []
+        if self.hindsight_cron:
+            cron, most = self.hindsight_cron, self.hindsight_max_seconds
+            schedules.append(build_hindsight_schedule(project, cron_schedule=cron, max_seconds=most))
+        return build_flor_definitions(project, schedules=schedules)

@@ -72,7 +72,9 @@ def cell_materialization(
     cell, statement, detail = answer.cell, answer.statement, answer.cell.detail
     metadata: dict[str, dg.MetadataValue[Any]] = {"answer": dg.MetadataValue.text(cell.sentence)}
     values: Mapping[str, Any] = detail.get("values") or {}
-    metadata |= {name: metadata_value(value) for name, value in values.items() if value is not None and name != "count"}
+    metadata |= {
+        name: metadata_value(value) for name, value in values.items() if value is not None and name != "count"
+    }
     metadata["rows"] = dg.MetadataValue.int(cell.rows)
     if cell.fidelity is not None:
         metadata["fidelity"] = dg.MetadataValue.text(cell.fidelity)
@@ -80,9 +82,9 @@ def cell_materialization(
         metadata["seconds"] = dg.MetadataValue.float(float(detail["seconds"]))
     metadata["expression"] = dg.MetadataValue.text(statement.expression)
     placement = answer.placement
-    file = (placement.file if placement else "") or str(detail.get("file") or statement.file)
-    line = placement.line if placement else detail.get("line")
     if cell.status != "refused":
+        file = (placement.file if placement else "") or str(detail.get("file") or statement.file)
+        line = placement.line if placement else detail.get("line")
         metadata["place in this version"] = _link(project, answer.run.commit, file, line)
     diff = (placement.diff if placement else "") or str(detail.get("diff") or "")
     if diff:

@@ -88,7 +88,7 @@ def build_log_view_asset(
         with project.workspace() as workspace:
             workspace.sync()
             frame = log_view_frame(workspace)
-            descriptions = _column_descriptions(workspace)
+            descriptions = _column_descriptions(workspace, frame)
         metadata: dict[str, Any] = {
             "dagster/row_count": len(frame),
             "dagster/column_schema": column_schema(frame, descriptions),
@@ -103,9 +103,10 @@ def build_log_view_asset(
     return log_view
 
 
-def _column_descriptions(workspace: Workspace) -> dict[str, str]:
-    """Where each column comes from; of several definitions of a name, the newest."""
-    found = {"run": "The training run's key: its partition in `runs`."}
+def _column_descriptions(workspace: Workspace, frame: pd.DataFrame) -> dict[str, str]:
+    """Where each column comes from: a training run, a loop, or a statement; of several definitions the newest."""
+    found = {str(name): f"Loop `{name}`: which iteration, from 0." for name in frame.columns}
+    found["run"] = "The training run's key: its partition in `runs`."
     for row in workspace.store.statements():
         text = f"{row.file}:{row.line} · {row.expression}"
         found[row.name] = text

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from flor_dagster.errors import FlorError, NoRepositoryError
+from flor_dagster.recording import layout
 from flor_dagster.replay.workspace import Source, Workspace
 from flor_dagster.store.models import StatementRow
 
@@ -69,7 +70,10 @@ class FlorProject:
             raise ProjectError(f"entrypoints is a list: write entrypoints=[{self.entrypoints!r}].")
         if self.max_cells < 1:
             raise ProjectError(f"max_cells is a number of cells, at least 1, not {self.max_cells}.")
-        root = _resolve(Path(self.repo).expanduser())
+        folder = _resolve(Path(self.repo).expanduser())
+        place = layout.find_place(folder)
+        # Without a repository the folder stands for it until the project is opened, which then says what is wrong.
+        root = folder if place is None else place.root
         assets = tuple(entry for entry in self.entrypoints if isinstance(entry, dg.AssetsDefinition))
         entries = tuple(
             _entrypoint_of(entry, root) if isinstance(entry, dg.AssetsDefinition) else _checked(entry)

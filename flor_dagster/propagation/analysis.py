@@ -6,6 +6,7 @@ import ast
 from dataclasses import dataclass
 from functools import lru_cache
 
+from flor_dagster.propagation.carrying import Carrier
 from flor_dagster.propagation.definitions import Definitions
 from flor_dagster.propagation.facts import Facts
 from flor_dagster.propagation.matching import Matching
@@ -35,6 +36,7 @@ class Pair:
     renames: Renames
     definitions_new: Definitions
     definitions_old: Definitions
+    carrier: Carrier
     names: Names
     placer: Placer
     nodes_new: dict[int, Node]
@@ -56,7 +58,7 @@ class Pair:
         if left_out is not None:
             return Gap(*left_out)
         node = self.nodes_new[id(statement)]
-        assert node.block is not None  # noqa: S101  # statements stand in blocks
+        assert node.block is not None  # statements stand in blocks
         return Gap(node.block, node.index)
 
 
@@ -78,7 +80,11 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
     known = {f.statement.name for f in parsed_old.found}
     fresh = {id(f.syntax) for f in parsed_new.found if f.statement.name not in known}
     if lines:
-        fresh |= {id(s) for s in ast.walk(module_new) if isinstance(s, ast.stmt) and s.lineno in lines and _simple(s)}
+        fresh |= {
+            id(s)
+            for s in ast.walk(module_new)
+            if isinstance(s, ast.stmt) and s.lineno in lines and _simple(s)
+        }
     interner = Interner()
     facts: dict[int, Facts] = {}
     old = build(old_source, interner, module=module_old)
@@ -95,7 +101,8 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
         definitions_new = Definitions(new)
         matching = Matching(new, old)
         renames = Renames(matching)
-    names = Names(matching, renames, definitions_new, definitions_old)
+    carrier = Carrier(matching, definitions_new, definitions_old)
+    names = Names(matching, renames, definitions_new, definitions_old, carrier)
     placer = Placer(matching, definitions_new, definitions_old, names)
     return Pair(
         parsed_new,
@@ -104,6 +111,7 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
         renames,
         definitions_new,
         definitions_old,
+        carrier,
         names,
         placer,
         {id(n.syntax): n for n in new.nodes},

@@ -106,6 +106,8 @@ class Definitions:
         if name in self._locals[scope.number]:
             found = state.get(name, _NOT_BOUND)
             sites = found - _NOT_BOUND
+            if index < len(block.items) and sites and name in block.items[index].facts.certain:
+                found = sites  # the statement that follows could not run without it, either
             if sites or scope.number:
                 origin = "local" if sites else "none"
                 if sites or scope.kind != "class":
@@ -201,10 +203,14 @@ class Definitions:
 
     def _bind(self, node: Node, state: State) -> State:
         names, dotted_names = self._bound[node.number], self._dotted[node.number]
-        if not names and not dotted_names:
+        # What a statement could not have run without is bound once it has run.
+        proved = [n for n in node.facts.certain if UNBOUND in state.get(n, ()) and len(state[n]) > 1]
+        if not names and not dotted_names and not proved:
             return state
         here = frozenset({node.number})
         changed = dict(state)
+        for name in proved:
+            changed[name] = state[name] - _NOT_BOUND
         for name in (*names, *dotted_names):
             changed[name] = here
         return changed
@@ -270,7 +276,7 @@ class Definitions:
     def _match(self, node: Node, state: State) -> State | None:
         ends: list[State | None] = []
         exhaustive = False
-        assert isinstance(node.syntax, ast.Match)  # noqa: S101  # for the type checker
+        assert isinstance(node.syntax, ast.Match)  # for the type checker
         for block, case in zip(node.blocks, node.syntax.cases, strict=True):
             here = frozenset({node.number})
             names = _case_names(case)
@@ -304,7 +310,9 @@ def _is_true(test: ast.expr) -> bool:
 def _swallows(syntax: ast.With | ast.AsyncWith) -> bool:
     calls = [i.context_expr for i in syntax.items]
     functions = [c.func if isinstance(c, ast.Call) else c for c in calls]
-    names = [f.attr if isinstance(f, ast.Attribute) else f.id if isinstance(f, ast.Name) else "" for f in functions]
+    names = [
+        f.attr if isinstance(f, ast.Attribute) else f.id if isinstance(f, ast.Name) else "" for f in functions
+    ]
     return any(name in ("suppress", "raises") for name in names)
 
 

@@ -5,21 +5,33 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flor_dagster.errors import PropagationError, SourceSyntaxError
 from flor_dagster.propagation.analysis import Pair, analyse
+from flor_dagster.propagation.carrying import is_ours
 from flor_dagster.propagation.effects import classify
-from flor_dagster.propagation.inserting import Insertion, indentation, insert, insertion_point, split_lines
+from flor_dagster.propagation.inserting import (
+    Insertion,
+    in_same_layout,
+    indentation,
+    insert,
+    insertion_point,
+    is_filler,
+    split_lines,
+    top_line,
+)
 from flor_dagster.propagation.model import Placement, Propagated, Refusal, RefusalKind, Statement
+from flor_dagster.propagation.opening import open_lines
 from flor_dagster.propagation.placing import Gap, Scored, Search
 from flor_dagster.propagation.reads import reads_of
-from flor_dagster.propagation.rewriting import rewritten
+from flor_dagster.propagation.rewriting import captured, inside_strings, rewritten
 from flor_dagster.propagation.statements import Parsed, logged, logged_expression, read
-from flor_dagster.propagation.tree import LOOPS, Node, block_parts
+from flor_dagster.propagation.tree import LOOPS, Node, block_parts, compile_error
 
 PROPAGATOR_VERSION = "1"
 
+_BOM = "\ufeff"
 _LEAST_SCORE = 1.6
 _LEAST_EVIDENCE = 0.45
 
@@ -39,6 +51,7 @@ class _Placed:
     gap: Gap
     line: int
     text: tuple[str, ...]
+    top: tuple[str, ...]
     score: float
     renamed: tuple[tuple[str, str], ...]
     carried: tuple[str, ...]
@@ -66,18 +79,32 @@ def propagate(
         SourceSyntaxError: `new_source` is no Python. (If `old_source` is not, the statements are refused.)
         PropagationError: a line holds no statement.
     """
+    if old_source.startswith(_BOM):
+        result = propagate(new_source, old_source[1:], lines, allow_effects=allow_effects)
+        return replace(result, source=_BOM + result.source)
+    new_source = new_source.removeprefix(_BOM)
     wanted = sorted(set(lines))
     parsed = read(new_source, "new version")
     try:
         read(old_source, "old version")
     except SourceSyntaxError as error:
-        units = [_Unit(_describe(parsed, s), s, (s,)) for line in wanted for s in _statements_at(parsed, line)]
+        units = [
+            _Unit(_describe(parsed, s), s, (s,)) for line in wanted for s in _statements_at(parsed, line)
+        ]
         return Propagated(old_source, (), tuple(_unreadable(u, str(error)) for u in units), ())
     logs = {f.syntax.lineno for f in parsed.found}
     extra = tuple(line for line in wanted if line not in logs)
     pair = analyse(new_source, old_source, extra)
-    units = _units(pair, wanted)
-    return _Run(pair, new_source, old_source, allow_effects=allow_effects).run(units)
+    run = _Run(pair, new_source, old_source, allow_effects=allow_effects)
+    result = run.run(_units(pair, wanted))
+    if not run.closed_lines:
+        return result
+    opened = open_lines(old_source, sorted(run.closed_lines))
+    if opened == old_source:
+        return result
+    pair = analyse(new_source, opened, extra)
+    run = _Run(pair, new_source, opened, allow_effects=allow_effects)
+    return _with_opened(run.run(_units(pair, wanted)), old_source, opened)
 
 
 def counterparts(new_source: str, old_source: str) -> tuple[tuple[Statement, Statement, bool], ...]:
@@ -94,7 +121,7 @@ def counterparts(new_source: str, old_source: str) -> tuple[tuple[Statement, Sta
     Raises:
         SourceSyntaxError: one of the texts is no Python.
     """
-    pair = analyse(new_source, old_source)
+    pair = analyse(new_source.removeprefix(_BOM), old_source.removeprefix(_BOM))
     found: list[tuple[Statement, Statement, bool]] = []
     olds = {id(f.syntax): f for f in pair.parsed_old.found}
     for new in pair.parsed_new.found:
@@ -113,7 +140,11 @@ def _statements_at(parsed: Parsed, line: int) -> list[ast.stmt]:
     logs = [f.syntax for f in parsed.found if f.syntax.lineno == line]
     if logs:
         return logs
-    here = [n for n in ast.walk(parsed.module) if isinstance(n, ast.stmt) and n.lineno <= line <= (n.end_lineno or 0)]
+    here = [
+        n
+        for n in ast.walk(parsed.module)
+        if isinstance(n, ast.stmt) and n.lineno <= line <= (n.end_lineno or 0)
+    ]
     starting = [n for n in here if n.lineno == line]
     if starting:
         return [max(starting, key=lambda n: (n.end_lineno or 0) - n.lineno)]
@@ -127,7 +158,9 @@ def _describe(parsed: Parsed, syntax: ast.stmt) -> Statement:
     for found in parsed.found:
         if found.syntax is syntax:
             return found.statement
-    inner = [f.statement for f in parsed.found if syntax.lineno <= f.statement.lines[0] <= (syntax.end_lineno or 0)]
+    inner = [
+        f.statement for f in parsed.found if syntax.lineno <= f.statement.lines[0] <= (syntax.end_lineno or 0)
+    ]
     lines = (syntax.lineno, syntax.end_lineno or syntax.lineno)
     if inner:
         first = inner[0]
@@ -164,7 +197,9 @@ def _left_out_whole(pair: Pair, parent: ast.stmt, chosen: dict[int, ast.stmt]) -
 
 
 def _unreadable(unit: _Unit, why: str) -> Refusal:
-    return Refusal(unit.statement, "unsupported-syntax", "", None, None, f"{_label(unit)} has no place: {why}.")
+    return Refusal(
+        unit.statement, "unsupported-syntax", "", None, None, f"{_label(unit)} has no place: {why}."
+    )
 
 
 def _label(unit: _Unit) -> str:
@@ -194,7 +229,9 @@ def _same_expression(pair: Pair, syntax: ast.stmt, other: Node) -> bool:
     expression = ast.parse(logged_expression(call) or "None", mode="eval").body
     gap = pair.gap(syntax)
     mapping: dict[str, str] = {}
-    for found in pair.names.resolve(reads_of([expression]), (gap.block, gap.index), (other.block, other.index)):
+    for found in pair.names.resolve(
+        reads_of([expression]), (gap.block, gap.index), (other.block, other.index)
+    ):
         mapping[found.name] = found.old_name
     return rewritten(ast.unparse(expression), mapping) == theirs
 
@@ -212,30 +249,58 @@ class _Run:
         self._old_source = old_source
         self._old_lines = split_lines(old_source)
         self._allow_effects = allow_effects
+        self.closed_lines: set[int] = set()
+        self._unit_lines: set[int] = set()
 
     def run(self, units: list[_Unit]) -> Propagated:
         placed: list[_Placed] = []
         there: list[tuple[_Unit, Node]] = []
+        for unit in units:
+            self._unit_lines.update(range(unit.syntax.lineno, (unit.syntax.end_lineno or 0) + 1))
         refusals: list[Refusal] = []
         for unit in units:
             result = self._one(unit)
-            if isinstance(result, Refusal):
+            if isinstance(result, _Placed):
+                broken = self._broken(result)
+                if broken is not None:
+                    refusals.append(broken)
+                else:
+                    placed.append(result)
+            elif isinstance(result, Refusal):
                 refusals.append(result)
-            elif isinstance(result, Node):
-                there.append((unit, result))
             else:
-                placed.append(result)
-        insertions = [Insertion(p.line, order, p.text) for order, p in enumerate(placed)]
-        source, firsts = insert(self._old_source, insertions)
-        added = sorted(line for i, first in firsts.items() for line in range(first, first + len(insertions[i].text)))
-        placements = [self._placement(p, firsts[i], source) for i, p in enumerate(placed)]
+                there.append((unit, result))
+        source, firsts, added = self._inserted(placed)
+        placements = [self._placement(p, firsts[i]) for i, p in enumerate(placed)]
         placements += [self._already(unit, node, added) for unit, node in there]
         placements.sort(key=lambda p: p.statement.lines)
         return Propagated(source, tuple(placements), tuple(refusals), tuple(added))
 
-    def _placement(self, placed: _Placed, first: int, source: str) -> Placement:
+    def _inserted(self, placed: list[_Placed]) -> tuple[str, dict[int, int], list[int]]:
+        """The text with everything placed, the first line of each, and all added lines."""
+        insertions = [Insertion(p.line, order, p.text) for order, p in enumerate(placed)]
+        tops = list(dict.fromkeys(line for p in placed for line in p.top))
+        if tops:
+            top = top_line(self._old_lines, self._pair.old.root)
+            insertions.append(Insertion(top, -1, tuple(tops)))
+        source, firsts = insert(self._old_source, insertions)
+        added = sorted(
+            line for i, first in firsts.items() for line in range(first, first + len(insertions[i].text))
+        )
+        return source, firsts, added
+
+    def _broken(self, placed: _Placed) -> Refusal | None:
+        """A last look: whatever the reason, a text that does not compile is no answer."""
+        source, _, _ = self._inserted([placed])
+        error = compile_error(source)
+        if error is None or compile_error(self._old_source) is not None:
+            return None
+        sentence = f"{_label(placed.unit)} does not fit into line {placed.line} of this version: {error}."
+        return self._refusal(placed.unit, "unsupported-syntax", "", None, sentence)
+
+    def _placement(self, placed: _Placed, first: int) -> Placement:
         lines = (first, first + len(placed.text) - 1)
-        alone, _ = insert(self._old_source, [Insertion(placed.line, 0, placed.text)])
+        alone, _, _ = self._inserted([placed])
         return Placement(
             placed.unit.statement,
             "placed",
@@ -274,7 +339,7 @@ class _Run:
             return None
         parts: list[ast.AST] = []
         for statement in ast.walk(unit.syntax):
-            if isinstance(statement, LOOPS) or isinstance(statement, (ast.If, ast.With)):
+            if isinstance(statement, (*LOOPS, ast.If, ast.With)):
                 parts += [n for n in ast.iter_child_nodes(statement) if not isinstance(n, ast.stmt)]
         for statement in unit.inner:
             call = logged(statement, self._pair.parsed_new.spelled)
@@ -301,28 +366,76 @@ class _Run:
             return self._weak(unit, best)
         point = insertion_point(self._old_lines, best.gap)
         if point is None:
+            self.closed_lines.update(self._shared_lines(best.gap))
             sentence = (
                 f"{_label(unit)} belongs between statements that share a line in this version, "
                 f"near line {self._line(best.gap)}."
             )
             return self._refusal(unit, "unsupported-syntax", "", best, sentence)
         line, indent = point
-        renamed = tuple(
-            sorted((r.name, r.old_name) for r in best.names if r.name != r.old_name)
-        )
-        text = self._text(unit, dict(renamed), indent)
+        line = in_same_layout(self._old_lines, line, best.gap, self._above(unit))
+        renamed = tuple(sorted((r.name, r.old_name) for r in best.names if r.name != r.old_name))
+        hidden = captured(unit.syntax, dict(renamed))
+        if hidden is not None:
+            sentence = (
+                f"{_label(unit)} would need `{hidden}` of this version, which its own expression binds anew."
+            )
+            return self._refusal(unit, "unsupported-syntax", hidden, best, sentence)
+        luggage, tops = self._luggage(best, indent)
+        text = (*luggage, *self._text(unit.syntax, dict(renamed), indent))
         carried = tuple(r.name for r in best.names if r.carry)
-        return _Placed(unit, best.gap, line, text, best.score, renamed, carried)
+        return _Placed(unit, best.gap, line, text, tops, best.score, renamed, carried)
+
+    def _above(self, unit: _Unit) -> list[str]:
+        """Blank lines and comments between a new statement and the one before it that is not new."""
+        found: list[str] = []
+        for number in range(unit.syntax.lineno - 1, 0, -1):
+            text = self._new_lines[number - 1]
+            if number not in self._unit_lines:
+                if not is_filler(text):
+                    break
+                found.append(text)
+        return found[::-1]
+
+    def _shared_lines(self, gap: Gap) -> set[int]:
+        near = [
+            n
+            for n in (gap.before, gap.after, gap.block.items[0] if gap.block.items else None)
+            if n is not None
+        ]
+        return {n.line for n in near}
 
     # ------------------------------------------------------------------ texts
 
-    def _text(self, unit: _Unit, renamed: dict[str, str], indent: str) -> tuple[str, ...]:
-        """The unit's lines in the old version's names and indentation."""
-        source = ast.get_source_segment(self._new_source, unit.syntax) or ast.unparse(unit.syntax)
-        own = indentation(self._new_lines, unit.syntax.lineno)
+    def _luggage(self, best: Scored, indent: str) -> tuple[list[str], tuple[str, ...]]:
+        """Lines of what travels along: before the statement, and at the top of the file."""
+        lines: dict[object, tuple[str, ...]] = {}
+        tops: list[str] = []
+        for name in (r.name for r in best.names if r.carry):
+            packed = self._pair.carrier.pack(name, best.gap.block, best.gap.index)
+            for node in packed.nodes if packed is not None else ():
+                if is_ours(node):
+                    tops.append(ast.unparse(node))
+                elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                    lines[ast.unparse(node)] = (indent + ast.unparse(node),)
+                else:
+                    lines[id(node)] = self._text(node, {}, indent)
+        return [line for text in lines.values() for line in text], tuple(tops)
+
+    def _text(self, syntax: ast.stmt, renamed: dict[str, str], indent: str) -> tuple[str, ...]:
+        """A new statement's lines in the old version's names and indentation."""
+        source = ast.get_source_segment(self._new_source, syntax) or ast.unparse(syntax)
+        own = indentation(self._new_lines, syntax.lineno)
         text = rewritten(source, renamed) if renamed else source
         lines = [line.rstrip("\r\n") for line in split_lines(text)]
-        return (indent + lines[0], *(_shifted(line, own, indent) for line in lines[1:]))
+        fixed = inside_strings(text)
+        return (
+            indent + lines[0],
+            *(
+                line if number in fixed else _shifted(line, own, indent)
+                for number, line in enumerate(lines[1:], start=2)
+            ),
+        )
 
     # ------------------------------------------------------------------ refusals
 
@@ -341,7 +454,9 @@ class _Run:
     def _no_loop(self, unit: _Unit, search: Search) -> Refusal:
         loop = search.lost_loop
         if loop is None:
-            sentence = f"{_label(unit)} has no place: everything like its surroundings is in a loop in this version."
+            sentence = (
+                f"{_label(unit)} has no place: everything like its surroundings is in a loop in this version."
+            )
             return self._refusal(unit, "no-loop", "", None, sentence)
         header = ast.unparse(loop.syntax).splitlines()[0].rstrip(":")
         sentence = f"{_label(unit)} is logged in the loop `{header}`, which this version does not have."
@@ -365,18 +480,34 @@ class _Run:
     def _unreadable_names(self, unit: _Unit, search: Search) -> Refusal:
         best = max(search.candidates, key=lambda s: (s.score, -s.gap.block.number, -s.gap.index))
         lost = next(r for r in best.names if r.refused is not None)
+        if self._lost_function(unit) is not None and lost.refused == "no-variable":
+            return self._weak(unit, best)
         kind = lost.refused or "no-variable"
         line = self._line(best.gap)
-        how = {"no-attribute": "does not have", "not-definite": f"does not certainly assign before line {line}"}
+        how = {
+            "no-attribute": "does not have",
+            "not-definite": f"does not certainly assign before line {line}",
+        }
         what = how.get(kind, f"never assigns before line {line}")
-        sentence = f"{_label(unit)} reads `{lost.name}`, which this version {what}."
+        near = difflib.get_close_matches(
+            lost.name, self._pair.names.readable(best.gap.block, best.gap.index), n=1
+        )
+        hint = f"; the nearest name is `{near[0]}`" if near and kind == "no-variable" else ""
+        sentence = f"{_label(unit)} reads `{lost.name}`, which this version {what}{hint}."
         return self._refusal(unit, kind, lost.name, best, sentence)
 
+    def _lost_function(self, unit: _Unit) -> Node | None:
+        """The function around a statement, where the old version has none like it and it was not written out."""
+        block = self._pair.gap(unit.syntax).block
+        scope = block.owner if block.owner.is_scope else block.owner.scope
+        if scope is None or not scope.number or self._pair.matching.old_of(scope) is not None:
+            return None
+        return None if any(self._pair.matching.old_of(n) for n in list(scope.walk())[1:]) else scope
+
     def _weak(self, unit: _Unit, best: Scored) -> Refusal:
-        gap = self._pair.gap(unit.syntax)
-        scope = gap.block.owner if gap.block.owner.is_scope else gap.block.owner.scope
         line = self._line(best.gap)
-        if scope is not None and scope.number and self._pair.matching.old_of(scope) is None:
+        scope = self._lost_function(unit)
+        if scope is not None:
             name = self._pair.new.qualified(scope)
             sentence = (
                 f"{_label(unit)} is logged in `{name}`, which this version does not have; "
@@ -385,6 +516,25 @@ class _Run:
             return self._refusal(unit, "no-function", name, best, sentence)
         sentence = f"{_label(unit)} has no place that is sure enough; the nearest is line {line}."
         return self._refusal(unit, "weak-place", "", best, sentence)
+
+
+def _with_opened(result: Propagated, old_source: str, opened: str) -> Propagated:
+    """Count the lines that opening made among the added ones."""
+    if not result.placements:
+        return Propagated(old_source, (), result.refusals, ())
+    before, after = split_lines(old_source), split_lines(opened)
+    made: list[int] = []
+    changed: list[int] = []
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for tag, i, j, x, y in matcher.get_opcodes():
+        if tag != "equal":
+            changed += range(x + 1, x + 1 + min(j - i, y - x))
+            made += range(x + 1 + (j - i), y + 1)
+    kept = [n for n in range(1, len(split_lines(result.source)) + 1) if n not in set(result.added)]
+    added = sorted({*result.added, *(kept[n - 1] for n in made)})
+    return Propagated(
+        result.source, result.placements, result.refusals, tuple(added), tuple(kept[n - 1] for n in changed)
+    )
 
 
 def _shifted(line: str, own: str, indent: str) -> str:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from flor_dagster.propagation.placing import Gap
-from flor_dagster.propagation.tree import Node
+from flor_dagster.propagation.tree import Node, is_docstring
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
@@ -47,35 +47,87 @@ def indentation(lines: list[str], line: int) -> str:
 
 def owns_lines(lines: list[str], node: Node) -> bool:
     """Whether a statement shares no line with another one."""
-    column = node.syntax.col_offset if not node.is_scope else 0  # pyright: ignore[reportAttributeAccessIssue]
-    head = lines[node.line - 1].encode()[:column].decode(errors="replace")
-    if head.strip(" \t\f\ufeff"):
+    if _head(lines, node):
         return False
-    end_column = node.syntax.end_col_offset or 0  # pyright: ignore[reportAttributeAccessIssue]
-    tail = lines[node.end_line - 1].encode()[end_column:].decode(errors="replace").strip()
-    return not tail.startswith(";") or not tail.strip("; \t") or tail.strip("; \t").startswith("#")
+    tail = lines[node.end_line - 1].encode()[node.end_column :].decode(errors="replace").strip("; \t\r\n\f")
+    return not tail or tail.startswith(("#", "\\"))
 
 
 def insertion_point(lines: list[str], gap: Gap) -> tuple[int, str] | None:
-    """The line to insert before, and the indentation, or None where a gap has no line of its own."""
+    """The line to insert before, and the indentation, or None where a gap has no line of its own.
+
+    A statement goes right behind the one before it, so that comments and blank lines stay with what follows; where it
+    is the first of its block, it goes above the comments of the next.
+    """
     before, after = gap.before, gap.after
-    if before is not None and owns_lines(lines, before) and not _shares_line(before, after):
-        if not _on_header_line(gap):
-            return before.end_line + 1, indentation(lines, before.line)
+    if _on_header_line(lines, gap):
         return None
-    if after is not None and owns_lines(lines, after) and not _on_header_line(gap):
-        return after.line, indentation(lines, after.line)
-    return None
+    if before is not None:
+        if not owns_lines(lines, before) or (after is not None and after.line <= before.end_line):
+            return None
+        return before.end_line + 1, indentation(lines, before.line)
+    if after is None or not owns_lines(lines, after):
+        return None
+    line = after.line
+    indent = indentation(lines, line)
+    while gap.block.owner.kind != "module" and line > 1 and _is_comment(lines[line - 2], indent):
+        line -= 1
+    return line, indent
 
 
-def _shares_line(before: Node, after: Node | None) -> bool:
-    return after is not None and after.line <= before.end_line
+def in_same_layout(lines: list[str], line: int, gap: Gap, above: list[str]) -> int:
+    """Move an insertion down past the blank lines and comments that also stand above the statement in its own file.
+
+    Args:
+        lines: The old file.
+        line: Where the statement would go.
+        gap: The place.
+        above: Blank lines and comments between the new statement and the statement before it.
+    """
+    start = gap.before.end_line + 1 if gap.before is not None else line
+    if gap.before is None:
+        while start > 1 and is_filler(lines[start - 2]) and gap.block.owner.line < start - 1:
+            start -= 1
+    here = [text.strip() for text in lines[start - 1 : start - 1 + len(above)]]
+    return start + len(above) if above and here == [text.strip() for text in above] else line
 
 
-def _on_header_line(gap: Gap) -> bool:
+def is_filler(line: str) -> bool:
+    """Whether a line is blank or a comment."""
+    text = line.strip()
+    return not text or text.startswith("#")
+
+
+def _is_comment(line: str, indent: str) -> bool:
+    return line.startswith(indent + "#")
+
+
+def _on_header_line(lines: list[str], gap: Gap) -> bool:
     """Whether a block stands behind its colon (`if x: f()`)."""
-    owner, first = gap.block.owner, gap.block.items[0]
-    return not owner.kind == "module" and owner.syntax.lineno == first.line and not owner.is_scope  # pyright: ignore[reportAttributeAccessIssue]
+    first = gap.block.items[0] if gap.block.items else None
+    return first is not None and bool(_head(lines, first))
+
+
+def _head(lines: list[str], node: Node) -> str:
+    """What stands before a statement on its line."""
+    if node.is_scope:
+        return ""
+    return lines[node.line - 1].encode()[: node.column].decode(errors="replace").strip(" \t\f\ufeff")
+
+
+def top_line(lines: list[str], root: Node) -> int:
+    """The line before which an import belongs: behind the imports that a module starts with."""
+    block = root.blocks[0]
+    index = 0
+    while index < len(block.items) and (
+        block.items[index].kind == "import" or (not index and is_docstring(block))
+    ):
+        index += 1
+    while index and not owns_lines(lines, block.items[index - 1]):
+        index -= 1
+    if index:
+        return block.items[index - 1].end_line + 1
+    return block.items[0].line if block.items else 1
 
 
 def insert(text: str, insertions: list[Insertion]) -> tuple[str, dict[int, int]]:

@@ -18,6 +18,7 @@ _FIXED = 3.0  # weight of a pair that is known
 _EQUAL = 1.2  # weight of equal text
 _ALIKE = 0.5  # least similarity of a pair
 _ROUNDS = 3
+_EMPTY = ("Pass", "Break", "Continue", "try")  # statements that say nothing about what holds them
 
 
 class Matching:
@@ -60,6 +61,7 @@ class Matching:
         self._functions_by_name()
         self._functions_by_content()
         self._unique_in_functions()
+        self._containers(least=0.5, same_depth=True)
         for _ in range(_ROUNDS):
             before = len(self.partner)
             self._align_all()
@@ -162,7 +164,7 @@ class Matching:
                 for mine, theirs in _block_pairs(node, other):
                     self._accept(self._align(mine.items, theirs.items))
 
-    def _containers(self) -> None:
+    def _containers(self, least: float = 0.35, *, same_depth: bool = False) -> None:
         """Pair compound statements by what they hold, innermost first."""
         for node in reversed(self.new.nodes):
             if not node.blocks or node.is_scope or node.number in self.partner:
@@ -177,21 +179,31 @@ class Matching:
             ranked: list[tuple[float, int]] = []
             for number, shared in votes.items():
                 other = self.old.nodes[number]
-                sizes = self._size(node, self.new, self._calls_new) + self._size(other, self.old, self._calls_old)
+                if same_depth and _depth(node) != _depth(other):
+                    continue
+                sizes = self._size(node, self.new, self._calls_new) + self._size(
+                    other, self.old, self._calls_old
+                )
                 dice = 2 * shared / max(1, sizes - 2)
-                if dice >= 0.35 or (_dice(node.bag, other.bag) > 0.8 and shared):
+                if dice >= least or (_dice(node.bag, other.bag) > 0.8 and shared):
                     ranked.append((dice, number))
             if ranked:
                 best = max(ranked, key=lambda r: (r[0], r[1]))
                 self._pair(node, self.old.nodes[best[1]])
 
-    def _holds(self, node: Node) -> Iterable[Node]:
-        """What a statement of the new version holds, with the functions that only it calls."""
-        for inner in node.walk():
-            yield inner
-            function = self._calls_new.get(inner.number)
-            if function is not None and not function.contains(node):
-                yield from list(function.walk())[1:]
+    def _holds(self, node: Node, *, new: bool = True) -> Iterable[Node]:
+        """What a statement holds, with what is in the functions that only it calls."""
+        calls = self._calls_new if new else self._calls_old
+        seen: set[int] = set()
+        todo = [node]
+        while todo:
+            top = todo.pop()
+            for inner in top.walk():
+                yield inner
+                function = calls.get(inner.number)
+                if function is not None and function.number not in seen and not function.contains(node):
+                    seen.add(function.number)
+                    todo.extend(item for block in function.blocks for item in block.items)
 
     def _owners(self, node: Node) -> Iterable[Node]:
         """Old statements around one, also around the only call of its function."""
@@ -211,7 +223,9 @@ class Matching:
     @staticmethod
     def _size(node: Node, tree: Tree, calls: dict[int, Node]) -> int:
         own = range(node.number, node.last + 1)
-        return node.size + sum(calls[n].size - 1 for n in own if n in calls and not calls[n].contains(tree.nodes[n]))
+        return node.size + sum(
+            calls[n].size - 1 for n in own if n in calls and not calls[n].contains(tree.nodes[n])
+        )
 
     def _same_targets(self) -> None:
         """The only assignment of a name in a function and the only one in its counterpart, also out of order."""
@@ -259,14 +273,10 @@ class Matching:
             for block in self._insides(wrapper, old_side=old_side, depth=4):
                 inside = {n.number for n in block.items}
                 candidates = [
-                    n
-                    for n in flat
-                    if n.number not in known_flat or known_flat[n.number].number in inside
+                    n for n in flat if n.number not in known_flat or known_flat[n.number].number in inside
                 ]
                 pairs = (
-                    self._align(candidates, block.items)
-                    if old_side
-                    else self._align(block.items, candidates)
+                    self._align(candidates, block.items) if old_side else self._align(block.items, candidates)
                 )
                 weight = sum(w * min(a.size, b.size, 4) for a, b, w in pairs)
                 if weight > best[0]:
@@ -370,7 +380,7 @@ class Matching:
         for i in range(len(a) - 1, -1, -1):
             row, below, weight = table[i], table[i + 1], weights[i]
             for j in range(len(b) - 1, -1, -1):
-                best = below[j] if below[j] >= row[j + 1] else row[j + 1]
+                best = max(below[j], row[j + 1])
                 taken = below[j + 1] + weight[j]
                 row[j] = taken if weight[j] and taken > best else best
         pairs: list[tuple[Node, Node, float]] = []
@@ -444,8 +454,8 @@ class Matching:
         key = (new, node.number * 2 + shape)
         known = self._contents.get(key)
         if known is None:
-            inner = [n for n in node.walk() if n is not node and (n.kind not in ("Pass", "Break", "Continue"))]
-            known = Counter((n.shape_text if shape else n.text) for n in inner if n.kind != "try")
+            inner = [n for n in self._holds(node, new=new) if n is not node and n.kind not in _EMPTY]
+            known = Counter((n.shape_text if shape else n.text) for n in inner)
             self._contents[key] = known
         return known
 
@@ -463,6 +473,16 @@ def _block_pairs(a: Node, b: Node) -> list[tuple[Block, Block]]:
     return pairs
 
 
+def _depth(node: Node) -> int:
+    """Number of loops around a statement within its function."""
+    depth = 0
+    loop = node.loop
+    while loop is not None:
+        depth += 1
+        loop = loop.loop
+    return depth
+
+
 def _targets(node: Node) -> tuple[str, ...]:
     return node.facts.targets
 
@@ -474,7 +494,7 @@ def _dice(a: dict[str, int], b: dict[str, int]) -> float:
     for token, count in a.items():
         other = b.get(token)
         if other:
-            shared += count if count < other else other
+            shared += min(other, count)
     total = sum(a.values()) + sum(b.values())
     return 2 * shared / total if total else 1.0
 

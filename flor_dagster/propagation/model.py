@@ -50,7 +50,8 @@ class Placement:
     `status` is `placed` (the old file gained the lines `lines`, 1-based and inclusive in the resulting source) or
     `already-there` (`lines` are where its counterpart stands in the *resulting* source; nothing was added).
     `score` is the evidence for the place: at 10 and above nothing about it is in doubt. `renamed` maps names of the new
-    source to the old version's. `carried` names what travelled along (imports, helpers). `diff` is a unified diff.
+    source to the old version's. `carried` names what travelled along (imports, helpers); it stands first in `lines`,
+    but for our own import, which goes to the top. `diff` is a unified diff.
     """
 
     statement: Statement
@@ -83,10 +84,13 @@ class Propagated:
     """The old source with everything placed that could be, and why the rest could not.
 
     `source` is byte for byte the old file but for the added lines; `added` are their 1-based line numbers in `source`,
-    ascending, so that line numbers of the old file can be mapped.
+    ascending, so that line numbers of the old file can be mapped. A statement that belongs between two that share a line
+    (`if x: f()`, `a(); b()`) opens that line: `rewritten` are the line numbers in `source` of lines that lost a part to
+    added ones. The program without the statements is the same.
     """
 
     source: str
     placements: tuple[Placement, ...]
     refusals: tuple[Refusal, ...]
     added: tuple[int, ...]
+    rewritten: tuple[int, ...] = ()

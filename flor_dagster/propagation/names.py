@@ -42,7 +42,8 @@ def imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]
     """(bound name, what it stands for) of an import; a star import binds `*`."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
-            yield (alias.asname, alias.name) if alias.asname else (alias.name.split(".")[0],) * 2
+            root = alias.name.split(".")[0]
+            yield (alias.asname, alias.name) if alias.asname else (root, root)
     else:
         module = "." * statement.level + (statement.module or "")
         for alias in statement.names:
@@ -68,27 +69,24 @@ def stored(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Name):
         if isinstance(node.ctx, ast.Store):
             yield node.id
-    elif isinstance(node, ast.NamedExpr):
-        yield from stored(node.value)
-        yield node.target.id
-    elif isinstance(node, (ast.MatchAs, ast.MatchStar)):
-        if isinstance(node, ast.MatchAs) and node.pattern is not None:
-            yield from stored(node.pattern)
-        if node.name:
-            yield node.name
-    elif isinstance(node, ast.MatchMapping):
-        for pattern in node.patterns:
-            yield from stored(pattern)
-        if node.rest:
-            yield node.rest
-    elif isinstance(node, _COMPREHENSIONS):
+        return
+    if isinstance(node, _COMPREHENSIONS):
         # Only an assignment expression leaves a comprehension's scope.
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.NamedExpr):
-                yield inner.target.id
-    elif not isinstance(node, ast.Lambda):
-        for child in ast.iter_child_nodes(node):
-            yield from stored(child)
+        yield from (n.target.id for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
+        return
+    if isinstance(node, ast.Lambda):
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from stored(child)
+    name = (
+        node.name
+        if isinstance(node, (ast.MatchAs, ast.MatchStar))
+        else node.rest
+        if isinstance(node, ast.MatchMapping)
+        else None
+    )
+    if name:
+        yield name
 
 
 def dotted(node: ast.AST) -> str:

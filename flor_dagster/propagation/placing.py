@@ -7,6 +7,7 @@ is in, on which side of the neighbours' counterparts it lies, and which definiti
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 
 from flor_dagster.propagation.definitions import Definitions
@@ -14,7 +15,7 @@ from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.paths import Paths, Step, compare, loop_of, scope_of
 from flor_dagster.propagation.reads import Reads
 from flor_dagster.propagation.resolving import Names, Resolved
-from flor_dagster.propagation.tree import Block, Node
+from flor_dagster.propagation.tree import Block, Node, is_docstring
 
 _NEAR = 8  # neighbours looked at on each side
 _DECAY = 0.8
@@ -88,13 +89,16 @@ class Placer:
         places = [g for g in self._gaps() if self._same_loop(gap, g)]
         if not places:
             return Search((), lost_loop=self._new_paths.innermost_loop(gap.block, through_calls=True))
+        home = self._home(gap)
         scored: list[Scored] = []
-        cache: dict[tuple[int, ...], float] = {}
+        cache: dict[int, float] = {}
         for place in places:
             path = (*self._old_paths.of_block(place.block), (place.block.number, place.index))
             evidence, certain = self._side_evidence(path, neighbours)
-            score = evidence + self._structure(gap, place, counterpart, cache)
+            score = evidence + self._structure(gap, place, counterpart, home, cache)
             score += self._adjacency(gap, place)
+            if not gap.block.owner.is_scope and self._same_block(gap.block, place.block):
+                certain += 1.0
             if beside is not None:
                 side, level = compare(path, self._old_paths.of_node(beside))
                 score += 3.0 if side == "before" and not level else -3.0
@@ -136,7 +140,10 @@ class Placer:
         for block in self._matching.old.blocks:
             if block.is_elif or block.owner.kind == "class":
                 continue
-            found.extend(Gap(block, i) for i in range(len(block.items) + 1) if self._old.reachable(block, i))
+            first = _first_place(block)
+            found.extend(
+                Gap(block, i) for i in range(first, len(block.items) + 1) if self._old.reachable(block, i)
+            )
         return found
 
     def _same_loop(self, gap: Gap, place: Gap) -> bool:
@@ -178,14 +185,20 @@ class Placer:
         """Statements further away in the same function, in source order."""
         scope = scope_of(gap.block)
         nodes = self._matching.new.nodes
-        at = gap.after.number if gap.after else (gap.before.last + 1 if gap.before else gap.block.owner.number + 1)
+        at = (
+            gap.after.number
+            if gap.after
+            else (gap.before.last + 1 if gap.before else gap.block.owner.number + 1)
+        )
         before = [
             n
             for n in reversed(nodes[scope.number + 1 : at])
             if n.block is not gap.block and n.scope is scope and not n.is_compound
         ]
         after = [
-            n for n in nodes[at : scope.last + 1] if n.block is not gap.block and n.scope is scope and not n.is_compound
+            n
+            for n in nodes[at : scope.last + 1]
+            if n.block is not gap.block and n.scope is scope and not n.is_compound
         ]
         return [("before", before[:_NEAR]), ("after", after[:_NEAR])]
 
@@ -222,30 +235,64 @@ class Placer:
             return None
         return self._matching.old.nodes[max(votes, key=lambda n: (votes[n], n))]
 
-    def _structure(self, gap: Gap, place: Gap, counterpart: Node | None, cache: dict[tuple[int, ...], float]) -> float:
-        key = (place.block.number,)
+    def _home(self, gap: Gap) -> Block | None:
+        """The old block that the statements of the same block went to, where they went together."""
+        weights: dict[int, float] = {}
+        count = 0
+        items = gap.block.items
+        for run in (items[: gap.index][::-1], items[gap.index :]):
+            for distance, node in enumerate(run[:_NEAR]):
+                other = self._matching.old_of(node)
+                if other is not None and other.block is not None:
+                    weights[other.block.number] = weights.get(other.block.number, 0.0) + _DECAY**distance
+                    count += 1
+        if count < 2:
+            return None
+        best = max(weights, key=lambda n: (weights[n], n))
+        return self._matching.old.blocks[best] if weights[best] >= 0.75 * sum(weights.values()) else None
+
+    def _structure(
+        self, gap: Gap, place: Gap, counterpart: Node | None, home: Block | None, cache: dict[int, float]
+    ) -> float:
+        key = place.block.number
         if key not in cache:
             score = 3.0 if scope_of(place.block) is counterpart else -4.0
             loop, other = loop_of(gap.block), loop_of(place.block)
             if loop is not None and other is not None:
                 score += 2.0
-            cache[key] = score + self._owner(gap.block, place.block)
+            if home is None:
+                score += self._owner(gap.block, place.block)
+            else:
+                score += 1.5 if place.block is home else min(0.0, self._owner(gap.block, place.block))
+            cache[key] = score
         return cache[key]
 
     def _owner(self, mine: Block, theirs: Block) -> float:
         """Whether two blocks are each other's counterparts, perhaps through a wrapper."""
         if self._same_block(mine, theirs):
-            return 1.5
+            # What one side wraps whole is in the wrapper's body.
+            return 0.9 if self._sole_wrapper(theirs) is not None else 1.5
         outer_old, outer_new = self._outward(theirs, old=True), self._outward(mine, old=False)
-        if any(self._same_block(mine, b) for b in outer_old) or any(self._same_block(b, theirs) for b in outer_new):
-            return 0.9
-        return -1.0
+        if any(self._same_block(mine, b) for b in outer_old):
+            outer = theirs.owner.block
+            whole = outer is not None and self._sole_wrapper(outer) is theirs.owner
+            return 1.5 if whole else 0.9
+        return 0.9 if any(self._same_block(b, theirs) for b in outer_new) else -1.0
+
+    def _sole_wrapper(self, block: Block) -> Node | None:
+        """The `with` that all of a block is in, if the new version has no such thing."""
+        first = block.items[0] if len(block.items) == 1 else None
+        return first if first and first.kind == "with" and self._matching.new_of(first) is None else None
 
     def _same_block(self, mine: Block, theirs: Block) -> bool:
         return (
             mine.role == theirs.role
             and self._matching.old_of(mine.owner) is theirs.owner
-            and (mine.role not in ("handler", "case") or mine.label == theirs.label or len(mine.owner.blocks) == 2)
+            and (
+                mine.role not in ("handler", "case")
+                or mine.label == theirs.label
+                or len(mine.owner.blocks) == 2
+            )
         )
 
     def _outward(self, block: Block, *, old: bool) -> list[Block]:
@@ -282,6 +329,16 @@ class Placer:
         place = scored.gap
         resolved = self._names.resolve(reads, (gap.block, gap.index), (place.block, place.index))
         return Scored(place, scored.score + sum(r.score for r in resolved), scored.evidence, resolved)
+
+
+def _first_place(block: Block) -> int:
+    """Index of the first place: documentation, `__future__` imports and scope declarations stay in front."""
+    first = 1 if is_docstring(block) else 0
+    for index, item in enumerate(block.items):
+        future = isinstance(item.syntax, ast.ImportFrom) and item.syntax.module == "__future__"
+        if future or isinstance(item.syntax, (ast.Global, ast.Nonlocal)):
+            first = index + 1
+    return first
 
 
 def _is_main_guard(node: Node) -> bool:

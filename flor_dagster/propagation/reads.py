@@ -44,13 +44,14 @@ def reads_of(nodes: Sequence[ast.AST]) -> Reads:
                     chains.setdefault(chain)
             elif isinstance(node, ast.Name) and node.id in free and id(node) not in under:
                 bare.add(node.id)
-            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-                if isinstance(node.slice.value, str):
-                    keys.setdefault(node.slice.value)
+            elif isinstance(node, ast.Subscript):
+                key = node.slice.value if isinstance(node.slice, ast.Constant) else None
+                if isinstance(key, str):
+                    keys.setdefault(key)
     for root in nodes:
         for node in ast.walk(root):
-            if isinstance(node, ast.Attribute) and id(node) in called and isinstance(node.value, ast.Name):
-                # `loss.item()` needs `loss` itself, whatever its attributes are.
-                if node.value.id != "self":
-                    bare.add(node.value.id)
+            # `loss.item()` needs `loss` itself, whatever its attributes are.
+            owner = node.value if isinstance(node, ast.Attribute) and id(node) in called else None
+            if isinstance(owner, ast.Name) and owner.id != "self":
+                bare.add(owner.id)
     return Reads(tuple(names), frozenset(bare), tuple(chains), tuple(keys))

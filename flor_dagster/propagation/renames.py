@@ -127,7 +127,9 @@ def _header_pairs(a: Node, b: Node) -> list[tuple[ast.AST, ast.AST]]:
 def _single_target(syntax: ast.AST) -> ast.AST | None:
     if isinstance(syntax, ast.Assign):
         return syntax.targets[0] if len(syntax.targets) == 1 else None
-    return syntax.target if isinstance(syntax, (ast.AnnAssign, ast.AugAssign, ast.For, ast.AsyncFor)) else None
+    return (
+        syntax.target if isinstance(syntax, (ast.AnnAssign, ast.AugAssign, ast.For, ast.AsyncFor)) else None
+    )
 
 
 class _SideBySide:

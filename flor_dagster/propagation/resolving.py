@@ -6,6 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 
+from flor_dagster.propagation.carrying import Carrier
 from flor_dagster.propagation.definitions import Definitions, Reach
 from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.model import RefusalKind
@@ -15,9 +16,11 @@ from flor_dagster.propagation.reads import Reads
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.tree import Block, Node
 
-
 # Objects that carry settings; their attributes are the settings' names.
-_CONFIG = re.compile(r"(args?|opts?|options|cfg|conf|config|c|hp|hps|hyp|hparams|params|flags|settings|ns)(\.|$)", re.IGNORECASE)
+_CONFIG = re.compile(
+    r"(args?|opts?|options|cfg|conf|config|c|hp|hps|hyp|hparams|params|flags|settings|ns)(\.|$)",
+    re.IGNORECASE,
+)
 
 Position = tuple[Block, int]
 
@@ -39,7 +42,11 @@ class Resolved:
 class Names:
     """Resolves names of the new version at places of the old one."""
 
-    def __init__(self, matching: Matching, renames: Renames, new: Definitions, old: Definitions) -> None:
+    def __init__(
+        self, matching: Matching, renames: Renames, new: Definitions, old: Definitions, carrier: Carrier
+    ) -> None:
+        self._carrier = carrier
+        self._packed: dict[tuple[str, int], bool] = {}
         self._matching = matching
         self._renames = renames
         self._new = new
@@ -51,7 +58,9 @@ class Names:
         self._scope_names: dict[tuple[bool, int], frozenset[str]] = {}
         self._imports_new = _imports(matching.new.nodes)
         self._imports_old = _imports(matching.old.nodes)
-        self._old_by_target = {target: name for name, target in sorted(self._imports_old.items(), reverse=True)}
+        self._old_by_target = {
+            target: name for name, target in sorted(self._imports_old.items(), reverse=True)
+        }
 
     def resolve(self, reads: Reads, at: Position, old_at: Position) -> tuple[Resolved, ...]:
         """Resolve everything that is read at a place of the new version at a place of the old one."""
@@ -70,6 +79,12 @@ class Names:
         found.extend(self._key(key) for key in reads.keys)
         return tuple(found)
 
+    def readable(self, block: Block, index: int) -> list[str]:
+        """Names of the old version that are certainly assigned at a place."""
+        scopes = [scope_of(block), self._matching.old.root]
+        names = {n for scope in scopes for n in self._old.local_names(scope)}
+        return sorted(n for n in names if self._old.reach(block, index, n).definite)
+
     def _name(self, name: str, at: Position, old_at: Position) -> Resolved:
         """Resolve one plain name."""
         (block, index), (old_block, old_index) = at, old_at
@@ -84,7 +99,7 @@ class Names:
                 best = found
         if best is not None and best.refused is None:
             return best
-        carried = self._carried(name, reach)
+        carried = self._carried(name, reach, old_at)
         if carried is not None:
             return carried
         return best or Resolved(name, name, -5.0, refused="no-variable")
@@ -112,7 +127,9 @@ class Names:
             other = self._old_by_target[target]
             weights[other] = weights.get(other, 0.0) + 2.0
             support[other] = 9.0
-        options = [(o, w) for o, w in weights.items() if o == name or self._believed(name, o, scope, old, support)]
+        options = [
+            (o, w) for o, w in weights.items() if o == name or self._believed(name, o, scope, old, support)
+        ]
         return sorted(options, key=lambda w: (-w[1], w[0]))
 
     def _believed(self, name: str, other: str, scope: Node, old: Node, support: dict[str, float]) -> bool:
@@ -147,6 +164,8 @@ class Names:
             return Resolved(name, other, weight - 0.5, refused=None if known else "no-variable")
         if found.origin == "star" and reach.origin != "star" and not self._imported(reach):
             return Resolved(name, other, weight - 5.0, refused="no-variable")
+        if name != other and self._is_code(found, new=False) and not self._is_code(reach, new=True):
+            return Resolved(name, other, weight - 5.0, refused="no-variable")
         score = min(weight, 1.5)
         if reach.definite and not found.definite:
             return Resolved(name, other, score - 3.0, refused="not-definite")
@@ -168,13 +187,28 @@ class Names:
             score -= 1.6
         return Resolved(name, other, score)
 
+    def _is_code(self, reach: Reach, *, new: bool) -> bool:
+        """Whether a name is a function, class or module: a variable never becomes one by a rename."""
+        nodes = self._matching.new.nodes if new else self._matching.old.nodes
+        if reach.origin == "local" and any(nodes[d].kind == "def" for d in reach.definitions):
+            # A parameter is defined by its function, too.
+            return False
+        return any(nodes[d].kind in ("def", "class", "import") for d in reach.definitions)
+
     def _imported(self, reach: Reach) -> bool:
         nodes = [self._matching.new.nodes[d] for d in reach.definitions]
         return bool(nodes) and all(n.kind == "import" for n in nodes)
 
-    def _carried(self, name: str, reach: Reach) -> Resolved | None:
+    def _carried(self, name: str, reach: Reach, old_at: Position) -> Resolved | None:
         if self._imported(reach):
             return Resolved(name, name, -0.5, carry=True)
+        if reach.origin == "module" or reach.definitions == self._new.module_sites(name):
+            # Where it is a helper of the new version that nothing in the old one is the counterpart of.
+            key = (name, scope_of(old_at[0]).number)
+            if key not in self._packed:
+                self._packed[key] = self._carrier.pack(name, *old_at) is not None
+            if self._packed[key]:
+                return Resolved(name, name, -0.5, carry=True)
         return None
 
     # ------------------------------------------------------------------ attributes
@@ -249,13 +283,19 @@ class Names:
         last = chain.rpartition(".")[2]
         if not (_CONFIG.match(chain.partition(".")[0])):
             return None
-        same = sorted(c for c in self._chains if c.rpartition(".")[2] == last and _CONFIG.match(c) and c != chain and usable(c))
+        same = sorted(
+            c
+            for c in self._chains
+            if c.rpartition(".")[2] == last and _CONFIG.match(c) and c != chain and usable(c)
+        )
         return same[0] if len(same) == 1 else None
 
     def _key(self, key: str) -> Resolved:
         """A literal subscript that the new version makes and the old one never mentions is lost."""
         lost = key in self._keys_new and key not in self._strings_old
-        return Resolved(f"['{key}']", f"['{key}']", -3.0 if lost else 0.0, refused="no-attribute" if lost else None)
+        return Resolved(
+            f"['{key}']", f"['{key}']", -3.0 if lost else 0.0, refused="no-attribute" if lost else None
+        )
 
 
 def _covers(moved: str, chain: str) -> bool:

@@ -64,7 +64,9 @@ class Found:
 
 def logged(statement: ast.stmt, spelled: Aliases) -> ast.Call | None:
     """The `flor.log` call that a simple statement is, or whose value it assigns."""
-    value = statement.value if isinstance(statement, (ast.Expr, ast.Assign, ast.AnnAssign, ast.Return)) else None
+    value = (
+        statement.value if isinstance(statement, (ast.Expr, ast.Assign, ast.AnnAssign, ast.Return)) else None
+    )
     if isinstance(value, ast.Await):
         value = value.value
     return value if isinstance(value, ast.Call) and spelled.is_log(value) else None
@@ -166,4 +168,4 @@ def find_statements(source: str) -> tuple[Statement, ...]:
     Raises:
         SourceSyntaxError: the text is no Python.
     """
-    return tuple(f.statement for f in read(source, "source").found)
+    return tuple(f.statement for f in read(source.removeprefix("\ufeff"), "source").found)

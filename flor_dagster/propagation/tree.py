@@ -8,6 +8,7 @@ redundant parentheses can't change a result.
 from __future__ import annotations
 
 import ast
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,6 +106,16 @@ class Node:
         return 1 if isinstance(self.syntax, ast.Module) else self.syntax.end_lineno or self.syntax.lineno
 
     @property
+    def column(self) -> int:
+        """Offset of the first byte in its line."""
+        return 0 if isinstance(self.syntax, ast.Module) else self.syntax.col_offset
+
+    @property
+    def end_column(self) -> int:
+        """Offset behind the last byte in its last line."""
+        return 0 if isinstance(self.syntax, ast.Module) else self.syntax.end_col_offset or 0
+
+    @property
     def name(self) -> str:
         """Name of a function or class, else empty."""
         return self.syntax.name if isinstance(self.syntax, SCOPES) else ""
@@ -135,6 +146,7 @@ class Interner:
         self._numbers: dict[object, int] = {}
 
     def __call__(self, thing: object) -> int:
+        """The number of a thing."""
         return self._numbers.setdefault(thing, len(self._numbers))
 
 
@@ -162,13 +174,27 @@ def parse(source: str, what: str = "source") -> ast.Module:
         SourceSyntaxError: the text is no Python of the running interpreter (Python 2, torn or conflicted files).
     """
     try:
-        return ast.parse(source)
+        with warnings.catch_warnings():
+            # Old code may draw warnings; they are not for whoever asks about it.
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
     except SyntaxError as error:
         message = f"the {what} can't be parsed: line {error.lineno or '?'}: {error.msg}"
         raise SourceSyntaxError(message) from error
     except (ValueError, RecursionError) as error:
         message = f"the {what} can't be parsed: {error}"
         raise SourceSyntaxError(message) from error
+
+
+def compile_error(source: str) -> str | None:
+    """Why Python would not compile a text, or None; finds what parsing alone does not (a late `global`)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, "old version", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def build(
@@ -296,6 +322,14 @@ def block_parts(syntax: ast.stmt | ast.Module) -> Iterator[tuple[str, ast.AST | 
             yield role, None, rest
 
 
+def is_docstring(block: Block) -> bool:
+    """Whether a block starts with a documentation string."""
+    if not (block.owner.is_scope and block.items):
+        return False
+    value = getattr(block.items[0].syntax, "value", None)
+    return block.items[0].kind == "expr" and isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
 def is_elif_of(syntax: ast.AST, role: str, statements: list[ast.stmt]) -> bool:
     """`elif` is an `If` that starts where the word `elif` does: no statement can be put before or after it."""
     if not (isinstance(syntax, ast.If) and role == "orelse" and len(statements) == 1):
@@ -310,7 +344,16 @@ def header_tokens(syntax: ast.stmt | ast.Module, out: list[str], renames: dict[s
     if isinstance(syntax, SCOPES):
         out.append("n:" + renames.get(syntax.name, syntax.name))
     for name, value in ast.iter_fields(syntax):
-        if name in ("body", "orelse", "finalbody", "handlers", "cases", "type_ignores", "name", "type_comment"):
+        if name in (
+            "body",
+            "orelse",
+            "finalbody",
+            "handlers",
+            "cases",
+            "type_ignores",
+            "name",
+            "type_comment",
+        ):
             continue
         _add_value(value, out, renames)
 

@@ -31,7 +31,7 @@ def log(name: str, value: T, /) -> T:
         try:
             session.record(name, value, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the call site is part of a record
         except Exception as error:  # noqa: BLE001 - logging must never stop a training
-            sessions.warn(f"a record of {name!r} was lost: {type(error).__name__}: {error}")
+            session.lose(name, error)
     return value
 
 
@@ -72,7 +72,7 @@ def loop(name: str, iterable: Iterable[T], /) -> Iterable[T]:
 
 @contextmanager
 def checkpointing(**objects: Any) -> Generator[None]:
-    """Register the objects whose state makes up the training: model, optimizer, scheduler, …
+    """Register the objects whose state makes up the training: model, optimizer, scheduler and others.
 
     Objects that the loops' code touches are captured unasked; registering names the ones that only a library touches.
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError
-from flor_dagster.recording.state import Capturer, digest_bytes
+from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.state import digest_bytes
 
 FORMAT = 1
 OBJECT_VERSION = b"\x01"
@@ -40,6 +41,7 @@ class Manifest:
         unavailable: names that nothing reads later and that could not be captured, with the reason.
         tainted: roots that hold clock or process values; they are not compared.
         inline: content digest → base64 of small buffers.
+        moved: root name → the places under it that got another object since the loop began.
     """
 
     run: str
@@ -50,6 +52,7 @@ class Manifest:
     unavailable: dict[str, str]
     tainted: tuple[str, ...]
     inline: dict[str, str]
+    moved: dict[str, list[str]]
 
 
 class CheckpointStore:
@@ -83,6 +86,7 @@ class CheckpointStore:
                 "run": manifest.run, "name": manifest.name, "nodes": manifest.nodes, "roots": manifest.roots,
                 "digests": manifest.digests, "unavailable": manifest.unavailable,
                 "tainted": list(manifest.tainted), "inline": manifest.inline,
+                "moved": manifest.moved,
             },
             separators=(",", ":"),
         ).encode()  # fmt: skip
@@ -110,11 +114,18 @@ class CheckpointStore:
                 f"checkpoint {name} of training run {run} has format {version}; this release reads {FORMAT}"
             )
         if digest_bytes(body) != digest:
-            raise DamagedCheckpointError(f"checkpoint {name} of training run {run} was altered on disk: {path}")
+            raise DamagedCheckpointError(
+                f"checkpoint {name} of training run {run} was altered on disk: {path}"
+            )
         fields = json.loads(body)
+        if "moved" not in fields:
+            raise CheckpointError(
+                f"checkpoint {name} of training run {run} lacks what a restore needs: {path}"
+            )
         return Manifest(
             fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["digests"],
             fields["unavailable"], tuple(fields["tainted"]), fields["inline"],
+            fields["moved"],
         )  # fmt: skip
 
     def buffer(self, manifest: Manifest, digest: str) -> bytes:
@@ -126,7 +137,9 @@ class CheckpointStore:
         inline = manifest.inline.get(digest)
         path = self.object_path(digest)
         try:
-            data = base64.b64decode(inline) if inline is not None else path.read_bytes()[len(OBJECT_VERSION) :]
+            data = (
+                base64.b64decode(inline) if inline is not None else path.read_bytes()[len(OBJECT_VERSION) :]
+            )
         except OSError as error:
             raise DamagedCheckpointError(
                 f"checkpoint {manifest.name} of training run {manifest.run} lacks a part: {error}"
@@ -165,6 +178,7 @@ class Snapshot:
     capturer: Capturer
     unavailable: dict[str, str]
     tainted: tuple[str, ...]
+    moved: dict[str, list[str]]
     done: Callable[[Manifest, int], None]
 
 
@@ -177,8 +191,9 @@ def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, b
         if len(data) <= INLINE_BYTES
     }
     manifest = Manifest(
-        run, snapshot.name, state.nodes, state.roots, state.digests(), snapshot.unavailable, snapshot.tainted, inline
-    )
+        run, snapshot.name, state.nodes, state.roots, state.digests(), snapshot.unavailable, snapshot.tainted, inline,
+        snapshot.moved,
+    )  # fmt: skip
     return manifest, state.buffers
 
 

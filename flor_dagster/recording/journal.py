@@ -118,7 +118,9 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
                     check_header(parts, path)
                 yield Entry(offset, parts)
             elif offset == 0:
-                raise JournalError(f"{path} does not start as a journal of flor_dagster; it was left as it is.")
+                raise JournalError(
+                    f"{path} does not start as a journal of flor_dagster; it was left as it is."
+                )
             offset += len(raw)
 
 

@@ -20,14 +20,18 @@ T = TypeVar("T")
 class LoopExecution:
     """One execution of one `flor.loop`, as the journal knows it.
 
-    `path` is its place: `name#ordinal` within `[index]` of each execution around it.
+    `path` is its place: `name#ordinal` within `[index]` of each execution around it. `site` is the file, line and column
+    of its `flor.loop` call, `entry` the identities of what it found when it began.
     """
 
-    __slots__ = ("count", "frame", "id", "name", "opened", "ordinal", "parent", "path", "source")
+    __slots__ = (
+        "count", "entry", "frame", "id", "name", "opened", "ordinal", "parent", "path", "site", "source",
+    )  # fmt: skip
 
     def __init__(
-        self, number: int, parent: Iteration, name: str, ordinal: int, frame: FrameType | None, source: LoopSource | None
-    ) -> None:
+        self, number: int, parent: Iteration, name: str, ordinal: int, frame: FrameType | None, source: LoopSource | None,
+        site: tuple[str, int, int],
+    ) -> None:  # fmt: skip
         self.id = number
         self.parent = parent
         self.name = name
@@ -35,6 +39,8 @@ class LoopExecution:
         self.frame = frame
         self.source = source
         self.count = 0
+        self.site = site
+        self.entry: dict[str, dict[str, int]] | None = None
         self.opened = time.time_ns()
         above = parent.execution
         prefix = "" if above is None else f"{above.path}[{parent.index}]/"
@@ -44,6 +50,10 @@ class LoopExecution:
     def outermost(self) -> bool:
         """Whether no loop is around it."""
         return self.parent.execution is None
+
+    def place(self, index: int | None) -> str:
+        """What its checkpoints are estimated by: its site, and whether an iteration or the execution ended."""
+        return f"{self.site}{'' if index is None else '[]'}"
 
 
 class Loop(Generic[T]):
@@ -60,9 +70,12 @@ class Loop(Generic[T]):
         self._lasti = frame.f_lasti
 
     def __iter__(self) -> Iterator[T]:
+        session = self._session
+        if session.ended:
+            return iter(self._iterable)
         line, column = call_position(self._code, self._lasti)
-        execution = self._session.open_loop(self._name, self._frame, line, column)
-        return LoopIterator(self._session, execution, self._session.items(execution, self._iterable))
+        execution = session.open_loop(self._name, self._frame, line, column)
+        return LoopIterator(session, execution, session.items(execution, self._iterable))
 
     def __len__(self) -> int:
         return len(self._iterable)  # pyright: ignore[reportArgumentType]  # as the iterable itself would answer
@@ -74,20 +87,21 @@ class Loop(Generic[T]):
 class LoopIterator(Iterator[T]):
     """Pulls from the user's iterable and moves the loop context along."""
 
-    __slots__ = ("__weakref__", "_execution", "_it", "_open", "_session")
+    __slots__ = ("__weakref__", "_execution", "_it", "_open", "_session", "_watched")
 
     def __init__(self, session: Session, execution: LoopExecution, items: Iterator[tuple[int, T]]) -> None:
         self._session = session
         self._execution = execution
         self._it = items
         self._open = True
+        self._watched = session.watches(execution)
 
     def __next__(self) -> T:
         execution = self._execution
         if not self._open:
             raise StopIteration
         try:
-            if execution.count:
+            if self._watched and execution.count:
                 self._session.iteration_over(execution)
             index, value = next(self._it)
         except StopIteration:
@@ -103,7 +117,10 @@ class LoopIterator(Iterator[T]):
     def _close(self, how: str) -> None:
         self._open = False
         execution = self._execution
-        current.set(execution.parent)
+        here = current.get()
+        # An iterator that is let go of late must not move the context of loops that were opened since.
+        if here is not None and any(i.execution is execution for i in here.chain()):
+            current.set(execution.parent)
         self._session.close_loop(execution, how)
         execution.frame = None
 

@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 
 OVERHEAD = 0.015
 FLOOR_SECONDS = 1.0
 MARGIN = 1.25
+MEMORY = 8
 
 
 class CheckpointPolicy:
     """Holds the time that checkpoints cost the training within a budget.
 
     The budget is 1.5 % of the run so far, or 1 s in all where that is more. A checkpoint is charged in advance with its
-    estimate (an exponentially weighted mean of the last ones) and a safety margin, so that the budget holds at every
+    estimate (the most that one of its place has cost lately) and a safety margin, so that the budget holds at every
     prefix of the run. Beyond the floor, one that costs more than the work it saves is not taken.
+
+    Args:
+        overhead: the share of the run that checkpoints may cost.
+        floor: seconds that they may cost in any case.
+        clock: seconds, for tests.
     """
 
-    def __init__(self, *, overhead: float = OVERHEAD, floor: float = FLOOR_SECONDS) -> None:
-        self._started = time.perf_counter()
+    def __init__(
+        self,
+        *,
+        overhead: float = OVERHEAD,
+        floor: float = FLOOR_SECONDS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._started = clock()
         self._overhead = overhead
         self._floor = floor
-        self._estimate = 0.0
+        self._costs: dict[str, deque[float]] = {}
         self.spent = 0.0
         self.taken = 0
         self.declined = 0
 
-    def allows(self, work_seconds: float) -> bool:
-        """Whether the next checkpoint may be taken; `work_seconds` is the work that it would save a replay."""
-        after = self.spent + self._estimate * MARGIN
+    def allows(self, work_seconds: float, place: str = "") -> bool:
+        """Whether the next checkpoint may be taken.
+
+        Args:
+            work_seconds: the work that it would save a replay.
+            place: where in the program; checkpoints of one place cost alike.
+        """
+        estimate = self.estimate(place)
+        after = self.spent + estimate * MARGIN
         if after <= self._floor:
             return True
-        elapsed = time.perf_counter() - self._started - self.spent
-        if after <= self._overhead * elapsed and self._estimate <= work_seconds:
+        elapsed = self._clock() - self._started - self.spent
+        if after <= self._overhead * elapsed and estimate <= work_seconds:
             return True
         self.declined += 1
         return False
 
-    def charge(self, seconds: float) -> None:
+    def estimate(self, place: str) -> float:
+        """What a checkpoint of a place should cost, in seconds; of an unknown one, as much as the dearest of all."""
+        costs = self._costs.get(place)
+        if costs:
+            return max(costs)
+        return max((max(c) for c in self._costs.values() if c), default=0.0)
+
+    def expect(self, seconds: float, place: str) -> None:
+        """A first guess for a place, before one was taken there."""
+        if place not in self._costs:
+            self._costs[place] = deque([seconds], MEMORY)
+
+    def spend(self, seconds: float) -> None:
+        """Something else that serves the checkpoints held the training up for this long."""
+        self.spent += seconds
+
+    def charge(self, seconds: float, place: str = "") -> None:
         """A checkpoint held the training up for this long."""
         self.spent += seconds
         self.taken += 1
-        self._estimate = seconds if self.taken == 1 else 0.5 * self._estimate + 0.5 * seconds
+        self._costs.setdefault(place, deque(maxlen=MEMORY)).append(seconds)

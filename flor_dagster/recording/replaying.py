@@ -7,6 +7,7 @@ a journal of the replay's own; at every executed end that the record has a check
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -19,18 +20,18 @@ from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, ReplayError
 from flor_dagster.recording import layout
+from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.context import current
 from flor_dagster.recording.exits import EXIT_EFFECT
+from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution
 from flor_dagster.recording.session import Session, global_generators
-from flor_dagster.recording.state import Capturer, Grafter
+from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.values import decode
 
 T = TypeVar("T")
-
-_MISSING: Any = object()
 
 
 def plain_flor_asset(*positional: Any, **keywords: Any) -> Any:
@@ -90,7 +91,9 @@ class ReplaySession(Session):
         """Put a shared random generator where the recorded run's was when it was first seen."""
         recorded = self.plan.get("generators", {}).get(root)
         if recorded:
-            Grafter(recorded["nodes"], lambda digest: digest.encode()).graft(recorded["ref"], generator, root)
+            Grafter(recorded["nodes"], lambda digest: digest.encode()).restore(
+                {root: (recorded["ref"], generator)}
+            )
 
     def stop(self) -> NoReturn:
         """The plan's end: nothing of the script runs after it, not even its `finally` blocks."""
@@ -109,6 +112,13 @@ class ReplaySession(Session):
         return default
 
     # Loops ----------------------------------------------------------------------------------------------------------
+
+    def note_entry(self, execution: LoopExecution) -> None:
+        """Nothing: a replay takes no checkpoints."""
+
+    def watches(self, execution: LoopExecution) -> bool:
+        """Every iteration's end may be compared."""
+        return True
 
     def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
         """A loop execution begins, skipped or not."""
@@ -180,7 +190,9 @@ class ReplaySession(Session):
 
     def _manifest(self, name: str) -> Manifest:
         if name not in self._manifests:
-            self._manifests = {name: self._checkpoints.read(self.run_id, name)}  # one at a time: they can be large
+            self._manifests = {
+                name: self._checkpoints.read(self.run_id, name)
+            }  # one at a time: they can be large
         return self._manifests[name]
 
     def _restore(self, execution: LoopExecution, name: str, index: int | None) -> None:
@@ -189,27 +201,29 @@ class ReplaySession(Session):
             raise CheckpointError(f"the `for` statement of {execution.path} can't be seen")
         manifest = self._manifest(name)
         grafter = Grafter(
-            manifest.nodes, lambda digest: self._checkpoints.buffer(manifest, digest), str(self.place.root)
-        )
+            manifest.nodes, lambda digest: self._checkpoints.buffer(manifest, digest), str(self.place.root),
+            moved=manifest.moved, is_own=self.is_own,
+        )  # fmt: skip
         values = frame.f_locals
-        generators = self.meet_generators()
+        live = {root: self._live(root, values) for root in manifest.roots}
+        restored = grafter.restore({root: (ref, live[root]) for root, ref in manifest.roots.items()})
         locals_now: dict[str, Any] = {}
-        for root in sorted(manifest.roots, key=_restore_order):
+        for root, new in restored.items():
             kind, _, rest = root.partition(":")
-            ref = manifest.roots[root]
+            if new is live[root]:
+                continue
             if kind == "random":
-                if root not in generators:
-                    raise CheckpointError(f"the random generator {rest} of the recorded run is not in use here yet")
-                grafter.graft(ref, generators[root], rest)
-            elif kind == "object":
-                self._graft_registered(grafter, ref, rest, values)
-            elif kind == "name":
-                old = values.get(rest, _MISSING)
-                new = grafter.graft(ref, old, rest)
-                if new is not old:
-                    locals_now[rest] = new
+                raise CheckpointError(f"the random generator {rest} of the recorded run is another one here")
+            if kind == "object":
+                if not any(
+                    value is new for other, value in restored.items() if not other.startswith("object:")
+                ):
+                    raise CheckpointError(f"the object registered as `{rest}` is another one here")
+                continue  # another object under the name that it was registered by: put back there
+            if kind == "name":
+                locals_now[rest] = new
             else:
-                self._graft_global(grafter, ref, kind, rest)
+                sys.modules[kind].__dict__[rest] = new
         self.journal.entry("s", execution.id, index, name)
         if index is not None:
             # The loop is entered: the `for` itself binds its targets.
@@ -218,24 +232,23 @@ class ReplaySession(Session):
             self._pending = locals_now
             self._pending_for = execution.path
 
-    def _graft_registered(self, grafter: Grafter, ref: Any, name: str, values: Any) -> None:
-        if name not in self.registered:
-            raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
-        registered, aliases = self.registered[name]
-        alias = next((a for a in aliases if a in values), None)
-        live = registered if alias is None else values[alias]
-        if grafter.graft(ref, live, name) is not live:
-            raise CheckpointError(f"the object registered as `{name}` is another kind of object here")
-
-    def _graft_global(self, grafter: Grafter, ref: Any, module: str, name: str) -> None:
-        loaded = sys.modules.get(module)
-        if loaded is None:
-            raise CheckpointError(f"the module {module} of the recorded run is not loaded here")
-        namespace = loaded.__dict__
-        old = namespace.get(name, _MISSING)
-        new = grafter.graft(ref, old, name)
-        if new is not old:
-            namespace[name] = new
+    def _live(self, root: str, values: Any) -> Any:
+        """The object of this program that a root of the record means."""
+        kind, _, name = root.partition(":")
+        if kind == "random":
+            generator = self.meet_generators().get(root, MISSING)
+            if generator is MISSING:
+                raise CheckpointError(
+                    f"the random generator {name} of the recorded run is not in use here yet"
+                )
+            return generator
+        if kind == "object":
+            if name not in self.registered:
+                raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
+            return self.registered_now(name, values)
+        if kind == "name":
+            return values.get(name, MISSING)
+        return live_global(kind, name)
 
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
         manifest = self._manifest(name)
@@ -264,7 +277,9 @@ class ReplaySession(Session):
         if self._pending:
             names = ", ".join(sorted(self._pending))
             self._pending = None
-            raise CheckpointError(f"the local names {names} of {self._pending_for} were not put back by the patched source")
+            raise CheckpointError(
+                f"the local names {names} of {self._pending_for} were not put back by the patched source"
+            )
 
     def begin(self, key: str) -> None:
         """Before a hindsight expression that may draw random numbers."""
@@ -293,14 +308,29 @@ class ReplaySession(Session):
             self.calls[site] = number
             self.journal.entry("n", number, name, file, "", line, 0)
         iteration = current.get()
-        context = self.context_id(iteration) if iteration is not None and iteration.execution is not None else 0
+        context = (
+            self.context_id(iteration) if iteration is not None and iteration.execution is not None else 0
+        )
         failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
         self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n")
 
 
-def _restore_order(root: str) -> tuple[int, str]:
-    # Registered objects first: an optimizer's state is keyed by parameters that the model binds.
-    return {"random": 0, "object": 1, "name": 3}.get(root.partition(":")[0], 2), root
+def live_global(module: str, name: str) -> Any:
+    """A global of a module, or MISSING.
+
+    Raises:
+        CheckpointError: the module can't be loaded.
+    """
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        try:
+            # The skipped code imported it.
+            loaded = importlib.import_module(module)
+        except Exception as error:
+            raise CheckpointError(
+                f"the module {module} of the recorded run can't be loaded here: {error}"
+            ) from error
+    return loaded.__dict__.get(name, MISSING)
 
 
 def _random_states() -> dict[str, Any]:
@@ -315,4 +345,6 @@ def _from(iterable: Iterable[T], start: int, path: str) -> Iterator[T]:
     if isinstance(iterable, range | list | tuple):
         rest: Any = iterable[start:]
         return iter(rest)
-    raise CheckpointError(f"{path} goes over a {type(iterable).__name__}, which can't be entered at iteration {start}")
+    raise CheckpointError(
+        f"{path} goes over a {type(iterable).__name__}, which can't be entered at iteration {start}"
+    )

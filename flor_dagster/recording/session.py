@@ -6,8 +6,10 @@ import atexit
 import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
+import opcode
 import os
 import platform
 import secrets
@@ -19,18 +21,26 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.recording import layout
+from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, CheckpointWriter, Manifest, Snapshot
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
+from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.policy import CheckpointPolicy
-from flor_dagster.recording.state import Capturer
+from flor_dagster.recording.shape import child_items, frame_locals
 from flor_dagster.recording.values import encode
 
 T = TypeVar("T")
+
+# A low guess of how fast memory is copied, for the first checkpoint of a place.
+BYTES_PER_SECOND = 1e9
+# Of how many attributes or items of a name's object it is noted whether they are replaced.
+MAX_PLACES = 256
+IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 SNAPSHOT_WAIT_SECONDS = 60.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -92,11 +102,11 @@ class Session:
         self.root = Iteration(None, 0, None)
         self.registered: dict[str, tuple[Any, tuple[str, ...]]] = {}
         self.calls: dict[tuple[int, int, str], int] = {}
-        self.args: dict[str, Any] = {}
+        self.args: dict[str, str] = {}
         self._codes: list[Any] = []
         self._loops = 0
         self._contexts = 0
-        self._open_sites: dict[tuple[str, int, int], int] = {}
+        self._global_roots: dict[tuple[str, int, int], tuple[str, ...]] = {}
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._tags = dict(tags)
@@ -106,6 +116,7 @@ class Session:
         self._lock_fd = -1
         self._environment_noted = False
         self._met: set[str] = set()
+        self._known = KnownMemory()
         self._versioned = versioned
         # The interpreter takes it away before the process's exit hooks run.
         self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -170,7 +181,9 @@ class Session:
                 stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            out.write_text(json.dumps({"error": f"the snapshot could not be started: {error}"}), encoding="utf-8")
+            out.write_text(
+                json.dumps({"error": f"the snapshot could not be started: {error}"}), encoding="utf-8"
+            )
 
     def finish(self, status: str, reason: str = "") -> None:
         """Close the run: what is queued is written, the version awaited, the end noted."""
@@ -213,12 +226,15 @@ class Session:
             if not Path(relative).is_absolute() and self.is_own(getattr(module, "__name__", "")):
                 with contextlib.suppress(OSError):
                     data = (self.place.root / relative).read_bytes()
-                    blobs[relative] = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+                    blobs[relative] = hashlib.sha1(
+                        b"blob %d\0" % len(data) + data, usedforsecurity=False
+                    ).hexdigest()
         return blobs
 
     def disown(self) -> None:
         """In a forked child: nothing here belongs to it."""
         self.ended = True
+        self.journal.close()
 
     def _trouble(self, message: str) -> None:
         if message not in self._warned:
@@ -252,36 +268,61 @@ class Session:
             self._codes.append(code)  # its id stays its own
             self.calls[id(code), frame.f_lasti, name] = number
             self.journal.entry(
-                "n", number, name, layout.relative_file(code.co_filename, self.place.root), code.co_qualname, line, 0
+                "n",
+                number,
+                str(name),
+                layout.relative_file(code.co_filename, self.place.root),
+                code.co_qualname,
+                line,
+                0,
             )
         return number
 
     def context_id(self, iteration: Iteration) -> int:
         """The number of a loop context, written when it is first needed."""
-        with self._lock:
-            for here in reversed(list(iteration.chain())):
-                if here.id is None and here.execution is not None:
-                    self._contexts += 1
-                    here.id = self._contexts
-                    value = encode(here.value) if isinstance(here.value, str | int | float | bool) else "null"
-                    if value == str(here.index):
-                        value = "null"
-                    self.journal.write(f'["c",{here.id},{here.execution.id},{here.index},{value}]\n')
+        if iteration.id is None:
+            with self._lock:
+                self.journal.write(self._new_contexts(iteration))
         return iteration.id or 0
+
+    def _new_contexts(self, iteration: Iteration) -> str:
+        """Number a loop context and those around it that have no number yet; the lines that say so."""
+        lines: list[str] = []
+        for here in reversed(list(iteration.chain())):
+            if here.id is None and here.execution is not None:
+                self._contexts += 1
+                here.id = self._contexts
+                value = encode(here.value) if type(here.value) in (str, int, float, bool) else "null"
+                if value == str(here.index):
+                    value = "null"
+                lines.append(f'["c",{here.id},{here.execution.id},{here.index},{value}]\n')
+        return "".join(lines)
 
     def record(self, name: str, value: Any, frame: FrameType) -> None:
         """One record, on disk when this returns."""
-        call = self.calls.get((id(frame.f_code), frame.f_lasti, name))
-        if call is None:
-            call = self.intern_call(name, frame)
-        iteration = current.get()
-        context = 0
-        if iteration is not None and iteration.execution is not None:
-            context = iteration.id or self.context_id(iteration)
+        call = self.calls.get((id(frame.f_code), frame.f_lasti, name)) or self.intern_call(name, frame)
         # A finite float's repr is its JSON and round-trips; the subtraction is 0.0 for nothing else.
         text = repr(value) if type(value) is float and value - value == 0.0 else encode(value)
-        if not self.journal.write(f"[{call},{context},{text}]\n"):
-            self._trouble(f"records can't be written to {self.journal.path}: {self.journal.error}; the training goes on")
+        iteration = current.get()
+        if iteration is None:
+            kept = self.journal.write(f"[{call},0,{text}]\n")
+        elif iteration.id is not None:
+            kept = self.journal.write(f"[{call},{iteration.id},{text}]\n")
+        else:
+            # One write for the context and the record; no other thread may use its number before it is on disk.
+            with self._lock:
+                lines = self._new_contexts(iteration)
+                kept = self.journal.write(f"{lines}[{call},{iteration.id},{text}]\n")
+        if not kept and not self.ended:
+            self._trouble(
+                f"records can't be written to {self.journal.path}: {self.journal.error}; the training goes on"
+            )
+
+    def lose(self, name: object, error: BaseException) -> None:
+        """A record could not be made: said once per name, counted always."""
+        self.journal.lost += 1
+        shown = name if isinstance(name, str) else type(name).__name__
+        self._trouble(f"records of {shown!r} are lost: {type(error).__name__}: {error}"[:500])
 
     def argument(self, name: str, default: T) -> T:
         """The value of an argument: given from outside, or the default in the code."""
@@ -292,27 +333,40 @@ class Session:
         return value
 
     def _note_argument(self, name: str, value: Any, default: Any, source: str) -> None:
-        if name not in self.args or self.args[name] != value:
-            self.args[name] = value
-            self.journal.write(f'["a",{json.dumps(name)},{encode(value)},{encode(default)},"{source}"]\n')
+        line = f'["a",{json.dumps(str(name))},{encode(value)},{encode(default)},"{source}"]\n'
+        if self.args.get(name) != line:
+            self.args[name] = line
+            self.journal.write(line)
 
     # Loops ----------------------------------------------------------------------------------------------------------
 
     def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
         """A loop execution begins."""
+        name = str(name)
         parent = current.get() or self.root
         with self._lock:
             self._loops += 1
             number = self._loops
         source = find_source(frame, line, column)
-        execution = LoopExecution(number, parent, name, parent.next_ordinal(name), frame, source)
+        site = (frame.f_code.co_filename, line, column)
+        execution = LoopExecution(number, parent, name, parent.next_ordinal(name), frame, source, site)
         if parent.execution is None:
             self._note_environment()
         context = self.context_id(parent) if parent.execution is not None else 0
         file = layout.relative_file(frame.f_code.co_filename, self.place.root)
         self.journal.entry(
-            "l", number, context, name, execution.ordinal, file, frame.f_code.co_qualname, line, column, execution.opened
+            "l",
+            number,
+            context,
+            name,
+            execution.ordinal,
+            file,
+            frame.f_code.co_qualname,
+            line,
+            column,
+            execution.opened,
         )
+        self.note_entry(execution)
         return execution
 
     def items(self, execution: LoopExecution, iterable: Iterable[T]) -> Iterator[tuple[int, T]]:
@@ -320,9 +374,13 @@ class Session:
         del execution
         return plain_items(iterable)
 
+    def watches(self, execution: LoopExecution) -> bool:
+        """Whether the ends of an execution's iterations are of interest."""
+        return execution.outermost
+
     def iteration_over(self, execution: LoopExecution) -> None:
         """An iteration's body ended and the next one has not been pulled: a place for a restore point."""
-        if execution.outermost:
+        if not self.ended:
             self._capture(execution, execution.count - 1)
 
     def close_loop(self, execution: LoopExecution, how: str) -> None:
@@ -348,10 +406,86 @@ class Session:
             return "its frame is gone"
         for around in execution.parent.chain():
             other = around.execution
-            if other is not None and other.frame is not None and other.frame.f_code is frame.f_code:
-                if other.frame is not frame:
-                    return "its function is open already (recursion)"
+            opened = None if other is None else other.frame
+            if opened is not None and opened.f_code is frame.f_code and opened is not frame:
+                return "its function is open already (recursion)"
         return ""
+
+    def note_entry(self, execution: LoopExecution) -> None:
+        """Note which objects the loop finds under the names that it uses: a replay must know what was replaced."""
+        source, frame = execution.source, execution.frame
+        if source is None or source.reason or frame is None:
+            return
+        begin = time.perf_counter()
+        try:
+            site = execution.site
+            if site not in self._global_roots:
+                # Once per place: which globals its code may reach, and what a checkpoint of it should cost.
+                capturer = self.walk(execution)
+                roots = tuple(
+                    r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name")
+                )
+                self._global_roots[site] = roots
+                copying = capturer.pending_bytes / BYTES_PER_SECOND
+                self.policy.expect(time.perf_counter() - begin + copying, execution.place(None))
+            execution.entry = self._identities(execution)
+        except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
+            execution.entry = None
+            self._note_uncaptured(execution, None, [f"{type(error).__name__}: {error}"])
+        self.policy.spend(time.perf_counter() - begin)
+
+    def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
+        """Root name → place under it → identity of the object there; the empty place is the root itself."""
+        frame, source = execution.frame, execution.source
+        found: dict[str, dict[str, int]] = {}
+        if frame is None or source is None:
+            return found
+        values = frame_locals(frame)
+        roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
+        if frame.f_code.co_name != "<module>":
+            roots |= {
+                f"name:{name}": values[name] for name in source.stored | source.loaded if name in values
+            }
+        for root in self._global_roots.get(execution.site, ()):
+            module, _, name = root.partition(":")
+            namespace = getattr(sys.modules.get(module), "__dict__", {})
+            if name in namespace:
+                roots[root] = namespace[name]
+        for root, value in roots.items():
+            places = {"": id(value)}
+            for count, (place, item) in enumerate(child_items(value)):
+                if count >= MAX_PLACES:
+                    break
+                if type(item) not in IMMUTABLE:
+                    places[place] = id(item)
+            found[root] = places
+        return found
+
+    def _moved(self, execution: LoopExecution) -> dict[str, list[str]]:
+        """What the loop found elsewhere when it began, by root: the places that have another object now."""
+        entry = execution.entry or {}
+        moved: dict[str, list[str]] = {}
+        for root, places in self._identities(execution).items():
+            before = entry.get(root)
+            if before is None or before[""] != places[""]:
+                moved[root] = [""]
+                continue
+            other = [place for place, number in places.items() if before.get(place, number) != number]
+            if other:
+                moved[root] = other
+        return moved
+
+    def _gone(self, execution: LoopExecution) -> list[str]:
+        """Names that the loop found bound and left unbound: a replay can't unbind them."""
+        now = self._identities(execution)
+        gone = [root for root in execution.entry or {} if root not in now]
+        return [f"`{root.partition(':')[2]}` is deleted in the loop" for root in sorted(gone)]
+
+    def registered_now(self, name: str, values: Mapping[str, Any]) -> Any:
+        """A registered object: the one that its name has now, so that a model made anew is followed."""
+        registered, aliases = self.registered[name]
+        alias = next((a for a in aliases if a in values), None)
+        return registered if alias is None else values[alias]
 
     def _capture(self, execution: LoopExecution, index: int | None) -> None:
         try:
@@ -359,12 +493,17 @@ class Session:
             if reason:
                 self._note_uncaptured(execution, index, [reason])
                 return
-            work = (time.time_ns() - execution.opened) / 1e9 / (max(execution.count, 1) if index is not None else 1)
-            if not self._writer.idle or not self.policy.allows(work):
+            work = (
+                (time.time_ns() - execution.opened)
+                / 1e9
+                / (max(execution.count, 1) if index is not None else 1)
+            )
+            place = execution.place(index)
+            if execution.entry is None or not self._writer.idle or not self.policy.allows(work, place):
                 return
             begin = time.perf_counter()
             self._take(execution, index)
-            self.policy.charge(time.perf_counter() - begin)
+            self.policy.charge(time.perf_counter() - begin, place)
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             self._note_uncaptured(execution, index, [f"{type(error).__name__}: {error}"])
 
@@ -376,7 +515,9 @@ class Session:
 
     def _take(self, execution: LoopExecution, index: int | None) -> None:
         capturer = self.walk(execution)
+        capturer.copy()
         reasons, dead = self.sort_unavailable(execution, capturer)
+        reasons += self._gone(execution)
         if reasons:
             self._note_uncaptured(execution, index, reasons)
             return
@@ -385,25 +526,33 @@ class Session:
 
         def done(manifest: Manifest, written: int) -> None:
             self.journal.entry(
-                "k", {"name": name, "loop": loop, "index": index, "bytes": written, "t": when, "roots": len(manifest.roots)}
+                "k",
+                {
+                    "name": name,
+                    "loop": loop,
+                    "index": index,
+                    "bytes": written,
+                    "t": when,
+                    "roots": len(manifest.roots),
+                },
             )
 
-        self._writer.put(Snapshot(name, capturer, dead, self.tainted_roots(execution), done))
+        self._writer.put(
+            Snapshot(name, capturer, dead, self.tainted_roots(execution), self._moved(execution), done)
+        )
 
     def walk(self, execution: LoopExecution) -> Capturer:
         """Capture what an execution's code may have changed, as copies."""
-        capturer = Capturer(self.is_own, str(self.place.root))
+        capturer = Capturer(self.is_own, str(self.place.root), self._known)
         for name, generator in self.meet_generators().items():
             capturer.add(name, generator)
         frame = execution.frame
         source = execution.source
         if frame is None or source is None:
             return capturer
-        values = frame.f_locals
-        for name, (registered, aliases) in self.registered.items():
-            # The name binds, not the object: a model made anew is followed under the name it has now.
-            alias = next((a for a in aliases if a in values), None)
-            capturer.add(f"object:{name}", registered if alias is None else values[alias])
+        values = frame_locals(frame)
+        for name in self.registered:
+            capturer.add(f"object:{name}", self.registered_now(name, values))
         at_module_level = frame.f_code.co_name == "<module>"
         for name in sorted(source.stored | source.loaded):
             if not at_module_level and name in values:
@@ -413,14 +562,21 @@ class Session:
         capturer.follow()
         return capturer
 
-    def sort_unavailable(self, execution: LoopExecution, capturer: Capturer) -> tuple[list[str], dict[str, str]]:
+    def sort_unavailable(
+        self, execution: LoopExecution, capturer: Capturer
+    ) -> tuple[list[str], dict[str, str]]:
         """What could not be captured: reasons that make the execution unskippable, and names that nothing reads."""
         source = execution.source
         reasons: list[str] = []
         dead: dict[str, str] = {}
         for root, reason in capturer.state.unavailable.items():
             kind, _, name = root.partition(":")
-            if source is not None and kind == "name" and name not in source.read_outside and name in source.first_stored:
+            if (
+                source is not None
+                and kind == "name"
+                and name not in source.read_outside
+                and name in source.first_stored
+            ):
                 dead[name] = reason
             else:
                 reasons.append(reason)
@@ -452,7 +608,12 @@ class Session:
         relative = layout.relative_file(file, self.place.root)
         parts = Path(relative).parts
         ours = module == "flor_dagster" or module.startswith("flor_dagster.")
-        return not Path(relative).is_absolute() and "site-packages" not in parts and "dist-packages" not in parts and not ours
+        return (
+            not Path(relative).is_absolute()
+            and "site-packages" not in parts
+            and "dist-packages" not in parts
+            and not ours
+        )
 
     def _note_environment(self) -> None:
         """What is known of the libraries once the training loop begins."""
@@ -504,7 +665,9 @@ def convert(name: str, given: Any, default: Any) -> Any:
     text = given.strip()
     try:
         if isinstance(default, bool):
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
         if isinstance(default, int):
             return int(text)
         if isinstance(default, float):
@@ -513,7 +676,9 @@ def convert(name: str, given: Any, default: Any) -> Any:
             return json.loads(text)
     except (KeyError, ValueError):
         kind = type(default).__name__
-        raise ValueError(f"argument {name}={given!r} does not read as {kind}, the type of its default {default!r}") from None
+        raise ValueError(
+            f"argument {name}={given!r} does not read as {kind}, the type of its default {default!r}"
+        ) from None
     return given
 
 
@@ -543,7 +708,9 @@ def start() -> Session | None:
         versioned = place is not None
         if place is None:
             place = layout.place_without_git(Path.cwd())
-            warn(f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed")
+            warn(
+                f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed"
+            )
         entrypoint = layout.relative_file(script, place.root) if script else "<notebook>"
         # Taken out of the environment: a process that the script starts is another training run.
         origin = os.environ.pop("FLOR_ORIGIN", "") or ("script" if script else "notebook")
@@ -578,7 +745,7 @@ def _environment_object(name: str) -> dict[str, Any]:
         return {}
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must hold a JSON object, it holds {text[:100]!r}")
+        raise TypeError(f"{name} must hold a JSON object, it holds {text[:100]!r}")
     return value
 
 
@@ -593,12 +760,44 @@ def _install_exit_hooks(session: Session) -> None:
 
     sys.excepthook = note
     pid = os.getpid()
+    main = _main_frame()
+    leave = sys.exit
+    left: list[Any] = []
+
+    # No hook of Python's is called for SystemExit, and nothing keeps its code: the call is where it can be seen.
+    @functools.wraps(leave)
+    def exit_noted(status: Any = None, /) -> NoReturn:
+        if threading.current_thread() is threading.main_thread():
+            left[:] = [status]
+        leave(status)
+
+    sys.exit = exit_noted
 
     def end() -> None:
-        if os.getpid() == pid:
-            session.finish(*outcome)
+        if os.getpid() != pid:
+            return
+        # A SystemExit that was caught has not ended the script: it came to its last instruction.
+        if outcome[0] == "finished" and left and left[0] not in (None, 0) and _left_by_an_exception(main):
+            outcome[:] = ["failed", f"SystemExit: {left[0]}"]
+        session.finish(*outcome)
 
     atexit.register(end)
+
+
+def _main_frame() -> FrameType | None:
+    """The frame of the script itself, where it is on this thread's stack."""
+    namespace = getattr(sys.modules.get("__main__"), "__dict__", None)
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None and not (frame.f_globals is namespace and frame.f_code.co_name == "<module>"):
+        frame = frame.f_back
+    return frame
+
+
+def _left_by_an_exception(frame: FrameType | None) -> bool:
+    """Whether a frame that is over did not come to a `return`; True where that can't be known."""
+    if frame is None:
+        return True
+    return not opcode.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")
 
 
 def _disown_child() -> None:

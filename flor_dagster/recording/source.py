@@ -132,7 +132,9 @@ def _called_name(func: ast.expr) -> str:
 def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, line: int, column: int) -> LoopSource:
     body = [*node.body]
     stored = frozenset(bound_names([node], scope))
-    loaded = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+    loaded = frozenset(
+        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+    )
     reason = _iterates(node.iter, line, column) or ""
     if isinstance(node, ast.AsyncFor):
         reason = reason or "it is an `async for`"
@@ -190,7 +192,9 @@ def bound_names(statements: list[ast.stmt], scope: ast.AST | None = None) -> set
                 names.update((a.asname or a.name).partition(".")[0] for a in aliases)
             case ast.ExceptHandler(name=str(name)):
                 names.add(name)
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+            case (
+                ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name))
+            ):
                 names.add(name)
             case _:
                 pass
@@ -203,7 +207,9 @@ def bound_names(statements: list[ast.stmt], scope: ast.AST | None = None) -> set
             stack.extend(ast.iter_child_nodes(node))
     if scope is not None:
         for inner in ast.walk(scope):
-            if isinstance(inner, ast.Nonlocal) or (isinstance(inner, ast.Global) and isinstance(scope, ast.Module)):
+            if isinstance(inner, ast.Nonlocal) or (
+                isinstance(inner, ast.Global) and isinstance(scope, ast.Module)
+            ):
                 names.update(inner.names)
     return names
 
@@ -218,7 +224,9 @@ def _first_stored(node: ast.For | ast.AsyncFor) -> frozenset[str]:
         if isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             for target in targets:
-                safe |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} - read
+                safe |= {
+                    n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+                } - read
     return frozenset(safe - read)
 
 
@@ -234,7 +242,9 @@ def _read_outside(node: ast.For | ast.AsyncFor, scope: ast.AST) -> frozenset[str
 
 def _tainted(node: ast.For | ast.AsyncFor) -> set[str]:
     tainted: set[str] = set()
-    assigns = [n for n in ast.walk(node) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign) and n.value]
+    assigns = [
+        n for n in ast.walk(node) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign) and n.value
+    ]
     for _ in range(len(assigns) + 1):
         before = len(tainted)
         for assign in assigns:

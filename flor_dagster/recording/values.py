@@ -16,7 +16,7 @@ Floats that JSON holds are written by `repr`, which round-trips; -0.0 is kept; i
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import json
 import math
 import struct
@@ -83,7 +83,7 @@ def _int_text(value: int) -> str:
 
 
 def _tag_float(value: float) -> str:
-    return '{"$":"float","bits":"%s"}' % struct.pack(">d", value).hex()
+    return f'{{"$":"float","bits":"{struct.pack(">d", value).hex()}"}}'
 
 
 def _encode_other(value: Any) -> str:
@@ -96,7 +96,7 @@ def _encode_other(value: Any) -> str:
         return encode(float.__float__(value))
     if isinstance(value, str):
         return encode(str.__str__(value))
-    if isinstance(value, datetime.datetime | datetime.date):
+    if isinstance(value, dt.datetime | dt.date):
         return _dumps({"$": "datetime", "v": value.isoformat()})
     if isinstance(value, ArrayValue):
         return _array(value.dtype, value.shape, value.data)
@@ -104,7 +104,7 @@ def _encode_other(value: Any) -> str:
     if numeric is not None:
         return numeric
     if isinstance(value, dict | list | tuple):
-        return '{"$":"json","v":%s}' % _dumps(_jsonable(value))
+        return f'{{"$":"json","v":{_dumps(_jsonable(value))}}}'
     return _unstored(value)
 
 
@@ -194,9 +194,7 @@ def decode(value: Any) -> Any:
             return ArrayValue(value["dtype"], tuple(value["shape"]), base64.b64decode(value["data"]))
         case "datetime":
             text = value["v"]
-            return (
-                datetime.datetime.fromisoformat(text) if "T" in text else datetime.date.fromisoformat(text)
-            )
+            return dt.datetime.fromisoformat(text) if "T" in text else dt.date.fromisoformat(text)
         case "error":
             return Failure(value["type"], value["message"], value["line"])
         case _:

@@ -115,19 +115,39 @@ class Linker:
         if text is None:
             return None
         for row in sorted(self._store.statements(name=located.name), key=lambda r: r.created, reverse=True):
-            other = self._repository.read(row.source, row.file)
-            if other is None:
-                continue
-            try:
-                pairs = self._counterparts(text, other)
-            except SourceSyntaxError:
-                continue
-            for new, old, same_expression in pairs:
-                mine = new.lines == located.statement.lines and new.name in (None, located.name)
-                theirs = Located(row.file, old, located.name).form
-                if mine and same_expression and self._belongs(theirs, row):
+            # The version that it was last seen in is the nearest one; the one that it was first written in never moved.
+            for known in dict.fromkeys((*self._last_seen(row), (row.source, row.file))):
+                if self._is_counterpart(located, text, row, *known):
                     return row
         return None
+
+    def _is_counterpart(self, located: Located, text: str, row: StatementRow, commit: str, file: str) -> bool:
+        other = self._repository.read(commit, file)
+        if other is None:
+            return False
+        try:
+            pairs = self._counterparts(text, other)
+        except SourceSyntaxError:
+            return False
+        return any(
+            same_expression
+            and new.lines == located.statement.lines
+            and new.name in (None, located.name)
+            and self._belongs(Located(file, old, located.name).form, row)
+            for new, old, same_expression in pairs
+        )
+
+    def _last_seen(self, row: StatementRow) -> tuple[tuple[str, str], ...]:
+        """The newest version of a training run that has a statement, and the file that it stands in there."""
+        seen: set[str] = set()
+        for run in reversed(self._store.runs()):
+            if run.commit is None or run.commit in seen:
+                continue
+            seen.add(run.commit)
+            for _, _, file, *_, linked in self._store.call_sites(run.id):
+                if linked == row.id:
+                    return ((run.commit, file),)
+        return ()
 
     def _belongs(self, form: str, row: StatementRow) -> bool:
         known = self._store.find_form(form)

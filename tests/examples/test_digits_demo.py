@@ -13,7 +13,7 @@ from example_pipelines.digits.history import load_history
 
 ROOT = Path(__file__).parents[2]
 HISTORY = load_history()
-EPOCHS = 4
+EPOCHS = 2
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import dagster as dg
 import pytest
 import toy_project
 from conftest import Toy
+from dagster.components.testing import create_defs_folder_sandbox
 
-from flor_dagster.errors import NoRepositoryError
+from flor_dagster.errors import NoRepositoryError, SourceSyntaxError
 from flor_dagster.orchestration import (
     DagsterFlorTranslator,
     FlorProject,
@@ -59,6 +60,12 @@ def test_a_relative_repository_counts_from_the_file_that_names_it(tmp_path: Path
         cwd=tmp_path, env=toy_project.environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout.strip() == str(tmp_path / "here" / "repo")
+
+
+def test_a_folder_inside_the_repository_means_the_repository(project: FlorProject) -> None:
+    inside = project.root / "inside"
+    inside.mkdir(exist_ok=True)
+    assert FlorProject("toy", repo=inside).root == project.root
 
 
 def test_two_projects_share_no_key(project: FlorProject, tmp_path: Path) -> None:
@@ -160,3 +167,47 @@ def test_the_component_is_scaffolded_and_builds_the_same(folder: Path, tmp_path:
     definitions = component.build_defs(dg.ComponentTree.for_test().load_context)
     dg.Definitions.validate_loadable(definitions)
     assert definitions.resolve_schedule_def("toy_hindsight_schedule")
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_the_scaffolded_file_loads() -> None:
+    from flor_dagster.orchestration.components import FlorProjectComponent
+
+    with create_defs_folder_sandbox(project_name="sandbox") as sandbox:
+        place = sandbox.scaffold_component(component_cls=FlorProjectComponent, defs_path="digits")
+        written = (place / "defs.yaml").read_text()
+        assert "name: digits" in written
+        assert "repo: '{{ context.project_root }}'" in written
+        with sandbox.load_component_and_build_defs(defs_path=place) as (component, definitions):
+            assert isinstance(component, FlorProjectComponent)
+            keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+            assert {"digits/runs", "digits/hindsight", "digits/log_view", "digits/log_query"} <= keys
+
+
+def test_a_project_without_training_runs_is_quiet(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    toy_project.git(folder, "init", "-q", "-b", "main")
+    toy_project.commit(folder, "never trained", train=toy_project.NEWEST)
+    project = FlorProject("toy", repo=folder, entrypoints=["train.py"])
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        toy = Toy(project, instance)
+        assert toy.open_questions() == ([], [])
+        assert toy.tick("log_view_refresh").skip_message == "no training run yet"
+        job = toy.definitions.resolve_job_def("toy_log_view")
+        assert job.execute_in_process(instance=instance).success
+
+
+def test_a_syntax_error_in_the_newest_script_fails_the_tick_with_file_and_line(tmp_path: Path) -> None:
+    folder = toy_project.make_project(tmp_path / "toy")
+    toy_project.commit(folder, "broken", train=toy_project.NEWEST + "def (:\n")
+    project = FlorProject("toy", repo=folder, entrypoints=["train.py"])
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        toy = Toy(project, instance)
+        with pytest.raises(SourceSyntaxError, match=r"train.py.*line 22"):
+            toy.repository.get_sensor_def("toy_new_statements")(
+                dg.build_sensor_context(instance, repository_def=toy.repository)
+            )
+        toy.tick("recorded_runs")
+        assert len(toy.keys("runs")) == 3, "training runs arrive all the same"

@@ -117,8 +117,8 @@ def train(folder: Path, script: str = "train.py", *, check: bool = True, args: s
     )
 
 
-def make_project(folder: Path) -> Path:
-    """A repository with two trained versions (one of them twice) and a newest one that asks three questions."""
+def make_project(folder: Path, newest: str = NEWEST) -> Path:
+    """A repository with two trained versions (one of them twice) and a newest one that asks questions."""
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     commit(folder, "one weight", train=V1)
@@ -126,5 +126,5 @@ def make_project(folder: Path) -> Path:
     commit(folder, "a bias", train=V2)
     train(folder)
     train(folder, args='{"rate": 0.3, "seed": 5}')
-    commit(folder, "three questions", train=NEWEST)
+    commit(folder, "questions", train=newest)
     return folder
