@@ -12,7 +12,7 @@ from flor_dagster.recording.state import State
 
 
 def is_own(module: str) -> bool:
-    return module.startswith("test_") or module.startswith("own_")
+    return module.startswith(("test_", "own_"))
 
 
 def capture(**roots: Any) -> State:
@@ -53,7 +53,7 @@ class Kept:
                 sys.modules[kind].__dict__[name] = value
         values = {root.partition(":")[2]: v for root, v in restored.items() if root.startswith("name:")}
         again = capture(**values)
-        wanted = {k: v for k, v in self.digests.items()}
+        wanted = self.digests
         got = again.digests()
         assert {k: got.get(k) for k in wanted} == wanted
         return values

@@ -65,7 +65,9 @@ def test_a_torn_tail_is_dropped_at_any_byte(texts: list[str], cut: int) -> None:
         path.write_bytes(whole[: max(len(HEADER), len(whole) - cut)])
         left = [e.parts for e in read_journal(path)][1:]
         assert left == [["n", i, t] for i, t in enumerate(texts)][: len(left)]
-        assert journal_end(path) == sum(len(json.dumps(p, separators=(",", ":"))) + 1 for p in left) + len(HEADER)
+        assert journal_end(path) == sum(len(json.dumps(p, separators=(",", ":"))) + 1 for p in left) + len(
+            HEADER
+        )
 
 
 def test_a_torn_line_in_the_middle_is_skipped(tmp_path: Path) -> None:
@@ -129,7 +131,9 @@ def test_a_full_disk_does_not_stop_the_training_is_said_once_and_counted(tmp_pat
 def test_a_home_that_cannot_be_written_is_said_once_and_the_training_goes_on(tmp_path: Path) -> None:
     project = Project(tmp_path / "p")
     (project.root / ".flor").write_text("a file where the folder should be")
-    run = project.run('import flor_dagster as flor\nfor i in flor.loop("i", range(3)):\n    print(flor.log("x", i))\n')
+    run = project.run(
+        'import flor_dagster as flor\nfor i in flor.loop("i", range(3)):\n    print(flor.log("x", i))\n'
+    )
     assert run.out == "0\n1\n2\n"
     assert run.err.count("not recorded") == 1
 

@@ -72,8 +72,8 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         "def go(x):\n    import late\n    late.call(x)", "go(step)", "len(sys.modules['late'].calls)", "",
     ),
     "closure": (
-        "cell = [0]\ndef make():\n    n = 0\n    def inc(x):\n        nonlocal n\n        n += x\n        cell[0] = n\n"
-        "        return n\n    return inc\ninc = make()",
+        ("cell = [0]\ndef make():\n    n = 0\n    def inc(x):\n        nonlocal n\n        n += x\n        cell[0] = n\n"
+        "        return n\n    return inc\ninc = make()"),
         "last = inc(step)", "(cell[0], last)", "",
     ),
     "average_in_a_dict": ("ema = {'w': 0.0}", "ema['w'] = 0.9 * ema['w'] + step", "ema['w']", ""),

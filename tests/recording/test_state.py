@@ -64,7 +64,7 @@ class Odd:
 
 
 class Counts:
-    seen: list[int] = []
+    seen: list[int] = []  # noqa: RUF012
     total = 0
 
     def see(self, x: int, memory: list[int] = []) -> None:  # noqa: B006 - what the test is about
@@ -77,7 +77,7 @@ class SubCounts(Counts):
     pass
 
 
-Point = collections.namedtuple("Point", "x y")
+Point = collections.namedtuple("Point", "x y")  # noqa: PYI024
 Sentinel = object()
 BEST: list[int] = [0]
 RESULT = 0
@@ -104,7 +104,9 @@ def graphs(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
     for item in objects:
         for position in range(draw(st.integers(0, 4))):
             other = draw(st.sampled_from(objects))
-            value = draw(st.one_of(scalars, st.just(other), st.just((other, position)), st.just(Point(other, 1))))
+            value = draw(
+                st.one_of(scalars, st.just(other), st.just((other, position)), st.just(Point(other, 1)))
+            )
             put(item, position, value)
     return objects[: draw(st.integers(1, len(objects)))], objects
 
@@ -164,7 +166,12 @@ def test_aliases_stay_aliases() -> None:
 
 def test_one_live_object_never_stands_for_two_captured_ones() -> None:
     first, second, third = Node(n=1), Node(n=2), Node(n=3)
-    kept = Kept(moved={"previous": [""], "current": [""]}, history=[first, second, third], previous=second, current=third)
+    kept = Kept(
+        moved={"previous": [""], "current": [""]},
+        history=[first, second, third],
+        previous=second,
+        current=third,
+    )
     history = [first, second]
     values = kept.put_back(history=history, previous=first, current=second)
     assert [n.n for n in history] == [1, 2, 3]
@@ -293,7 +300,7 @@ def test_closures_defaults_and_function_attributes_are_state() -> None:
             count += x
             cell.append(x)
             memory.append(x)
-            step.calls = count  # pyright: ignore
+            step.calls = count
             return count
 
         return step
@@ -363,7 +370,9 @@ def test_views_stay_views_whichever_is_met_first(size: int) -> None:
     part = base[2:5]
     for names in ({"a": part, "b": base}, {"a": base, "b": part}):
         values = Kept(**names).put_back()
-        new_base, new_part = (values[k] for k in ("b", "a")) if names["a"] is part else (values["a"], values["b"])
+        new_base, new_part = (
+            (values[k] for k in ("b", "a")) if names["a"] is part else (values["a"], values["b"])
+        )
         new_base[2] = 99.0
         assert new_part[0] == 99.0
 
@@ -414,7 +423,7 @@ def test_what_cannot_be_captured_is_named(tmp_path: Any) -> None:
     assert "`it.g` is a builtins.generator" in why_not(it=Node(g=(x for x in [1])))
     assert "iterator" in why_not(it=iter([1]))
     assert "itertools.count" in why_not(it=Node(ids=itertools.count()))
-    assert "weak proxy" in why_not(it=Node(p=weakref.proxy(Node())))  # noqa: B018 - dead or not
+    assert "weak proxy" in why_not(it=Node(p=weakref.proxy(Node())))
     assert "subclass of numpy.ndarray" in why_not(it=np.ma.masked_array([1, 2]))
 
     @functools.lru_cache

@@ -37,7 +37,10 @@ print(("numpy.random" in sys.modules) == before)
 
 def test_flor_off_records_nothing(tmp_path: Path) -> None:
     project = Project(tmp_path / "p")
-    run = project.run('import flor_dagster as flor\nprint(flor.log("x", 1), flor.arg("a", 2), list(flor.loop("i", "ab")))', FLOR_OFF="1")
+    run = project.run(
+        'import flor_dagster as flor\nprint(flor.log("x", 1), flor.arg("a", 2), list(flor.loop("i", "ab")))',
+        FLOR_OFF="1",
+    )
     assert run.out == "1 2 ['a', 'b']\n"
     assert not (project.root / ".flor").exists()
 
@@ -127,13 +130,20 @@ ENDS = [
     ("sys.exit('no data')", 1, "failed", "SystemExit: no data"),
     ("raise SystemExit(4)", 4, "failed", "SystemExit"),
     ("exec('try: sys.exit(2)\\nexcept SystemExit: pass')", 0, "finished", ""),
-    ("import threading; t = threading.Thread(target=sys.exit, args=(5,)); t.start(); t.join()", 0, "finished", ""),
+    (
+        "import threading; t = threading.Thread(target=sys.exit, args=(5,)); t.start(); t.join()",
+        0,
+        "finished",
+        "",
+    ),
     ("os._exit(0)", 0, None, ""),
 ]
 
 
 @pytest.mark.parametrize(("ending", "code", "status", "reason"), ENDS)
-def test_how_a_run_ended_is_told_rightly(tmp_path: Path, ending: str, code: int, status: str | None, reason: str) -> None:
+def test_how_a_run_ended_is_told_rightly(
+    tmp_path: Path, ending: str, code: int, status: str | None, reason: str
+) -> None:
     project = Project(tmp_path / "p")
     child = project.start(f"import os, sys\nimport flor_dagster as flor\nflor.log('x', 1)\n{ending}\n")
     out, err = child.communicate(timeout=60)
@@ -164,7 +174,7 @@ def test_arguments_come_from_outside_in_the_type_of_their_default(tmp_path: Path
     project = Project(tmp_path / "p")
     run = project.run(ARGS)
     assert run.out.splitlines()[0] == json.dumps([0.1, 3, False, "a", [1], None])
-    assert [p[1:] for p in run.of("a")][0] == ["lr", 0.1, 0.1, "default"]
+    assert run.of("a")[0][1:] == ["lr", 0.1, 0.1, "default"]
     assert len([p for p in run.of("a") if p[1] == "lr"]) == 1
     given = {"lr": "1", "n": "7", "on": "true", "s": "5", "l": "[2, 3]", "o": "x", "bad": "many"}
     run = project.run(ARGS, FLOR_ARGS=json.dumps(given))
@@ -204,7 +214,7 @@ for i in flor.loop("i", range(3)):
 
 def test_forked_children_leave_the_parents_journal_alone(tmp_path: Path) -> None:
     run = Project(tmp_path / "p").run(FORK)
-    assert [r for r in run.records()] == [("x", f"i[{i}]", i) for i in range(3)]
+    assert run.records() == [("x", f"i[{i}]", i) for i in range(3)]
     assert run.ends() == [("i", "exhausted", 3)]
     assert run.status == "finished"
     assert run.err.count("flor_dagster:") == 1
@@ -215,7 +225,9 @@ def test_two_runs_at_once_are_two_runs(tmp_path: Path) -> None:
     source = "import time\nimport flor_dagster as flor\nfor i in flor.loop('i', range(20)):\n    flor.log('x', i)\n    time.sleep(0.01)\n"
     (project.root / "train.py").write_text(source)
     children = [
-        subprocess.Popen([sys.executable, "train.py"], cwd=project.root, env=environment(), stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "train.py"], cwd=project.root, env=environment(), stderr=subprocess.PIPE
+        )
         for _ in range(2)
     ]
     assert [c.wait(60) for c in children] == [0, 0]

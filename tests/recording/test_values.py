@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import math
 import struct
@@ -104,9 +104,9 @@ def test_numpy_scalars_are_plain_values() -> None:
 
 
 def test_dates() -> None:
-    now = datetime.datetime(2026, 11, 21, 1, 2, 3, 4, tzinfo=datetime.UTC)
+    now = dt.datetime(2026, 11, 21, 1, 2, 3, 4, tzinfo=dt.UTC)
     assert there_and_back(now) == now
-    assert there_and_back(datetime.date(2026, 1, 2)) == datetime.date(2026, 1, 2)
+    assert there_and_back(dt.date(2026, 1, 2)) == dt.date(2026, 1, 2)
 
 
 class BrokenRepr:
@@ -142,7 +142,7 @@ def test_nothing_raises() -> None:
     hard = [
         BrokenRepr(), BrokenClass(), OddDict(a=1), loop, deep, {1: 2, "1": 3}, {(1,): 2}, object(), b"\xff", 1j,
         np.array([object()]), np.zeros(10**6), range(3), {1, 2}, print, "x" * 2_000_000, ArrayValue("f8", (), b""),
-        datetime.timedelta(1), np.datetime64("NaT"), np.timedelta64(1), np.longdouble(1), [np.nan, BrokenRepr()],
+        dt.timedelta(1), np.datetime64("NaT"), np.timedelta64(1), np.longdouble(1), [np.nan, BrokenRepr()],
     ]  # fmt: skip
     for value in hard:
         there_and_back(value)
