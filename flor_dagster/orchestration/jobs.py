@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from flor_dagster.errors import FlorError
-from flor_dagster.orchestration.checks import COMPLETE, open_cells
+from flor_dagster.orchestration.checks import COMPLETE, fidelity_evaluation, open_cells
 from flor_dagster.orchestration.events import cell_materialization, failure_text, run_materialization
 from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells
 from flor_dagster.orchestration.partitions import register
@@ -161,6 +161,7 @@ def build_hindsight_job(
                     yield cell_materialization(project, result, key)
                 elif result.cell.status == "failed":
                     failures.append(failure_text(result))
+            yield fidelity_evaluation(workspace, key)
         settled = sum(result.cell.settled for result in answers.cells.values())
         context.log.info(f"{settled} of {len(asked)} cells are settled; {answers.started} children ran.")
         if failures:

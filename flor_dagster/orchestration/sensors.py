@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from flor_dagster.orchestration.checks import fidelity_evaluation
 from flor_dagster.orchestration.events import cell_materialization, run_materialization
 from flor_dagster.orchestration.jobs import hindsight_job_name, log_view_job_name
 from flor_dagster.orchestration.partitions import (
@@ -77,6 +78,7 @@ def build_recorded_runs_sensor(
                 context, project, workspace, hindsight_key, known, MAX_EVENTS - len(events)
             )
             events += [cell_materialization(project, answer, hindsight_key) for answer in answers]
+            events += [fidelity_evaluation(workspace, hindsight_key)] if answers else []
         cursor = str(max((run.ingested_seq for run in arrived), default=seen))
         return dg.SensorResult(
             dynamic_partitions_requests=_requests(project, plan),

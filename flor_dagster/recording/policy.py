@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +12,19 @@ OVERHEAD = 0.015
 FLOOR_SECONDS = 1.0
 MARGIN = 1.25
 MEMORY = 8
+
+
+def choose_policy() -> CheckpointPolicy:
+    """The policy of this process: `FLOR_CHECKPOINTS` is `auto` (the default), `all` or `none`.
+
+    Raises:
+        ValueError: when it is anything else.
+    """
+    chosen = os.environ.get("FLOR_CHECKPOINTS", "auto")
+    if chosen not in ("auto", "all", "none"):
+        raise ValueError(f"FLOR_CHECKPOINTS is {chosen!r}; it may be auto, all or none")
+    floor = {"auto": FLOOR_SECONDS, "all": math.inf, "none": -math.inf}[chosen]
+    return CheckpointPolicy(floor=floor, overhead=-1.0 if chosen == "none" else OVERHEAD)
 
 
 class CheckpointPolicy:

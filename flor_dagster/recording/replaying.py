@@ -27,6 +27,7 @@ from flor_dagster.recording.exits import EXIT_EFFECT
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution
+from flor_dagster.recording.memory import LEAST_BYTES, MOST_BYTES
 from flor_dagster.recording.session import Session, global_generators
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.values import decode
@@ -60,6 +61,7 @@ class ReplaySession(Session):
         self._pending: dict[str, Any] | None = None
         self._pending_for = ""
         self._manifests: dict[str, Manifest] = {}
+        self._buffers: dict[str, bytes] = {}
         self._skipped: set[int] = set()
         self._generators: dict[str, Any] | None = None
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
@@ -195,18 +197,30 @@ class ReplaySession(Session):
             }  # one at a time: they can be large
         return self._manifests[name]
 
+    def _buffer(self, manifest: Manifest, digest: str) -> bytes:
+        """A buffer of a checkpoint; the large ones that many checkpoints share are read and checked once."""
+        data = self._buffers.get(digest)
+        if data is None:
+            data = self._checkpoints.buffer(manifest, digest)
+            if len(data) >= LEAST_BYTES:
+                if sum(map(len, self._buffers.values())) + len(data) > MOST_BYTES:
+                    self._buffers.clear()
+                self._buffers[digest] = data
+        return data
+
     def _restore(self, execution: LoopExecution, name: str, index: int | None) -> None:
         frame = execution.frame
         if frame is None or execution.source is None:
             raise CheckpointError(f"the `for` statement of {execution.path} can't be seen")
         manifest = self._manifest(name)
         grafter = Grafter(
-            manifest.nodes, lambda digest: self._checkpoints.buffer(manifest, digest), str(self.place.root),
+            manifest.nodes, lambda digest: self._buffer(manifest, digest), str(self.place.root),
             moved=manifest.moved, is_own=self.is_own,
         )  # fmt: skip
         values = frame.f_locals
-        live = {root: self._live(root, values) for root in manifest.roots}
-        restored = grafter.restore({root: (ref, live[root]) for root, ref in manifest.roots.items()})
+        unused = self._unused_generators(manifest)
+        live = {root: self._live(root, values) for root in manifest.roots if root not in unused}
+        restored = grafter.restore({root: (manifest.roots[root], now) for root, now in live.items()})
         locals_now: dict[str, Any] = {}
         for root, new in restored.items():
             kind, _, rest = root.partition(":")
@@ -232,16 +246,20 @@ class ReplaySession(Session):
             self._pending = locals_now
             self._pending_for = execution.path
 
+    def _unused_generators(self, manifest: Manifest) -> set[str]:
+        """Generators of libraries that only something else in the recorded process had loaded: nothing here draws from them.
+
+        Should this program load one later, `meet_generators` puts it where the record first saw it, and the comparison
+        that follows tells whether that was right.
+        """
+        here = self.meet_generators()
+        return {root for root in manifest.roots if root.startswith("random:") and root not in here}
+
     def _live(self, root: str, values: Any) -> Any:
         """The object of this program that a root of the record means."""
         kind, _, name = root.partition(":")
         if kind == "random":
-            generator = self.meet_generators().get(root, MISSING)
-            if generator is MISSING:
-                raise CheckpointError(
-                    f"the random generator {name} of the recorded run is not in use here yet"
-                )
-            return generator
+            return self.meet_generators()[root]
         if kind == "object":
             if name not in self.registered:
                 raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
@@ -254,7 +272,8 @@ class ReplaySession(Session):
         manifest = self._manifest(name)
         capturer: Capturer = self.walk(execution)
         digests = capturer.finish().digests()
-        wanted = {root: d for root, d in manifest.digests.items() if root not in manifest.tainted}
+        left_out = self._unused_generators(manifest) | set(manifest.tainted)
+        wanted = {root: d for root, d in manifest.digests.items() if root not in left_out}
         unequal = sorted(root for root, digest in wanted.items() if digests.get(root) != digest)
         self.journal.entry("d", execution.id, index, len(wanted), unequal[:50])
 

@@ -30,7 +30,7 @@ from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
 from flor_dagster.recording.memory import KnownMemory
-from flor_dagster.recording.policy import CheckpointPolicy
+from flor_dagster.recording.policy import choose_policy
 from flor_dagster.recording.shape import child_items, frame_locals
 from flor_dagster.recording.values import encode
 
@@ -143,7 +143,7 @@ class Session:
             )
         self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
         self._writer = CheckpointWriter(self._checkpoints, self.run_id, self._trouble)
-        self.policy = CheckpointPolicy()
+        self.policy = choose_policy()
         return journal
 
     def header(self) -> dict[str, Any]:

@@ -18,9 +18,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "orchestration"))
-
-import toy_project
+from tests.orchestration import toy_project
 
 SHOTS = "FLOR_SCREENSHOTS"
 """Environment variable: the folder in which screenshots are kept, if any."""

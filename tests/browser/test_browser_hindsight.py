@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import toy_project
-from conftest import REDEFINED, VIEWPORT, Server, wait_for
 
 from flor_dagster.replay.workspace import Workspace
+from tests.browser.conftest import REDEFINED, VIEWPORT, Server, wait_for
+from tests.orchestration import toy_project
 
 pytestmark = pytest.mark.browser
 

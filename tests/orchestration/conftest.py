@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import toy_project
 
 from flor_dagster.orchestration import (
     FlorProject,
@@ -19,6 +14,7 @@ from flor_dagster.orchestration import (
     build_hindsight_schedule,
     hindsight_partitions,
 )
+from tests.orchestration import toy_project
 
 
 @pytest.fixture(autouse=True, scope="session")

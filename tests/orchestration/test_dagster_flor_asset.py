@@ -10,8 +10,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import toy_project
-from conftest import Toy
 
 from flor_dagster.errors import FlorError
 from flor_dagster.orchestration import (
@@ -20,6 +18,8 @@ from flor_dagster.orchestration import (
     build_flor_definitions,
     flor_asset,
 )
+from tests.orchestration import toy_project
+from tests.orchestration.conftest import Toy
 
 
 def load(path: Path) -> dg.AssetsDefinition:

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import dagster as dg
-import toy_project
-from conftest import Toy
 
 from flor_dagster.orchestration import FlorProject
+from tests.orchestration import toy_project
+from tests.orchestration.conftest import Toy
 
 
 def text(event: dg.AssetMaterialization, name: str) -> str:

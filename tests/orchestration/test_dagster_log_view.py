@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
-from conftest import Toy
 
 from flor_dagster.orchestration import FlorProject, build_flor_definitions
+from tests.orchestration.conftest import Toy
 
 VIEW = dg.AssetKey(["toy", "log_view"])
 QUERY = dg.AssetKey(["toy", "log_query"])

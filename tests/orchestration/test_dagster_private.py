@@ -7,10 +7,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import Toy
 from dagster._core.execution.backfill import PartitionBackfill
 
 from flor_dagster import orchestration
+from tests.orchestration.conftest import Toy
 
 
 def backfill(toy: Toy, runs: list[str], statements: list[str], timestamp: float) -> dict[str, str]:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import toy_project
-from conftest import Toy
 from dagster.components.testing import create_defs_folder_sandbox
 
 from flor_dagster.errors import NoRepositoryError, SourceSyntaxError
@@ -24,6 +22,8 @@ from flor_dagster.orchestration import (
     build_flor_definitions,
     build_runs_spec,
 )
+from tests.orchestration import toy_project
+from tests.orchestration.conftest import Toy
 
 
 @pytest.mark.parametrize("name", ["", "1st", "my-project", "a b", "a/b"])

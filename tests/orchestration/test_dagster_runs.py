@@ -6,11 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import toy_project
-from conftest import Toy
 
 from flor_dagster.orchestration import FlorProject, TooManyCellsError, build_flor_definitions, sensors
 from flor_dagster.orchestration.partitions import register
+from tests.orchestration import toy_project
+from tests.orchestration.conftest import Toy
 
 
 def test_a_run_made_in_a_terminal_is_a_partition_with_what_it_logged(toy: Toy) -> None:
@@ -85,6 +85,12 @@ def test_a_cell_that_a_later_run_recorded_itself_is_green_without_a_replay(tmp_p
         event = toy.cell(newest, "gap")
         assert (event.tags or {})["flor/status"] == "recorded"
         assert "recorded by the run itself" in str(event.metadata["answer"].value)
+        check = instance.get_latest_asset_check_evaluation_record(
+            dg.AssetCheckKey(toy.hindsight, "replay_fidelity")
+        )
+        assert check is not None, (
+            "the verdict goes with the newest event; Dagster calls an older one unevaluated"
+        )
         assert toy.replays() == 0
 
 

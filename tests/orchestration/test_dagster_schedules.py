@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import dagster as dg
-import toy_project
-from conftest import Toy
 
 from flor_dagster.orchestration import (
     FlorProject,
@@ -14,6 +12,8 @@ from flor_dagster.orchestration import (
     build_hindsight_schedule,
     build_training_schedule,
 )
+from tests.orchestration import toy_project
+from tests.orchestration.conftest import Toy
 
 
 def test_a_tick_settles_open_cells_newest_run_first_and_the_next_tick_has_nothing_to_do(

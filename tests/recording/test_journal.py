@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from record_lab import Project
 
 from flor_dagster.errors import JournalError
 from flor_dagster.recording.journal import FORMAT, JournalWriter, journal_end, read_journal
+from tests.recording.record_lab import Project
 
 HEADER = json.dumps(["flor", FORMAT, {"run": "x"}]) + "\n"
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from flor_dagster.recording.policy import FLOOR_SECONDS, OVERHEAD, CheckpointPolicy
+from flor_dagster.recording.policy import FLOOR_SECONDS, OVERHEAD, CheckpointPolicy, choose_policy
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -37,3 +37,15 @@ def test_what_costs_more_than_it_saves_is_not_taken_beyond_the_floor() -> None:
     now[0] = 10_000.0
     assert not policy.allows(0.1, "site")
     assert policy.allows(1.0, "site")
+
+
+def test_the_policy_can_be_set_to_all_or_none_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOR_CHECKPOINTS", "all")
+    policy = choose_policy()
+    policy.charge(1000.0)
+    assert policy.allows(0.0)
+    monkeypatch.setenv("FLOR_CHECKPOINTS", "none")
+    assert not choose_policy().allows(1000.0)
+    monkeypatch.setenv("FLOR_CHECKPOINTS", "some")
+    with pytest.raises(ValueError, match="auto, all or none"):
+        choose_policy()

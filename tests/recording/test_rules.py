@@ -10,11 +10,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from record_lab import Project
 
 from flor_dagster.recording.journal import read_journal
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import Workspace
+from tests.recording.record_lab import Project
 
 HEAD = """\
 import collections, functools, itertools, random, sys

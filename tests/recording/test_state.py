@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from state_lab import Kept, capture, there_and_back, why_not
 
 from flor_dagster.errors import CheckpointError
+from tests.recording.state_lab import Kept, capture, there_and_back, why_not
 
 
 class Node:

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: the torch end states are not tested")
 
-from state_lab import Kept, capture, why_not  # noqa: E402
+from tests.recording.state_lab import Kept, capture, why_not  # noqa: E402
 
 
 class Net(torch.nn.Module):

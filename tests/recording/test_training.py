@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from record_lab import Project, environment
+
+from tests.recording.record_lab import Project, environment
 
 HEAVY = ("dagster", "pandas", "sqlalchemy", "libcst", "git", "numpy", "orjson", "click", "rich", "torch")
 

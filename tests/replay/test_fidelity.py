@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lab
 
 from flor_dagster.recording.checkpoints import OBJECT_VERSION
 from flor_dagster.recording.state import digest_bytes
 from flor_dagster.replay.model import CellAnswer, Question
+from tests.replay.conftest import Lab
 
 SCRIPT = """\
 import random

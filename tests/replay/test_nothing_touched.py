@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import Lab
-
 from flor_dagster.replay.model import Question
+from tests.replay.conftest import Lab
 
 SCRIPT = """\
 import flor_dagster as flor

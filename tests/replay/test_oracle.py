@@ -7,10 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import Lab, bits
 
 from example_pipelines.digits.history import load_history
 from flor_dagster.replay.model import Question
+from tests.replay.conftest import Lab, bits
 
 HISTORY = load_history()
 SMALL = {"epochs": 3, "batch_size": 512, "hidden": 32}

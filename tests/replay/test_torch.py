@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Lab, bits
 
 from flor_dagster.replay.model import Question
+from tests.replay.conftest import Lab, bits
 
 pytest.importorskip("torch", reason="torch is not installed: `pip install --group torch` runs these tests")
 

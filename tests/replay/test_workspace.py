@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE, Lab, bits
 
 from flor_dagster.errors import NoRepositoryError, NoRunsError, SourceSyntaxError, UnknownNameError
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import TrainingFailedError, Workspace
+from tests.replay.conftest import PACKAGE, Lab, bits
 
 SCRIPT = """\
 import flor_dagster as flor

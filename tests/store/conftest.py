@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from store_lab import Lab
 
 from flor_dagster.store import LogStore
+from tests.store.store_lab import Lab
 
 
 def _postgres_binaries() -> Path | None:

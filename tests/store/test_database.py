@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select
-from store_lab import COMMIT, Lab, cell_row
 
 from flor_dagster.errors import StoreError, UnknownNameError
 from flor_dagster.store import LogStore, schema
 from flor_dagster.store.database import normalise
 from flor_dagster.store.migrations import NEWEST
 from flor_dagster.store.models import PlacementRow
+from tests.store.store_lab import COMMIT, Lab, cell_row
 
 
 def test_opening_again_keeps_everything(lab: Lab) -> None:

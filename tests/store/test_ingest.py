@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_lab import COMMIT, START, Journal, Lab
 
 from flor_dagster.errors import JournalError, UnknownNameError
 from flor_dagster.store import LogStore
+from tests.store.store_lab import COMMIT, START, Journal, Lab
 
 
 def _training(journal: Journal, epochs: int = 3, steps: int = 4) -> None:

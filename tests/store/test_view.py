@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_lab import COMMIT, Lab, cell_row, replay_row
 
 from flor_dagster.errors import QueryError, UnknownNameError
 from flor_dagster.recording.values import ArrayValue, Failure
 from flor_dagster.store import LogStore
+from tests.store.store_lab import COMMIT, Lab, cell_row, replay_row
 
 
 def _bits(value: float) -> bytes:
