@@ -206,7 +206,7 @@ def test_a_query_is_typed_in_the_launchpad_that_is_filled_in(server: Server, pag
     page.goto(f"{server.url}/assets/toy/log_query")
     page.get_by_role("button", name="Materialize").first.wait_for()
     page.get_by_role("img", name="arrow_drop_down").first.click()
-    page.get_by_text("Open launchpad").click()
+    page.get_by_role("menuitem", name="Open launchpad").click()
     page.get_by_text("order_by").first.wait_for()
     editor = page.locator(".CodeMirror").first
     editor.click()
