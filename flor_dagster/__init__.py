@@ -94,5 +94,6 @@ if (
         return sorted({*globals(), *_LAZY})
 
     def _replaying() -> bool:
-        session = importlib.import_module("flor_dagster.recording.session").active
-        return session is not None and session.mode == "replay"
+        import builtins
+
+        return "__flor__" in vars(builtins)  # what the child of a replay gives the patched source

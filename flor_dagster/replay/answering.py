@@ -184,13 +184,13 @@ class Answerer:
             placements[statement.id] = row
             if row.status == "refused":
                 settled[statement.id] = _cell(run, statement, "refused", f"refused: {row.sentence}")
-            elif row.status == "already-there":
-                self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
-                settled[statement.id] = self._workspace.recorded_cell(run, statement)
             elif not _loads(record, row.file):
                 settled[statement.id] = _cell(
                     run, statement, "refused", f"refused: this run never loaded {row.file}"
                 )
+            elif row.status == "already-there":
+                self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
+                settled[statement.id] = self._workspace.recorded_cell(run, statement)
             else:
                 remaining.append(statement)
         return remaining, placed

@@ -384,3 +384,18 @@ def test_a_version_whose_script_changed_while_it_ran_is_called_approximate(lab: 
         (run,) = workspace.runs()
         assert workspace.store.version(run.commit or "").approximate
         assert "its version is approximate: train.py changed while" in answer.cell.sentence
+
+
+def test_a_run_that_never_loaded_the_file_is_not_asked(lab: Lab) -> None:
+    lab.commit({"train.py": script(), "other.py": 'import flor_dagster as flor\nflor.log("alone", 1)\n'})
+    lab.train()
+    lab.train("other.py")
+    lab.write({"train.py": script(outer='flor.log("asked", total + 1)')})
+    with lab.open() as workspace:
+        report = workspace.answer(Question(("asked", "total")))
+        by_run = {(a.run.entrypoint, a.statement.key): a.cell for a in report.cells}
+        assert by_run["train.py", "asked"].status == "replayed"
+        for key in ("asked", "total"):
+            assert by_run["other.py", key].status == "refused"
+            assert "never loaded train.py" in by_run["other.py", key].sentence
+        assert report.children == 1
