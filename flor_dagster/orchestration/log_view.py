@@ -138,6 +138,6 @@ def _plot(frame: pd.DataFrame) -> dg.MetadataValue[Any] | None:
 
 
 def _numeric_names(frame: pd.DataFrame) -> Sequence[str]:
-    loops = {"run", "epoch", "step"}
-    kinds = [name for name in frame.columns if name not in loops and pd.api.types.is_float_dtype(frame[name])]
-    return [str(name) for name in kinds[:6]]
+    """The first few columns of measured numbers; loops are integers, and their values say nothing on an axis."""
+    floats = [str(name) for name in frame.columns if pd.api.types.is_float_dtype(frame[name])]
+    return [name for name in floats if not name.endswith("_value")][:6]

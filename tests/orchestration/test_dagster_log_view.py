@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import dagster as dg
@@ -33,6 +34,10 @@ def test_the_view_documents_its_columns_and_shows_its_first_rows(toy: Toy) -> No
     refused = next(record for record in rows.records if record.data["run"] == runs[0])
     assert refused.data["bias_size"] is None
     assert refused.data["gap"] ** 2 == refused.data["loss"]
+    pytest.importorskip("matplotlib")
+    start, _, picture = metadata["plot"].value.partition("base64,")
+    assert start == "![log view](data:image/png;"
+    assert base64.b64decode(picture.rstrip(")")).startswith(b"\x89PNG")
 
 
 def test_open_cells_are_a_warning_that_lists_them(toy: Toy) -> None:
