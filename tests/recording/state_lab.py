@@ -12,7 +12,7 @@ from flor_dagster.recording.state import State
 
 
 def is_own(module: str) -> bool:
-    return module.startswith(("test_", "own_"))
+    return module.startswith(("tests.recording.test_", "own_"))
 
 
 def capture(**roots: Any) -> State:

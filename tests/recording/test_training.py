@@ -149,7 +149,7 @@ def test_how_a_run_ended_is_told_rightly(
     child = project.start(f"import os, sys\nimport flor_dagster as flor\nflor.log('x', 1)\n{ending}\n")
     out, err = child.communicate(timeout=60)
     assert child.returncode in (code, 130), out + err
-    from record_lab import Run
+    from tests.recording.record_lab import Run
 
     run = Run(project, out, err)
     if "SystemExit(4)" in ending and run.status == "finished":

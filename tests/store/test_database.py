@@ -116,7 +116,7 @@ def test_placements_are_kept_by_propagator(lab: Lab) -> None:
 
 
 def test_a_replay_of_another_run_is_not_taken_in(lab: Lab) -> None:
-    from store_lab import replay_row
+    from tests.store.store_lab import replay_row
 
     journal = lab.journal()
     journal.end()
