@@ -24,6 +24,17 @@ from flor_dagster.recording.state import Ref, graph_digest
 RECURSION_LIMIT = 100_000
 
 
+class _Unpickler(pickle.Unpickler):
+    """Takes what a pickle only refers to from the graph that it belongs to."""
+
+    def __init__(self, file: io.BytesIO, value: Callable[[int], Any]) -> None:
+        super().__init__(file)
+        self._graph_value = value
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._graph_value(pid)
+
+
 class Grafter:
     """Puts a state back into live objects.
 
@@ -511,9 +522,9 @@ class Grafter:
     def _reduced(self, ref: int, node: list[Any], live: Any) -> Any:
         if ref in self._unchanged:
             return live
-        unpickler = pickle.Unpickler(io.BytesIO(bytes.fromhex(node[2])))
-        # A C attribute, set on the instance: no class is needed for one method.
-        unpickler.persistent_load = lambda number: self._value(node[3][number])  # pyright: ignore[reportAttributeAccessIssue]
+        unpickler = _Unpickler(
+            io.BytesIO(bytes.fromhex(node[2])), lambda number: self._value(node[3][number])
+        )
         return self._now(ref, unpickler.load)
 
     # numpy ----------------------------------------------------------------------------------------------------------
