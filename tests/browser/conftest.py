@@ -153,6 +153,14 @@ class Server:
             ... on Runs { results { status } } } }"""
         return [row["status"] for row in self.ask(query, id=backfill)["runsOrError"]["results"]]
 
+    def running_schedules(self) -> list[str]:
+        """The names of the schedules that are switched on."""
+        query = """{ repositoriesOrError { ... on RepositoryConnection { nodes { schedules {
+            name scheduleState { status } } } } } }"""
+        nodes = self.ask(query)["repositoriesOrError"]["nodes"]
+        schedules = [schedule for node in nodes for schedule in node["schedules"]]
+        return [row["name"] for row in schedules if row["scheduleState"]["status"] == "RUNNING"]
+
     def materializations(self, *path: str) -> list[dict[str, Any]]:
         """The events of an asset, newest first."""
         query = """query($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {

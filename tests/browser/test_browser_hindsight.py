@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -164,7 +165,14 @@ def test_a_schedule_switched_on_by_mouse_settles_the_open_cells_by_itself(
     row = page.locator("[class*=row], [class*=Row], div").filter(has_text="toy_hindsight_schedule").filter(
         has=page.locator("input[type=checkbox] , [role=switch]")
     ).last  # fmt: skip
-    row.locator("label, [role=switch]").last.click()
+    for _ in range(5):  # the page is drawn anew while it loads, and a click in that moment is lost
+        row.locator("label, [role=switch]").last.click()
+        deadline = time.monotonic() + 8
+        while not server.running_schedules() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if server.running_schedules():
+            break
+    assert server.running_schedules() == ["toy_hindsight_schedule"]
     cells = len(server.keys("run")) * len(server.keys("statement"))
     wait_for("no open cell", lambda: server.counts()["materialized"] == cells, 130)
     open_matrix(server, page)
