@@ -120,9 +120,8 @@ def propagate_in_loops(new_text: str, old_text: str, lines: list[int]) -> Propag
     ]
     if not strays:
         return outcome
-    gone = {p.statement.lines[0] for p in strays}
     kept = propagate(new_text, old_text, [line for line in lines if not _within(line, strays)])
-    refusals = [_refusal(p, new, old) for p in strays if p.statement.lines[0] in gone]
+    refusals = [_refusal(p, new, old) for p in strays]
     return replace(kept, refusals=(*kept.refusals, *refusals))
 
 

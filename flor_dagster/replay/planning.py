@@ -173,7 +173,7 @@ class _Planner:
     def plan(self, jump: bool) -> LoopPlan:
         """Put it together."""
         loops: dict[str, dict[str, Any]] = {}
-        executed = skipped = iterations = 0
+        iterations = 0
         cut: int | None = None
         start: tuple[str, int] | None = None
         cost = START_SECONDS + self._setup_seconds()
@@ -191,10 +191,8 @@ class _Planner:
             if self._skippable(execution):
                 spec["action"] = "skip"
                 hidden.add(execution.id)
-                skipped += 1
                 cost += RESTORE_SECONDS
                 continue
-            executed += 1
             iterations += execution.count
             cost += self._own_seconds(execution)
             if execution.parent is None and cut is None:
@@ -209,7 +207,7 @@ class _Planner:
         if before is not None:
             loops[before.path]["action"] = "stop"
             cut = before.opened
-            executed = skipped = iterations = 0
+            iterations = 0
             cost = START_SECONDS + self._setup_seconds()
         self._drop_outside(loops, start, cut)
         executed = sum(spec["action"] == "execute" for spec in loops.values())
