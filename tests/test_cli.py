@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from flor_dagster import cli
+from flor_dagster.cli import output
+from flor_dagster.cli.reference import reference
+from flor_dagster.cli.run import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -290,7 +292,7 @@ def test_one_training_run_can_be_asked(trained: Project) -> None:
 )
 def test_without_a_repository_the_command_says_so(tmp_path: Path, command: list[str]) -> None:
     done = flor(*command, cwd=tmp_path)
-    assert done.code == cli.USAGE
+    assert done.code == output.USAGE
     assert "git repository" in done.err
     assert not done.out
     document = flor(*command, "--json", cwd=tmp_path).document
@@ -305,7 +307,7 @@ def test_without_training_runs_there_is_nothing_to_see(project: Project) -> None
     assert "No training runs yet" in runs.out
     for command in (["view", "loss"], ["hindsight", "loss"]):
         done = project.flor(*command)
-        assert done.code == cli.FAILED
+        assert done.code == output.FAILED
         assert "no training runs yet" in done.err
         assert "flor run" in done.err
 
@@ -313,7 +315,7 @@ def test_without_training_runs_there_is_nothing_to_see(project: Project) -> None
 @pytest.mark.parametrize("command", [["hindsight"], ["propagate"], ["view"]])
 def test_an_unknown_name_is_answered_with_near_ones(untouched: Project, command: list[str]) -> None:
     done = untouched.flor(*command, "sqare" if command != ["view"] else "totl")
-    assert done.code == cli.USAGE
+    assert done.code == output.USAGE
     assert "square" in done.err if command != ["view"] else "total" in done.err
     assert untouched.flor(*command, "sqare", "--json").document["error"]["kind"] == "UnknownNameError"
 
@@ -321,7 +323,7 @@ def test_an_unknown_name_is_answered_with_near_ones(untouched: Project, command:
 def test_a_syntax_error_in_the_newest_script_names_file_and_line(trained: Project) -> None:
     trained.write("train.py", QUESTIONS.replace("for step in", "for step ni"))
     done = trained.flor("hindsight", "square")
-    assert done.code == cli.FAILED
+    assert done.code == output.FAILED
     assert "train.py" in done.err
     assert "12" in done.err
     assert trained.flor("hindsight", "square", "--json").document["error"]["kind"] == "SourceSyntaxError"
@@ -330,7 +332,7 @@ def test_a_syntax_error_in_the_newest_script_names_file_and_line(trained: Projec
 def test_a_script_that_fails_names_the_training_run_and_its_last_lines(project: Project) -> None:
     project.commit(FIRST + 'raise RuntimeError("out of luck")\n')
     done = project.flor("run", "train.py")
-    assert done.code == cli.FAILED
+    assert done.code == output.FAILED
     (run,) = project.ask("runs")["runs"]
     assert run["status"] == "failed"
     assert run["key"] in done.err
@@ -350,7 +352,7 @@ def test_one_old_version_that_fails_now_stops_no_other(project: Project) -> None
 
     done = project.flor("hindsight", "square")
     broken, sound = (run["key"] for run in project.ask("runs")["runs"])
-    assert done.code == cli.FAILED
+    assert done.code == output.FAILED
     assert f"square of {broken} failed" in done.err
     assert "data.txt" in done.err
     rows = project.ask("view", "square")["rows"]
@@ -369,7 +371,7 @@ def test_a_diverged_cell_is_named_and_fails_the_command(trained: Project) -> Non
     for store in trained.root.glob(".flor/flor.db*"):
         store.unlink()
     done = trained.flor("hindsight", "square", "--latest", "1")
-    assert done.code == cli.FAILED
+    assert done.code == output.FAILED
     assert "123.5" in done.err + done.out
 
 
@@ -391,7 +393,7 @@ def test_a_diverged_cell_is_named_and_fails_the_command(trained: Project) -> Non
 def test_wrong_usage_is_status_2(project: Project, arguments: list[str]) -> None:
     project.commit(FIRST)
     project.flor("run", "train.py") if arguments[:1] == ["hindsight"] else None
-    assert project.flor(*arguments).code == cli.USAGE
+    assert project.flor(*arguments).code == output.USAGE
 
 
 # --------------------------------------------------------------------------------------------------------- small parts
@@ -404,17 +406,16 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_every_command_and_option_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for name, command in cli.cli.commands.items():
-        assert f"flor {name} " in readme or f"flor {name}`" in readme
-        for parameter in command.params:
-            if isinstance(parameter, click.Option) and name in ("run", "hindsight"):
-                assert parameter.opts[-1] in readme, (name, parameter.opts)
+def test_every_command_and_option_is_in_the_reference() -> None:
+    assert "docs/cli.md" in (ROOT / "README.md").read_text()
+    assert all(f"## `flor {name}`" in reference() for name in cli.COMMANDS)
+    assert (ROOT / "docs" / "cli.md").read_text() == reference(), (
+        "make it anew: python -m flor_dagster.cli.reference > docs/cli.md"
+    )
 
 
 def test_argument_values_are_json_else_text() -> None:
-    assert cli.parse_arguments(["lr=0.1", "n=3", "name=adam", "on=true", "path=a=b", "sizes=[1, 2]"]) == {
+    assert parse_arguments(["lr=0.1", "n=3", "name=adam", "on=true", "path=a=b", "sizes=[1, 2]"]) == {
         "lr": 0.1,
         "n": 3,
         "name": "adam",
@@ -425,5 +426,5 @@ def test_argument_values_are_json_else_text() -> None:
 
 
 def test_json_of_values_that_json_lacks() -> None:
-    assert cli.jsonable([math.nan, math.inf, -math.inf, 0.1]) == ["NaN", "Infinity", "-Infinity", 0.1]
-    assert cli.jsonable({"when": Done(0, "", "")}) == {"when": {"code": 0, "out": "", "err": ""}}
+    assert output.jsonable([math.nan, math.inf, -math.inf, 0.1]) == ["NaN", "Infinity", "-Infinity", 0.1]
+    assert output.jsonable({"when": Done(0, "", "")}) == {"when": {"code": 0, "out": "", "err": ""}}

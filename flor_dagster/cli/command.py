@@ -1,0 +1,71 @@
+"""What the commands have in common: the project's workspace, errors that a person understands, chosen runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
+
+import click
+
+from flor_dagster.cli.output import FAILED, USAGE, Output
+from flor_dagster.errors import FlorError, NoRepositoryError, UnknownNameError
+
+if TYPE_CHECKING:
+    from flor_dagster.replay.workspace import Workspace
+    from flor_dagster.store.models import RunRow
+
+P = ParamSpec("P")
+
+
+def project_command(
+    function: Callable[Concatenate[Workspace, Output, P], int],
+) -> Callable[..., None]:
+    """Give a command `--project` and `--json`, an open workspace, an output, and errors that a person understands.
+
+    The command returns its exit status.
+    """
+
+    @click.option(
+        "--project",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="The project's folder; default: the git repository around the working directory.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+    @functools.wraps(function)
+    def command(project: Path | None, as_json: bool, *args: P.args, **kwargs: P.kwargs) -> None:
+        output = Output(as_json)
+        try:
+            from flor_dagster.replay.workspace import Workspace
+
+            with Workspace.open(project) as workspace:
+                code = function(workspace, output, *args, **kwargs)
+        except FlorError as error:
+            output.complain(str(error))
+            about = {"kind": type(error).__name__, "message": str(error)}
+            run: RunRow | None = getattr(error, "run", None)
+            output.document({"error": about | ({} if run is None else {"run": run.key})})
+            code = USAGE if isinstance(error, NoRepositoryError | UnknownNameError) else FAILED
+        raise click.exceptions.Exit(code)
+
+    return command
+
+
+def chosen_runs(workspace: Workspace, keys: Sequence[str], latest: int | None) -> tuple[RunRow, ...]:
+    """The training runs that the options name; all of them without options.
+
+    Raises:
+        NoRunsError: when there is none in the project.
+    """
+    workspace.require_runs()
+    runs = workspace.runs()
+    if keys:
+        named = {workspace.store.run(key).id for key in keys}
+        runs = tuple(run for run in runs if run.id in named)
+    return latest_runs(runs, latest)
+
+
+def latest_runs(runs: Sequence[RunRow], latest: int | None) -> tuple[RunRow, ...]:
+    """The last so many of the training runs, oldest first; all of them for None."""
+    return tuple(runs if latest is None else runs[-latest:])

@@ -1,0 +1,194 @@
+"""`flor hindsight`: values of new statements from past training runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from flor_dagster.cli.command import chosen_runs, project_command
+from flor_dagster.cli.output import DONE, FAILED, Output
+from flor_dagster.cli.wording import because, counted, grouped, make_table, seconds_text, status_text, these
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from flor_dagster.replay.model import CellAnswer, Question, Report, RunPlan
+    from flor_dagster.replay.workspace import Workspace
+
+
+def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | Literal["last"], ...]] | None:
+    """`LOOP=0,5,last` as loop name → iterations; None where nothing was given.
+
+    Raises:
+        click.BadParameter: for anything else.
+    """
+    chosen: dict[str, tuple[int | Literal["last"], ...]] = {}
+    for value in values:
+        loop, equals, text = value.partition("=")
+        parts = [part.strip() for part in text.split(",")]
+        if not equals or not loop or not all(part == "last" or part.isdecimal() for part in parts):
+            raise click.BadParameter(
+                f"{value!r} is not LOOP=0,5,last (iteration indices from 0, or last)",
+                param_hint="--iterations",
+            )
+        chosen[loop] = tuple("last" if part == "last" else int(part) for part in parts)
+    return chosen or None
+
+
+@click.command("hindsight")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Only show what would be done and what it should cost."
+)
+@click.option(
+    "--runs", "keys", multiple=True, metavar="RUN", help="Ask this training run (key or its start)."
+)
+@click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Ask the latest N training runs.")
+@click.option(
+    "--iterations",
+    multiple=True,
+    metavar="LOOP=0,5,last",
+    help="Only these iterations of a loop; the question stays open.",
+)
+@click.option("--max-seconds", type=click.FloatRange(min=0), help="Start nothing more beyond this estimate.")
+@click.option("--without-checkpoints", is_flag=True, help="Execute each training run from its beginning.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="Child processes at once; 0: one per core."
+)
+@project_command
+def hindsight_command(
+    workspace: Workspace,
+    output: Output,
+    names: tuple[str, ...],
+    plan_only: bool,
+    keys: tuple[str, ...],
+    latest: int | None,
+    iterations: tuple[str, ...],
+    max_seconds: float | None,
+    workers: int,
+    without_checkpoints: bool,
+) -> int:
+    """Get the values of the statements NAME... from past training runs.
+
+    A statement is looked up in the newest source. What is settled already is not computed again.
+    """
+    from flor_dagster.replay.model import Question
+
+    wanted = parse_iterations(iterations)
+    workspace.sync()
+    runs = chosen_runs(workspace, keys, latest)
+    everything = not keys and latest is None
+    question = Question(
+        statements=names,
+        runs=None if everything else tuple(run.key for run in runs),
+        iterations=wanted,
+        max_seconds=max_seconds,
+        workers=workers,
+        without_checkpoints=without_checkpoints,
+    )
+    for name in names:
+        workspace.ask(name)
+    return _show_plan(workspace, output, question) if plan_only else _answer(workspace, output, question)
+
+
+def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
+    plan = workspace.plan(question)
+    output.document({"plan": plan, "estimated_seconds": plan.estimated_seconds})
+    table = make_table("run", "to do", "settled", "estimate", "trained in", right=("estimate", "trained in"))
+    for part in plan.runs:
+        table.add_row(
+            part.run.key,
+            ", ".join(statement.key for statement in part.todo),
+            ", ".join(statement.key for statement in part.settled),
+            seconds_text(part.estimated_seconds if part.todo else None),
+            seconds_text(part.recorded_seconds),
+        )
+    output.text(table)
+    said = [(part.sentence, part.run.key) for part in plan.runs]
+    said += [
+        (f"{statement.key} is refused{because(placement.sentence)}", part.run.key)
+        for part in plan.runs
+        for statement, placement in part.refused
+    ]
+    for sentence, keys in grouped(said):
+        output.text(f"{these(keys)}: {sentence}")
+    todo = [part for part in plan.runs if part.todo]
+    output.text(
+        f"{len(todo)} of {len(plan.runs)} training runs to replay, about {plan.estimated_seconds:.1f} s on one worker; "
+        f"training them took {_trained(todo):.1f} s. Nothing was run."
+    )
+    return DONE
+
+
+def _trained(parts: Iterable[RunPlan]) -> float:
+    return sum(part.recorded_seconds or 0.0 for part in parts)
+
+
+def _answer(workspace: Workspace, output: Output, question: Question) -> int:
+    def tell(answer: CellAnswer) -> None:
+        output.text(_cell_line(answer))
+
+    report = workspace.answer(question, on_cell=tell)
+    unanswered = [
+        answer for answer in report.cells if answer.cell.status == "open" and answer.cell.replay_id is None
+    ]
+    output.document(
+        {
+            "cells": report.cells,
+            "failed": [_named(answer) for answer in report.failed],
+            "unanswered": [_named(answer) for answer in unanswered],
+            "children": report.children,
+            "seconds": report.seconds,
+            "training_seconds": _replayed_training(report),
+            "complete": report.complete and not unanswered,
+        }
+    )
+    counts = Counter(answer.cell.status for answer in report.cells)
+    fidelities = Counter(
+        answer.cell.fidelity
+        for answer in report.cells
+        if answer.cell.status == "replayed" and answer.cell.fidelity
+    )
+    output.text("")
+    output.text(
+        f"{len(report.cells)} cells: {counted(counts)}" + (f" ({counted(fidelities)})" if fidelities else "")
+    )
+    if report.children:
+        output.text(
+            f"{report.seconds:.1f} s, {report.children} child process{'es' * (report.children != 1)}; "
+            f"training these runs took {_replayed_training(report):.1f} s."
+        )
+    for answer in report.failed:
+        named = _named(answer)
+        output.complain(f"{named['statement']} of {named['run']} failed: {named['reason']}", named["tail"])
+    return DONE if report.complete else FAILED
+
+
+def _replayed_training(report: Report) -> float:
+    """What training the replayed runs took, in seconds."""
+    replayed = {replay.run_id for replay in report.replays}
+    return _trained(part for part in report.plan.runs if part.run.id in replayed)
+
+
+def _named(answer: CellAnswer) -> dict[str, Any]:
+    return {
+        "run": answer.run.key,
+        "statement": answer.statement.key,
+        "reason": answer.cell.sentence,
+        "tail": answer.cell.detail.get("tail", []),
+    }
+
+
+def _cell_line(answer: CellAnswer) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(
+        f"{answer.run.key}  ",
+        (answer.statement.key, "bold"),
+        "  ",
+        status_text(answer.cell.status),
+        because(answer.cell.sentence),
+    )

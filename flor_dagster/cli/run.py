@@ -1,0 +1,82 @@
+"""`flor run`: train and record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flor_dagster.cli.command import project_command
+from flor_dagster.cli.output import DONE, FAILED, Output
+from flor_dagster.cli.wording import because
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from flor_dagster.replay.workspace import Workspace
+    from flor_dagster.store.models import RunRow
+
+
+def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs as a dict; a value is read as JSON where it is JSON, else as text.
+
+    Raises:
+        click.BadParameter: for a pair without `=` or without a name.
+    """
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--arg")
+        try:
+            arguments[name] = json.loads(text)
+        except ValueError:
+            arguments[name] = text
+    return arguments
+
+
+def _entrypoint(script: Path, root: Path) -> str:
+    """The script's path from the repository's root, found from the working directory or from that root."""
+    for candidate in (script, root / script):
+        if candidate.is_file():
+            path = candidate.resolve()
+            if not path.is_relative_to(root.resolve()):
+                raise click.BadParameter(f"{script} lies outside the repository {root}", param_hint="SCRIPT")
+            return path.relative_to(root.resolve()).as_posix()
+    raise click.BadParameter(f"there is no file {script} here or in {root}", param_hint="SCRIPT")
+
+
+@click.command("run")
+@click.argument("script", type=click.Path(path_type=Path))
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value for flor.arg(NAME); JSON or text. May be given several times.",
+)
+@project_command
+def run_command(workspace: Workspace, output: Output, script: Path, arguments: tuple[str, ...]) -> int:
+    """Train: run SCRIPT and record it.
+
+    The same as `python SCRIPT`, with a fixed hash seed and with arguments.
+    """
+    run = workspace.train(
+        _entrypoint(script, workspace.root), parse_arguments(arguments), on_line=output.progress
+    )
+    output.document({"run": run})
+    output.text(_run_line(run))
+    if run.status != "finished":
+        output.complain(f"Training run {run.key} is {run.status}{because(run.reason)}.")
+        return FAILED
+    return DONE
+
+
+def _run_line(run: RunRow) -> Text:
+    from rich.text import Text
+
+    seconds = "" if run.seconds is None else f" in {run.seconds:.1f} s"
+    return Text.assemble("training run ", (run.key, "bold"), f" {run.status}{seconds}")

@@ -1,0 +1,102 @@
+"""`flor view`: the log view in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from flor_dagster.cli.command import chosen_runs, project_command
+from flor_dagster.cli.output import DONE, Output
+from flor_dagster.cli.wording import cell_text, grouped, make_table, these
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flor_dagster.replay.workspace import Workspace
+
+VIEW_ROWS = 50
+"""Rows that `flor view` prints unless asked for more."""
+
+
+@click.command("view")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--runs", "keys", multiple=True, metavar="RUN", help="Only this training run (key or its start)."
+)
+@click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Only the latest N training runs.")
+@click.option(
+    "--fidelity",
+    type=click.Choice(["exact", "any"]),
+    help="exact: only recorded and exact values; any: diverged ones too. Default: all but diverged ones.",
+)
+@click.option("--provenance", is_flag=True, help="Add the origin and the fidelity of each value.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    metavar="ROWS",
+    help=f"Rows to print; 0 prints all. Default: {VIEW_ROWS}, with --json all.",
+)
+@project_command
+def view_command(
+    workspace: Workspace,
+    output: Output,
+    names: tuple[str, ...],
+    keys: tuple[str, ...],
+    latest: int | None,
+    fidelity: Literal["exact", "any"] | None,
+    provenance: bool,
+    limit: int | None,
+) -> int:
+    """Show logged values: a row per training run and loop context, a column per NAME."""
+    workspace.sync()
+    runs = chosen_runs(workspace, keys, latest)
+    wanted = None if not keys and latest is None else [run.key for run in runs]
+    frame = workspace.store.dataframe(*names, runs=wanted, fidelity=fidelity or "default", provenance=True)
+    columns = [name for name in frame.columns if provenance or not _is_provenance(name, frame, fidelity)]
+    limit = limit if limit is not None else 0 if output.as_json else VIEW_ROWS
+    rows = frame_rows(frame.head(limit) if limit else frame, columns)
+    empty = [
+        {"run": run, "name": name, "reason": reason}
+        for (run, name), reason in frame.attrs.get("empty", {}).items()
+    ]
+    output.document({"columns": columns, "rows": rows, "row_count": len(frame), "empty": empty})
+    table = make_table(*columns, right={name for name in columns if frame[name].dtype.kind in "iuf"})
+    for row in rows:
+        table.add_row(*(cell_text(value) for value in row.values()))
+    output.text(table)
+    if len(rows) < len(frame):
+        output.text(f"{len(frame) - len(rows)} more rows; --limit 0 prints all.")
+    said = ((f"{place['name']} is empty, {place['reason']}", place["run"]) for place in empty)
+    for sentence, without in grouped(said):
+        output.text(f"{these(without)}: {sentence}")
+    return DONE
+
+
+def _is_provenance(column: str, frame: pd.DataFrame, fidelity: str | None) -> bool:
+    name, _, kind = column.rpartition("_")
+    return name in frame.columns and (kind == "origin" or (kind == "fidelity" and fidelity != "any"))
+
+
+def frame_rows(frame: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A frame's rows as plain values: an absent value is None, a logged NaN stays NaN, numpy scalars are Python's own.
+
+    Args:
+        frame: a log view with provenance; a float column shows an absent value as NaN, its origin tells them apart.
+        columns: which of its columns.
+    """
+    listed = [_column(frame, name) for name in columns]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True)]
+
+
+def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+    known = frame[f"{name}_origin"] if f"{name}_origin" in frame.columns else frame[name]
+    return [
+        _python(value) if present else None
+        for value, present in zip(frame[name].tolist(), known.notna().tolist(), strict=True)
+    ]
+
+
+def _python(value: Any) -> Any:
+    return value.item() if getattr(value, "ndim", None) == 0 else value
