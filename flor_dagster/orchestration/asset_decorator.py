@@ -13,7 +13,7 @@ from flor_dagster.errors import FlorError
 from flor_dagster.orchestration.metadata import metadata_value, tag_value
 from flor_dagster.orchestration.project import FILE_METADATA, FUNCTION_METADATA
 from flor_dagster.recording import layout
-from flor_dagster.recording import session as sessions
+from flor_dagster.recording import process as sessions
 from flor_dagster.replay.workspace import Workspace
 
 Training = Callable[[], Any]

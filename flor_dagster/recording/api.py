@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from flor_dagster.recording import session as sessions
+from flor_dagster.recording import process as sessions
 from flor_dagster.recording.loops import Loop
 
 T = TypeVar("T")
@@ -29,9 +29,9 @@ def log(name: str, value: T, /) -> T:
     session = sessions.active or sessions.start()
     if session is not None and not session.ended:
         try:
-            session.record(name, value, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the call site is part of a record
+            session.records.record(name, value, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the call site is part of a record
         except Exception as error:  # noqa: BLE001 - logging must never stop a training
-            session.lose(name, error)
+            session.records.lose(name, error)
     return value
 
 
@@ -88,9 +88,9 @@ def checkpointing(**objects: Any) -> Generator[None]:
         name: (value, tuple(alias for alias, bound in values.items() if bound is value))
         for name, value in objects.items()
     }
-    before = dict(session.registered)
-    session.registered.update(added)
+    before = dict(session.walker.registered)
+    session.walker.registered.update(added)
     try:
         yield
     finally:
-        session.registered = before
+        session.walker.registered = before

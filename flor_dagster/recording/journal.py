@@ -78,6 +78,11 @@ class JournalWriter:
         """Append one entry of plain JSON values."""
         return self.write(_dumps(parts) + "\n")
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is written any more."""
+        return self._fd < 0
+
     def close(self) -> None:
         """Close the file; later writes are counted as lost."""
         fd, self._fd = self._fd, -1

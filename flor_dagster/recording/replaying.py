@@ -24,11 +24,13 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.context import current
 from flor_dagster.recording.exits import EXIT_EFFECT
+from flor_dagster.recording.generators import global_generators
 from flor_dagster.recording.graft import Grafter
+from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution
 from flor_dagster.recording.memory import LEAST_BYTES, MOST_BYTES
-from flor_dagster.recording.session import Session, global_generators
+from flor_dagster.recording.session import Session
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.values import decode
 
@@ -66,20 +68,23 @@ class ReplaySession(Session):
         self._generators: dict[str, Any] | None = None
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
-            place, plan["entrypoint"], tags={}, origin="replay", args={k: decode(v) for k, v in plan["args"].items()},
+            place, plan["entrypoint"], topology=Topology(plan["run"]), tags={}, origin="replay", args={k: decode(v) for k, v in plan["args"].items()},
             versioned=True,
         )  # fmt: skip
-        self.run_id = plan["run"]
 
     def _open_journal(self) -> JournalWriter:
         journal = JournalWriter(Path(self.plan["journal"]))
         header = self.header() | {
-            "run": self.plan["run"], "replay": self.plan["replay"], "statements": self.plan["statements"],
+            "replay": self.plan["replay"], "statements": self.plan["statements"],
             "plan": {"loops": self.plan["loops"]},
         }  # fmt: skip
         journal.entry("flor", FORMAT, header)
-        self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
         return journal
+
+    def _begin(self) -> None:
+        self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        self.journal.entry("m", self.modules.loaded())
+        self.generators.meet()
 
     def finish(self, status: str, reason: str = "") -> None:
         """Note the end; what is in the journal counts once the parent has verified it."""
@@ -108,14 +113,14 @@ class ReplaySession(Session):
         """The value that the recorded run had."""
         if name in self.given:
             value = self.given[name]
-            self._note_argument(name, value, default, "history")
+            self.note_argument(name, value, default, "history")
             return value
         self.journal.entry("x", "argument", f"the recorded run never read the argument {name!r}")
         return default
 
     # Loops ----------------------------------------------------------------------------------------------------------
 
-    def note_entry(self, execution: LoopExecution) -> None:
+    def loop_begins(self, execution: LoopExecution) -> None:
         """Nothing: a replay takes no checkpoints."""
 
     def watches(self, execution: LoopExecution) -> bool:
@@ -215,7 +220,7 @@ class ReplaySession(Session):
         manifest = self._manifest(name)
         grafter = Grafter(
             manifest.nodes, lambda digest: self._buffer(manifest, digest), str(self.place.root),
-            moved=manifest.moved, is_own=self.is_own,
+            moved=manifest.moved, is_own=self.modules.is_own,
         )  # fmt: skip
         values = frame.f_locals
         unused = self._unused_generators(manifest)
@@ -249,28 +254,28 @@ class ReplaySession(Session):
     def _unused_generators(self, manifest: Manifest) -> set[str]:
         """Generators of libraries that only something else in the recorded process had loaded: nothing here draws from them.
 
-        Should this program load one later, `meet_generators` puts it where the record first saw it, and the comparison
+        Should this program load one later, the next meeting puts it where the record first saw it, and the comparison
         that follows tells whether that was right.
         """
-        here = self.meet_generators()
+        here = self.generators.meet()
         return {root for root in manifest.roots if root.startswith("random:") and root not in here}
 
     def _live(self, root: str, values: Any) -> Any:
         """The object of this program that a root of the record means."""
         kind, _, name = root.partition(":")
         if kind == "random":
-            return self.meet_generators()[root]
+            return self.generators.meet()[root]
         if kind == "object":
-            if name not in self.registered:
+            if name not in self.walker.registered:
                 raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
-            return self.registered_now(name, values)
+            return self.walker.registered_now(name, values)
         if kind == "name":
             return values.get(name, MISSING)
         return live_global(kind, name)
 
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
         manifest = self._manifest(name)
-        capturer: Capturer = self.walk(execution)
+        capturer: Capturer = self.walker.walk(execution)
         digests = capturer.finish().digests()
         left_out = self._unused_generators(manifest) | set(manifest.tainted)
         wanted = {root: d for root, d in manifest.digests.items() if root not in left_out}
@@ -321,14 +326,12 @@ class ReplaySession(Session):
         if isinstance(error, CheckpointError | ReplayError):
             raise error
         site = (-line, hash(file), name)
-        number = self.calls.get(site)
-        if number is None:
-            number = len(self.calls) + 1
-            self.calls[site] = number
-            self.journal.entry("n", number, name, file, "", line, 0)
+        number = self.records.calls.get(site) or self.records.new_call(site, name, file, "", line)
         iteration = current.get()
         context = (
-            self.context_id(iteration) if iteration is not None and iteration.execution is not None else 0
+            self.records.context_id(iteration)
+            if iteration is not None and iteration.execution is not None
+            else 0
         )
         failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
         self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
-from flor_dagster.recording import session as sessions
+from flor_dagster.recording import process as sessions
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.replaying import ReplaySession
+from flor_dagster.recording.session import Session
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -58,7 +59,7 @@ class _Lazy:
         return getattr(_session(), name)
 
 
-def _session() -> sessions.Session:
+def _session() -> Session:
     session = sessions.active or sessions.start()
     if session is None:
         raise FlorError("this process is no replay")

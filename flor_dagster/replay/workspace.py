@@ -26,7 +26,7 @@ from flor_dagster.errors import (
 )
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
-from flor_dagster.recording.session import new_run_id
+from flor_dagster.recording.identity import new_run_id
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report

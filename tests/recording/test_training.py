@@ -267,7 +267,7 @@ def test_a_function_is_recorded_in_this_process(tmp_path: Path) -> None:
     run = project.run("""
 from pathlib import Path
 import flor_dagster as flor
-from flor_dagster.recording.session import recorded_run
+from flor_dagster.recording.process import recorded_run
 with recorded_run("train.py:fit", root=Path.cwd(), origin="dagster", tags={"a": "b"}, args={"lr": 2}) as run:
     print(flor.arg("lr", 1.0), flor.log("x", 1))
 try:

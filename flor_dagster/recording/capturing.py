@@ -1,0 +1,165 @@
+"""Taking checkpoints of a training run: when, of what, and why not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from flor_dagster.recording.checkpoints import CheckpointWriter, Manifest, Snapshot
+from flor_dagster.recording.policy import choose_policy
+from flor_dagster.recording.walking import Walker, sort_unavailable, tainted_roots
+
+if TYPE_CHECKING:
+    from flor_dagster.recording.checkpoints import CheckpointStore
+    from flor_dagster.recording.journal import JournalWriter
+    from flor_dagster.recording.loops import LoopExecution
+    from flor_dagster.recording.trouble import Troubles
+
+# A low guess of how fast memory is copied, for the first checkpoint of a place.
+BYTES_PER_SECOND = 1e9
+
+
+class Capturing:
+    """Takes the checkpoints of one run.
+
+    Args:
+        store: where they go.
+        run: the training run's id.
+        journal: says which exist, and why others do not.
+        troubles: told when the disk fails.
+        walker: finds what belongs to an end state.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, run: str, journal: JournalWriter, troubles: Troubles, walker: Walker
+    ) -> None:
+        self.policy = choose_policy()
+        self._journal = journal
+        self._troubles = troubles
+        self._walker = walker
+        self._writer = CheckpointWriter(store, run, troubles.tell)
+        self._global_roots: dict[tuple[str, int, int], tuple[str, ...]] = {}
+
+    def close(self) -> None:
+        """Write what is queued."""
+        self._writer.close()
+
+    def loop_begins(self, execution: LoopExecution) -> None:
+        """Note which objects the loop finds under the names that it uses: a replay must know what was replaced."""
+        source, frame = execution.source, execution.frame
+        if source is None or source.reason or frame is None:
+            return
+        begin = time.perf_counter()
+        try:
+            site = execution.site
+            if site not in self._global_roots:
+                # Once per place: which globals its code may reach, and what a checkpoint of it should cost.
+                capturer = self._walker.walk(execution)
+                roots = tuple(
+                    r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name")
+                )
+                self._global_roots[site] = roots
+                copying = capturer.pending_bytes / BYTES_PER_SECOND
+                self.policy.expect(time.perf_counter() - begin + copying, execution.place(None))
+            execution.entry = self._identities(execution)
+        except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
+            execution.entry = None
+            self._note_uncaptured(execution, None, [f"{type(error).__name__}: {error}"])
+        self.policy.spend(time.perf_counter() - begin)
+
+    def reached(self, execution: LoopExecution, index: int | None) -> None:
+        """The end of an iteration, or of the execution (index None): a place for a checkpoint."""
+        try:
+            reason = why_unskippable(execution)
+            if reason:
+                self._note_uncaptured(execution, index, [reason])
+                return
+            work = (
+                (time.time_ns() - execution.opened)
+                / 1e9
+                / (max(execution.count, 1) if index is not None else 1)
+            )
+            place = execution.place(index)
+            if execution.entry is None or not self._writer.idle or not self.policy.allows(work, place):
+                return
+            begin = time.perf_counter()
+            self._take(execution, index)
+            self.policy.charge(time.perf_counter() - begin, place)
+        except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
+            self._note_uncaptured(execution, index, [f"{type(error).__name__}: {error}"])
+
+    def _take(self, execution: LoopExecution, index: int | None) -> None:
+        capturer = self._walker.walk(execution)
+        capturer.copy()
+        reasons, dead = sort_unavailable(execution, capturer)
+        reasons += self._gone(execution)
+        if reasons:
+            self._note_uncaptured(execution, index, reasons)
+            return
+        name = str(execution.id) if index is None else f"{execution.id}.{index}"
+        loop, when = execution.id, time.time_ns()
+
+        def done(manifest: Manifest, written: int) -> None:
+            self._journal.entry(
+                "k",
+                {
+                    "name": name,
+                    "loop": loop,
+                    "index": index,
+                    "bytes": written,
+                    "t": when,
+                    "roots": len(manifest.roots),
+                },
+            )
+
+        self._writer.put(
+            Snapshot(name, capturer, dead, tainted_roots(execution), self._moved(execution), done)
+        )
+
+    def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
+        return self._walker.identities(execution, self._global_roots.get(execution.site, ()))
+
+    def _moved(self, execution: LoopExecution) -> dict[str, list[str]]:
+        """What the loop found elsewhere when it began, by root: the places that have another object now."""
+        entry = execution.entry or {}
+        moved: dict[str, list[str]] = {}
+        for root, places in self._identities(execution).items():
+            before = entry.get(root)
+            if before is None or before[""] != places[""]:
+                moved[root] = [""]
+                continue
+            other = [place for place, number in places.items() if before.get(place, number) != number]
+            if other:
+                moved[root] = other
+        return moved
+
+    def _gone(self, execution: LoopExecution) -> list[str]:
+        """Names that the loop found bound and left unbound: a replay can't unbind them."""
+        now = self._identities(execution)
+        gone = [root for root in execution.entry or {} if root not in now]
+        return [f"`{root.partition(':')[2]}` is deleted in the loop" for root in sorted(gone)]
+
+    def _note_uncaptured(self, execution: LoopExecution, index: int | None, reasons: list[str]) -> None:
+        key = f"{execution.path.rpartition('/')[2]} {reasons}"
+        if self._troubles.first(key) or index is None:
+            self._journal.entry("u", execution.id, index, reasons)
+
+
+def why_unskippable(execution: LoopExecution) -> str:
+    """Why an execution's end state can't stand for it, empty where it can."""
+    if execution.source is None:
+        return "its `for` statement can't be seen"
+    if execution.source.reason:
+        return execution.source.reason
+    if threading.current_thread() is not threading.main_thread():
+        return "it runs in a thread of its own"
+    frame = execution.frame
+    if frame is None:
+        return "its frame is gone"
+    for around in execution.parent.chain():
+        other = around.execution
+        opened = None if other is None else other.frame
+        if opened is not None and opened.f_code is frame.f_code and opened is not frame:
+            return "its function is open already (recursion)"
+    return ""

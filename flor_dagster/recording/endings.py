@@ -1,0 +1,65 @@
+"""How the process ended: seen from the hooks that Python has, and from the script's last instruction."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import opcode
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+
+def at_end(finish: Callable[[str, str], None]) -> None:
+    """Have `finish(status, reason)` called when this process ends."""
+    outcome = ["finished", ""]
+    previous = sys.excepthook
+
+    def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        outcome[0] = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        outcome[1] = f"{kind.__name__}: {error}"
+        previous(kind, error, trace)
+
+    sys.excepthook = note
+    pid = os.getpid()
+    main = _main_frame()
+    leave = sys.exit
+    left: list[Any] = []
+
+    # No hook of Python's is called for SystemExit, and nothing keeps its code: the call is where it can be seen.
+    @functools.wraps(leave)
+    def exit_noted(status: Any = None, /) -> NoReturn:
+        if threading.current_thread() is threading.main_thread():
+            left[:] = [status]
+        leave(status)
+
+    sys.exit = exit_noted
+
+    def end() -> None:
+        if os.getpid() != pid:
+            return
+        # A SystemExit that was caught has not ended the script: it came to its last instruction.
+        if outcome[0] == "finished" and left and left[0] not in (None, 0) and _left_by_an_exception(main):
+            outcome[:] = ["failed", f"SystemExit: {left[0]}"]
+        finish(outcome[0], outcome[1])
+
+    atexit.register(end)
+
+
+def _main_frame() -> FrameType | None:
+    """The frame of the script itself, where it is on this thread's stack."""
+    namespace = getattr(sys.modules.get("__main__"), "__dict__", None)
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None and not (frame.f_globals is namespace and frame.f_code.co_name == "<module>"):
+        frame = frame.f_back
+    return frame
+
+
+def _left_by_an_exception(frame: FrameType | None) -> bool:
+    """Whether a frame that is over did not come to a `return`; True where that can't be known."""
+    if frame is None:
+        return True
+    return not opcode.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")

@@ -1,0 +1,50 @@
+"""Who a training run is: its id, and its place among the processes that are one run."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from dataclasses import dataclass
+
+
+def new_run_id() -> str:
+    """16 random base32 characters, in lower case."""
+    return base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """This process among the ranks of one training run.
+
+    Args:
+        run_id: the training run's id, the same on every rank.
+        rank: from 0; each rank writes a journal of its own.
+        world_size: how many ranks there are.
+        launcher: what started the ranks, empty for a process on its own.
+    """
+
+    run_id: str
+    rank: int = 0
+    world_size: int = 1
+    launcher: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank does what is done once for the run: its version, its package list."""
+        return self.rank == 0
+
+    def header(self) -> dict[str, object]:
+        """What the journal's header says of it."""
+        fields: dict[str, object] = {"run": self.run_id, "rank": self.rank}
+        if self.world_size > 1 or self.launcher:
+            fields |= {"world_size": self.world_size, "launcher": self.launcher}
+        return fields
+
+
+def find_topology() -> Topology:
+    """The topology of a process that begins a run by itself.
+
+    The id is taken out of the environment: a process that the script starts is another training run.
+    """
+    return Topology(os.environ.pop("FLOR_RUN_ID", "") or new_run_id())

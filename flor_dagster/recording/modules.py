@@ -1,0 +1,81 @@
+"""The repository's modules in this process: which are its own, and what lies in their files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from pathlib import Path
+
+from flor_dagster.recording import layout
+
+CHANGED_BLOB = "0" * 40
+"""Stands for the content of a module that changed while it was in use: no file of a version is equal to it."""
+
+
+class Modules:
+    """What of the process's modules belongs to a repository.
+
+    Args:
+        root: the top of the work tree.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._own: dict[str, bool] = {}
+        self._blobs: dict[str, str] = {}
+        # The interpreter takes it away before the process's exit hooks run.
+        self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
+
+    def is_own(self, module: str) -> bool:
+        """Whether a module's code belongs to the repository."""
+        known = self._own.get(module)
+        if known is None:
+            known = self._looks_own(module)
+            if module in sys.modules:
+                self._own[module] = known
+        return known
+
+    def loaded(self) -> dict[str, str]:
+        """The repository's modules that are loaded: file → git blob id, by what lies there now.
+
+        A file that changed since the last time it was asked for has no content of its own.
+        """
+        now = self._read()
+        for file, blob in self._blobs.items():
+            if now.get(file, blob) != blob:
+                now[file] = CHANGED_BLOB
+        self._blobs = now
+        return now
+
+    def _looks_own(self, module: str) -> bool:
+        if module == "__main__":
+            return True
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if not isinstance(file, str):
+            return False
+        relative = layout.relative_file(file, self._root)
+        parts = Path(relative).parts
+        ours = module == "flor_dagster" or module.startswith("flor_dagster.")
+        return (
+            not Path(relative).is_absolute()
+            and "site-packages" not in parts
+            and "dist-packages" not in parts
+            and not ours
+        )
+
+    def _read(self) -> dict[str, str]:
+        blobs: dict[str, str] = {}
+        for module in list(sys.modules.values()):
+            main = getattr(module, "__name__", "") == "__main__"
+            file = self._main_file if main else getattr(module, "__file__", None)
+            if not isinstance(file, str) or not file.endswith(".py"):
+                continue
+            relative = layout.relative_file(file, self._root)
+            if not Path(relative).is_absolute() and self.is_own(getattr(module, "__name__", "")):
+                with contextlib.suppress(OSError):
+                    data = (self._root / relative).read_bytes()
+                    blobs[relative] = hashlib.sha1(
+                        b"blob %d\0" % len(data) + data, usedforsecurity=False
+                    ).hexdigest()
+        return blobs

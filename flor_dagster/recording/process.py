@@ -1,0 +1,142 @@
+"""The session of this process: begun at the first flor call, ended with the process, never a forked child's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flor_dagster.recording import layout
+from flor_dagster.recording.context import current
+from flor_dagster.recording.endings import at_end
+from flor_dagster.recording.identity import Topology, find_topology, new_run_id
+from flor_dagster.recording.session import Session
+from flor_dagster.recording.trouble import warn
+
+active: Session | None = None
+factory: Callable[[], Session] | None = None
+"""What a replay's child begins at the first flor call, where a training run begins its recording."""
+
+_starting = threading.Lock()
+_disabled = False
+
+
+def start() -> Session | None:
+    """The session of this process, begun at the first flor call; None where nothing is recorded."""
+    global active
+    with _starting:
+        if active is not None:
+            return active
+        if factory is not None:
+            active = factory()
+            return active
+        if _off():
+            return None
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        begin = Path(script).parent if script else Path.cwd()
+        place = layout.find_place(begin) or layout.find_place(Path.cwd())
+        versioned = place is not None
+        if place is None:
+            place = layout.place_without_git(Path.cwd())
+            warn(
+                f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed"
+            )
+        entrypoint = layout.relative_file(script, place.root) if script else "<notebook>"
+        # Taken out of the environment: a process that the script starts is another training run.
+        origin = os.environ.pop("FLOR_ORIGIN", "") or ("script" if script else "notebook")
+        try:
+            active = Session(
+                place, entrypoint, topology=find_topology(), tags=_environment_object("FLOR_TAGS"), origin=origin,
+                args=_environment_object("FLOR_ARGS"), versioned=versioned,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - recording must never break the training
+            warn(f"this run is not recorded: {type(error).__name__}: {error}")
+            _disable()
+            return None
+        at_end(active.finish)
+    return active
+
+
+def _disable() -> None:
+    global _disabled
+    _disabled = True
+
+
+def _off() -> bool:
+    return _disabled or os.environ.get("FLOR_OFF", "") not in ("", "0")
+
+
+def _environment_object(name: str) -> dict[str, Any]:
+    text = os.environ.pop(name, "")
+    if not text:
+        return {}
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must hold a JSON object, it holds {text[:100]!r}")
+    return value
+
+
+def _disown_child() -> None:
+    global active
+    if active is not None:
+        active.disown()
+        active = None
+    _disable()
+
+
+os.register_at_fork(after_in_child=_disown_child)
+
+
+@contextlib.contextmanager
+def recorded_run(
+    entrypoint: str,
+    *,
+    root: Path,
+    origin: str = "script",
+    tags: Mapping[str, str] | None = None,
+    args: Mapping[str, Any] | None = None,
+    module: str = "",
+) -> Generator[Session]:
+    """Record a block of this process as one training run.
+
+    Args:
+        entrypoint: what a replay calls: `file.py:function`, relative to the repository.
+        root: a folder in the repository.
+        origin: who started it.
+        tags: free texts kept with the run.
+        args: arguments given from outside.
+        module: the name that the entry point's module was imported by; a replay imports it by the same one.
+
+    Yields:
+        The session; its `run_id` is the training run's.
+    """
+    global active
+    if active is not None and not active.ended:
+        raise RuntimeError(
+            f"training run {active.run_id} is being recorded in this process; a second one can't begin before it ends"
+        )
+    place = layout.find_place(root)
+    session = Session(
+        place or layout.place_without_git(root), entrypoint, topology=Topology(new_run_id()), tags=tags or {},
+        origin=origin, args=args or {}, versioned=place is not None, module=module,
+    )  # fmt: skip
+    active = session
+    token = current.set(None)
+    try:
+        yield session
+    except KeyboardInterrupt:
+        session.finish("interrupted", "KeyboardInterrupt")
+        raise
+    except BaseException as error:
+        session.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    else:
+        session.finish("finished")
+    finally:
+        current.reset(token)
+        active = None

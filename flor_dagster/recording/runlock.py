@@ -1,0 +1,24 @@
+"""The lock that says that a run lives: a POSIX record lock, which forked children do not inherit."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+def hold_lock(path: Path) -> int:
+    """Hold the lock of a run; its descriptor, or -1 where the file system has none."""
+    fd = -1
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def release_lock(fd: int) -> None:
+    """Let it go."""
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,57 @@
+"""The child process that keeps a run's code as a version: git is slow to import and none of the training's business."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SNAPSHOT_WAIT_SECONDS = 60.0
+
+
+class VersionChild:
+    """Snapshots a work tree behind the training.
+
+    Args:
+        root: the top of the work tree, or None outside any repository.
+        out: the file that says which commit it is, or why there is none.
+    """
+
+    def __init__(self, root: Path | None, out: Path) -> None:
+        self._out = out
+        self._child: subprocess.Popen[bytes] | None = None
+        if root is None:
+            self._refuse("the training ran outside any git repository")
+        else:
+            self._start(root)
+
+    def _refuse(self, error: str) -> None:
+        self._out.write_text(json.dumps({"error": error}), encoding="utf-8")
+
+    def _start(self, root: Path) -> None:
+        package_parent = str(Path(__file__).resolve().parents[2])
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        environment["PYTHONPATH"] = os.pathsep.join(
+            p for p in (package_parent, os.environ.get("PYTHONPATH", "")) if p
+        )
+        command = [
+            sys.executable, "-P", "-m", "flor_dagster.versions.snapshot", "--root", str(root), "--out", str(self._out),
+        ]  # fmt: skip
+        try:
+            self._child = subprocess.Popen(
+                command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            self._refuse(f"the snapshot could not be started: {error}")
+
+    def wait(self) -> str:
+        """Wait for its end; what there is to warn of, or nothing."""
+        if self._child is not None:
+            try:
+                self._child.wait(SNAPSHOT_WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                return "the code snapshot did not end in time; this run may have no version"
+        return ""

@@ -1,0 +1,121 @@
+"""What belongs to an end state: the registered objects, the generators, and what a loop's code may touch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.memory import KnownMemory
+from flor_dagster.recording.shape import child_items, frame_locals
+
+if TYPE_CHECKING:
+    from flor_dagster.recording.generators import Generators
+    from flor_dagster.recording.loops import LoopExecution
+
+# Of how many attributes or items of a name's object it is noted whether they are replaced.
+MAX_PLACES = 256
+IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+class Walker:
+    """Finds the roots of an end state in a live program.
+
+    Args:
+        root: the top of the work tree.
+        is_own: whether a module's code belongs to the repository.
+        generators: the shared random generators.
+    """
+
+    def __init__(self, root: Path, is_own: Callable[[str], bool], generators: Generators) -> None:
+        self.registered: dict[str, tuple[Any, tuple[str, ...]]] = {}
+        self._root = root
+        self._is_own = is_own
+        self._generators = generators
+        self._known = KnownMemory()
+
+    def registered_now(self, name: str, values: Mapping[str, Any]) -> Any:
+        """A registered object: the one that its name has now, so that a model made anew is followed."""
+        registered, aliases = self.registered[name]
+        alias = next((a for a in aliases if a in values), None)
+        return registered if alias is None else values[alias]
+
+    def walk(self, execution: LoopExecution) -> Capturer:
+        """Capture what an execution's code may have changed, as copies."""
+        capturer = Capturer(self._is_own, str(self._root), self._known)
+        for name, generator in self._generators.meet().items():
+            capturer.add(name, generator)
+        frame = execution.frame
+        source = execution.source
+        if frame is None or source is None:
+            return capturer
+        values = frame_locals(frame)
+        for name in self.registered:
+            capturer.add(f"object:{name}", self.registered_now(name, values))
+        at_module_level = frame.f_code.co_name == "<module>"
+        for name in sorted(source.stored | source.loaded):
+            if not at_module_level and name in values:
+                capturer.add(f"name:{name}", values[name])
+            elif name in frame.f_globals:
+                capturer.note_global(frame.f_globals, name)
+        capturer.follow()
+        return capturer
+
+    def identities(
+        self, execution: LoopExecution, global_roots: tuple[str, ...]
+    ) -> dict[str, dict[str, int]]:
+        """Root name → place under it → identity of the object there; the empty place is the root itself."""
+        frame, source = execution.frame, execution.source
+        found: dict[str, dict[str, int]] = {}
+        if frame is None or source is None:
+            return found
+        values = frame_locals(frame)
+        roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
+        if frame.f_code.co_name != "<module>":
+            roots |= {
+                f"name:{name}": values[name] for name in source.stored | source.loaded if name in values
+            }
+        for root in global_roots:
+            module, _, name = root.partition(":")
+            namespace = getattr(sys.modules.get(module), "__dict__", {})
+            if name in namespace:
+                roots[root] = namespace[name]
+        for root, value in roots.items():
+            places = {"": id(value)}
+            for count, (place, item) in enumerate(child_items(value)):
+                if count >= MAX_PLACES:
+                    break
+                if type(item) not in IMMUTABLE:
+                    places[place] = id(item)
+            found[root] = places
+        return found
+
+
+def sort_unavailable(execution: LoopExecution, capturer: Capturer) -> tuple[list[str], dict[str, str]]:
+    """What could not be captured: reasons that make the execution unskippable, and names that nothing reads."""
+    source = execution.source
+    reasons: list[str] = []
+    dead: dict[str, str] = {}
+    for root, reason in capturer.state.unavailable.items():
+        kind, _, name = root.partition(":")
+        if (
+            source is not None
+            and kind == "name"
+            and name not in source.read_outside
+            and name in source.first_stored
+        ):
+            dead[name] = reason
+        else:
+            reasons.append(reason)
+    return reasons, dead
+
+
+def tainted_roots(execution: LoopExecution) -> tuple[str, ...]:
+    """Roots that hold clock or process values."""
+    source, frame = execution.source, execution.frame
+    if source is None or frame is None:
+        return ()
+    module = frame.f_globals.get("__name__", "?")
+    return tuple(r for name in sorted(source.tainted) for r in (f"name:{name}", f"{module}:{name}"))
