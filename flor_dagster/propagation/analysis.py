@@ -10,6 +10,7 @@ from flor_dagster.propagation.carrying import Carrier
 from flor_dagster.propagation.definitions import Definitions
 from flor_dagster.propagation.facts import Facts
 from flor_dagster.propagation.matching import Matching
+from flor_dagster.propagation.nesting import Nesting
 from flor_dagster.propagation.placing import Gap, Placer
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.resolving import Names
@@ -103,7 +104,8 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
         renames = Renames(matching)
     carrier = Carrier(matching, definitions_new, definitions_old)
     names = Names(matching, renames, definitions_new, definitions_old, carrier)
-    placer = Placer(matching, definitions_new, definitions_old, names)
+    nesting = (Nesting(new, parsed_new.spelled), Nesting(old, parsed_old.spelled))
+    placer = Placer(matching, definitions_new, definitions_old, names, nesting)
     return Pair(
         parsed_new,
         parsed_old,

@@ -22,6 +22,7 @@ from flor_dagster.propagation.inserting import (
     top_line,
 )
 from flor_dagster.propagation.model import Placement, Propagated, Refusal, RefusalKind, Statement
+from flor_dagster.propagation.nesting import Nest
 from flor_dagster.propagation.opening import open_lines
 from flor_dagster.propagation.placing import Gap, Scored, Search
 from flor_dagster.propagation.reads import reads_of
@@ -360,6 +361,8 @@ class _Run:
             return self._unreadable_names(unit, search)
         if search.lost_branch is not None:
             return self._no_branch(unit, search.lost_branch, best)
+        if search.strayed is not None:
+            return self._strayed(unit, search.strayed, best)
         if search.torn:
             return self._torn(unit, best)
         if best.score < _LEAST_SCORE or best.evidence < _LEAST_EVIDENCE:
@@ -468,6 +471,15 @@ class _Run:
             f"in this version; one of them is line {self._line(best.gap)}."
         )
         return self._refusal(unit, "weak-place", "", best, sentence)
+
+    def _strayed(self, unit: _Unit, strayed: tuple[Nest, Nest], best: Scored) -> Refusal:
+        wanted, found = strayed
+        line = self._line(best.gap)
+        sentence = (
+            f"{_label(unit)} belongs in {wanted}, and the best place that this version has for it, line {line}, "
+            f"is in {found}."
+        )
+        return self._refusal(unit, "no-loop", " > ".join(wanted.loops), best, sentence)
 
     def _no_branch(self, unit: _Unit, branch: Node, best: Scored) -> Refusal:
         header = ast.unparse(branch.syntax).splitlines()[0].rstrip(":")

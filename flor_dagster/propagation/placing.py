@@ -8,10 +8,11 @@ is in, on which side of the neighbours' counterparts it lies, and which definiti
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flor_dagster.propagation.definitions import Definitions
 from flor_dagster.propagation.matching import Matching
+from flor_dagster.propagation.nesting import Nest, Nesting, same_loops
 from flor_dagster.propagation.paths import Paths, Step, compare, loop_of, scope_of
 from flor_dagster.propagation.reads import Reads
 from flor_dagster.propagation.resolving import Names, Resolved
@@ -19,6 +20,7 @@ from flor_dagster.propagation.tree import Block, Node, is_docstring
 
 _NEAR = 8  # neighbours looked at on each side
 _DECAY = 0.8
+_STRAY = 1.0  # a place in the right named loops may have so much less for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Scored:
     score: float
     evidence: float
     names: tuple[Resolved, ...]
+    in_named_loops: bool = True
 
     @property
     def readable(self) -> bool:
@@ -56,19 +59,31 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What a search for a place found: all candidates in the right loop, best first, or why there are none."""
+    """What a search for a place found: all candidates in the right loop, best first, or why there are none.
+
+    `strayed` are the named loops that the statement belongs in and those of the best place, where they differ.
+    """
 
     candidates: tuple[Scored, ...]
     lost_loop: Node | None = None
     lost_branch: Node | None = None
     torn: bool = False
+    strayed: tuple[Nest, Nest] | None = None
 
 
 class Placer:
     """Finds places in one old version for statements of one new version."""
 
-    def __init__(self, matching: Matching, new: Definitions, old: Definitions, names: Names) -> None:
+    def __init__(
+        self,
+        matching: Matching,
+        new: Definitions,
+        old: Definitions,
+        names: Names,
+        nesting: tuple[Nesting, Nesting],
+    ) -> None:
         self._matching = matching
+        self._new_nesting, self._old_nesting = nesting
         self._new = new
         self._old = old
         self._names = names
@@ -103,13 +118,27 @@ class Placer:
                 side, level = compare(path, self._old_paths.of_node(beside))
                 score += 3.0 if side == "before" and not level else -3.0
                 certain += 1.0
-            scored.append(Scored(place, score, certain, ()))
+            in_loops = self._same_named_loops(gap, place)
+            scored.append(Scored(place, score, certain, (), in_loops))
         scored.sort(key=lambda s: (-s.score, s.gap.block.number, s.gap.index))
         resolved = [self._with_names(gap, s, reads) for s in scored[:60]]
         resolved.sort(key=lambda s: (not s.readable, -s.score, s.gap.block.number, s.gap.index))
         lost = self._lost_branch(gap) if resolved else None
+        strayed = self._strayed(gap, resolved)
+        if strayed is None:
+            resolved = [r for r in resolved if r.in_named_loops]
         torn = bool(resolved) and self._torn(gap, resolved[0].gap, reads)
-        return Search(tuple(resolved), lost_branch=lost, torn=torn)
+        return Search(tuple(resolved), lost_branch=lost, torn=torn, strayed=strayed)
+
+    def _strayed(self, gap: Gap, found: list[Scored]) -> tuple[Nest, Nest] | None:
+        """Whether what speaks for a place speaks for one in other named loops."""
+        if not found or found[0].in_named_loops:
+            return None
+        best = found[0]
+        right = next((r for r in found if r.in_named_loops), None)
+        if right is not None and right.readable == best.readable and best.score - right.score < _STRAY:
+            return None
+        return self._new_nesting.of(gap.block), self._old_nesting.of(best.gap.block)
 
     def _torn(self, gap: Gap, place: Gap, reads: Reads) -> bool:
         """Whether the statements just before and after went to different functions, so that either could be meant."""
@@ -131,7 +160,7 @@ class Placer:
 
     def same_place(self, gap: Gap, place: Gap) -> bool:
         """Whether two places are repeated by the same loop, in matched functions."""
-        return self._same_loop(gap, place)
+        return self._same_loop(gap, place) and self._same_named_loops(gap, place)
 
     # ------------------------------------------------------------------ rules
 
@@ -155,6 +184,9 @@ class Placer:
         if mine is None or theirs is None:
             return mine is theirs
         return self._matching.old_of(mine) is theirs
+
+    def _same_named_loops(self, gap: Gap, place: Gap) -> bool:
+        return same_loops(self._new_nesting, gap.block, self._old_nesting, place.block)
 
     # ------------------------------------------------------------------ evidence
 
@@ -328,7 +360,8 @@ class Placer:
     def _with_names(self, gap: Gap, scored: Scored, reads: Reads) -> Scored:
         place = scored.gap
         resolved = self._names.resolve(reads, (gap.block, gap.index), (place.block, place.index))
-        return Scored(place, scored.score + sum(r.score for r in resolved), scored.evidence, resolved)
+        score = scored.score + sum(r.score for r in resolved)
+        return replace(scored, score=score, names=resolved)
 
 
 def _first_place(block: Block) -> int:
