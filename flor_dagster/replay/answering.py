@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -22,10 +23,12 @@ from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.values import Failure, decode
+from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.executing import Job, Outcome, execute
+from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, place, placement_row
-from flor_dagster.replay.planning import LoopPlan, Target, names_read, plan_loops
+from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import RunRecord, read_record
 from flor_dagster.replay.verifying import Verdict, tainted_statements, verify
@@ -143,6 +146,7 @@ class Answerer:
         elif todo:
             record = read_record(self._journal(run))
             todo, placed = self._place(run, record, todo, settled, placements)
+            todo = self._reached(run, record, placed, todo, settled)
             if todo:
                 loops = self._loops(run, record, placed, todo, question)
                 sentence = loops.sentence
@@ -153,7 +157,7 @@ class Answerer:
         plan = RunPlan(
             run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
             sentence, loops.estimated_seconds if loops else None, run.seconds,
-            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations} if loops else {},
+            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes} if loops else {},
         )  # fmt: skip
         return _Prepared(plan, record, placed, placements, loops, settled)
 
@@ -201,49 +205,56 @@ class Answerer:
     ) -> LoopPlan:  # fmt: skip
         if question.without_checkpoints:
             without = frozenset("*")
-        targets: list[Target] = []
-        for statement in todo:
-            file, placement = placed.placements[statement.id]
-            text = placed.files[file].text
-            reads = names_read(statement.expression) | {old for _, old in placement.renamed}
-            lines = range(placement.lines[0], placement.lines[1] + 1)
-            targets += [Target(statement.key, file, _function_at(text, line), line, reads) for line in lines]
-        reach = Reach(self._sources(run, placed))
-        added = {file: state.added for file, state in placed.files.items()}
+        reach = Reach(self._sources(run, record, placed))
+        targets = _targets(placed, todo, reach)
         return plan_loops(
             record, reach, targets, iterations=question.iterations, without=without, jump=jump,
-            dead_names=self._dead_names(run, record), added=added,
+            held=self._held(run, record, targets), added=_added(placed), rates=rates_of(self._store.replays()),
         )  # fmt: skip
 
-    def _sources(self, run: RunRow, placed: PlacedVersion) -> dict[str, str]:
+    def _reached(
+        self,
+        run: RunRow,
+        record: RunRecord,
+        placed: PlacedVersion,
+        todo: list[StatementRow],
+        settled: dict[int, CellRow],
+    ) -> list[StatementRow]:
+        """Leave out, as refused, what a run that died never came to."""
+        if record.finished or not todo:
+            return todo
+        reach = Reach(self._sources(run, record, placed))
+        never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
+        for statement in todo:
+            if statement.key in never:
+                settled[statement.id] = _cell(run, statement, "refused", f"refused: {never[statement.key]}")
+        return [statement for statement in todo if statement.key not in never]
+
+    def _sources(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> dict[str, str]:
+        """The texts of the files that the run loaded."""
         repository = self._workspace.repository
         commit = run.commit or ""
         sources: dict[str, str] = {}
         for file in repository.files(commit):
-            if file.endswith(".py"):
+            if file.endswith(".py") and (file in placed.files or _loads(record, file)):
                 text = placed.files[file].text if file in placed.files else repository.read(commit, file)
                 if text is not None:
                     sources[file] = text
         return sources
 
-    def _dead_names(self, run: RunRow, record: RunRecord) -> dict[str, frozenset[str]]:
-        """Per checkpoint, the names that nothing read later and that it therefore does not hold."""
+    def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
+        """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
         store = CheckpointStore(layout.checkpoints_folder(self._workspace.home))
-        dead: dict[str, frozenset[str]] = {}
-        seen: dict[tuple[str, int], frozenset[str]] = {}
-        for execution in record.executions.values():
-            # What a loop can't capture hangs on its code: one manifest per call site is enough to look at.
-            site = execution.file, execution.line
-            for name in [execution.checkpoint, *execution.points.values()]:
-                if name is None:
-                    continue
-                if site not in seen:
-                    try:
-                        seen[site] = frozenset(store.read(run.id, name).unavailable)
-                    except FlorError:
-                        continue  # it is met, and named, when it is to be restored
-                dead[name] = seen[site]
-        return dead
+        chains = frozenset(chain for target in targets for chain in target.reads.chains)
+
+        @functools.cache
+        def held(name: str) -> Held:
+            try:
+                return held_by(store.read(run.id, name), chains)
+            except FlorError:
+                return Held()
+
+        return held
 
     # Answering -----------------------------------------------------------------------------------------------------
 
@@ -366,7 +377,8 @@ class Answerer:
         now = datetime.now().astimezone()
         replay = ReplayRow(
             secrets.token_hex(8), run.id, now, None, loops.estimated_seconds, "running", None, 0, 0, loops.sentence,
-            {"executed": loops.executed, "skipped": loops.skipped, "start": loops.start, "sentence": loops.sentence},
+            {"executed": loops.executed, "skipped": loops.skipped, "start": loops.start, "sentence": loops.sentence,
+             "cost": loops.cost},
         )  # fmt: skip
         self._store.begin_replay(replay)
         return replay
@@ -512,6 +524,23 @@ class _Answers:
 
 def _cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
     return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
+
+
+def _targets(placed: PlacedVersion, todo: Sequence[StatementRow], reach: Reach) -> list[Target]:
+    """Where the statements stand, line by line."""
+    targets: list[Target] = []
+    for statement in todo:
+        file, placement = placed.placements[statement.id]
+        text = placed.files[file].text
+        lines = range(placement.lines[0], placement.lines[1] + 1)
+        # What travelled with a statement (its helper, its import) reads for it.
+        reads = reach.reads_of(file, {*lines, *placed.files[file].added})
+        targets += [Target(statement.key, file, _function_at(text, line), line, reads) for line in lines]
+    return targets
+
+
+def _added(placed: PlacedVersion) -> dict[str, tuple[int, ...]]:
+    return {file: state.added for file, state in placed.files.items()}
 
 
 def _loads(record: RunRecord, file: str) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from flor_dagster.replay.estimating import UNMEASURED, Rates
+from flor_dagster.replay.holding import NOTHING, Held, Reads, joined
 from flor_dagster.replay.reach import Reach, Site
 from flor_dagster.replay.record import Execution, RunRecord
-
-RESTORE_SECONDS = 0.02
-START_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +22,14 @@ class Target:
         file: the old version's file.
         function: the qualified name of the function that it stands in, `<module>` at the top.
         line: its first line there.
-        reads: the names that its expression reads.
+        reads: what it reads, itself or in the functions that it calls.
     """
 
     key: str
     file: str
     function: str
     line: int
-    reads: frozenset[str]
+    reads: Reads = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,8 @@ class LoopPlan:
 
     `loops` is what the child reads: path → action, checkpoint, points, count, how, start, stop. `executed` and `skipped`
     are numbers of loop executions. `sentence` says it in words. `cut` is the position in the recorded journal that the
-    replay ends before, None where it goes to the record's end.
+    replay ends before, None where it goes to the record's end. `notes` say why loops are executed; `cost` are the parts of
+    the estimate: seconds of the recorded run that are executed again, end states that are put back.
     """
 
     loops: dict[str, dict[str, Any]]
@@ -50,10 +50,31 @@ class LoopPlan:
     sentence: str
     cut: int | None
     start: tuple[str, int] | None
-    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+    cost: dict[str, float] = field(default_factory=dict[str, float])
 
 
-Iterations = Mapping[str, tuple[int | Literal["last"], ...]]
+Iterations = Mapping[str, tuple[int | str, ...]]
+"""Loop name → wanted iterations: indices from 0, `last`, or `first:end:step` as Python slices (`0:10`, `::5`, `-3:`)."""
+
+
+def chosen_indices(wanted: Iterable[int | str], count: int) -> set[int]:
+    """The indices that are meant of an execution with so many iterations; those that it never came to are left out.
+
+    Args:
+        wanted: see `Iterations`.
+        count: how many iterations there were.
+    """
+    chosen: set[int] = set()
+    for one in wanted:
+        if isinstance(one, int):
+            chosen.add(one)
+        elif one == "last":
+            chosen.add(count - 1)
+        else:
+            parts = [int(part) if part.strip() else None for part in one.split(":")]
+            chosen |= set(range(count)[slice(*parts)])
+    return {index for index in chosen if 0 <= index < count}
 
 
 def plan_loops(
@@ -64,8 +85,10 @@ def plan_loops(
     iterations: Iterations | None = None,
     without: frozenset[str] = frozenset(),
     jump: bool = True,
-    dead_names: Mapping[str, frozenset[str]] | None = None,
+    held: Callable[[str], Held] | None = None,
     added: Mapping[str, tuple[int, ...]] | None = None,
+    unskippable: Mapping[tuple[str, int, int], str] | None = None,
+    rates: Rates = UNMEASURED,
 ) -> LoopPlan:
     """Plan the replay of one run for statements at their places.
 
@@ -76,29 +99,75 @@ def plan_loops(
         iterations: loop name → wanted iterations; None wants all.
         without: names of checkpoints that must not be used (`*`: none at all).
         jump: whether the outermost loop may be entered in the middle.
-        dead_names: checkpoint name → local names that it could not capture and that nothing of the old code reads later.
+        held: tells of a checkpoint by its name what of the targets' reads it lacks; None: every one holds everything.
         added: file → the lines that the statements added to it; the record's lines are those of the file without them.
+        unskippable: (file, line, column) of loops that an audit found to come out otherwise when they are skipped → why.
+        rates: what replays have cost here.
 
     Returns:
         The plan; at worst it executes everything from the beginning.
     """
-    planner = _Planner(record, reach, targets, iterations, without, dead_names or {}, added or {})
+    planner = _Planner(
+        record, reach, targets, iterations, without, held or _holds_all, added or {}, unskippable or {}, rates
+    )
     return planner.plan(jump)
+
+
+def _holds_all(_: str) -> Held:
+    return Held()
+
+
+def never_reached(
+    record: RunRecord, reach: Reach, targets: Iterable[Target], added: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Statements that a run which died never came to: those behind the loop that it died in.
+
+    Args:
+        record: the run's journal.
+        reach: as for `plan_loops`.
+        targets: the statements.
+        added: as for `plan_loops`.
+
+    Returns:
+        Statement key → why, in words.
+    """
+    outermost = [e for e in record.executions.values() if e.parent is None]
+    died_in = max(outermost, key=lambda e: e.opened, default=None)
+    if record.finished or died_in is None or died_in.how not in ("open", "raise"):
+        return {}
+    site = Site(died_in.file, shifted(died_in.line, added.get(died_in.file, ())), died_in.column)
+    where = (
+        f"{died_in.name}[{died_in.count - 1}]" if died_in.count else f"the first iteration of {died_in.name}"
+    )
+    behind: dict[str, bool] = {}
+    for target in targets:
+        after = reach.only_after(target.file, target.function, target.line, site)
+        behind[target.key] = behind.get(target.key, True) and after
+    return {
+        key: f"this training run never got there: it ended in {where}"
+        for key, after in behind.items()
+        if after
+    }
 
 
 class _Planner:
     def __init__(
         self, record: RunRecord, reach: Reach, targets: list[Target], iterations: Iterations | None,
-        without: frozenset[str], dead_names: Mapping[str, frozenset[str]], added: Mapping[str, tuple[int, ...]],
+        without: frozenset[str], held: Callable[[str], Held], added: Mapping[str, tuple[int, ...]],
+        unskippable: Mapping[tuple[str, int, int], str], rates: Rates,
     ) -> None:  # fmt: skip
         self.record = record
         self.reach = reach
         self.targets = targets
         self.iterations = iterations
         self.without = without
-        self.dead_names = dead_names
+        self.held = held
         self.added = added
+        self.unskippable = unskippable
+        self.rates = rates
+        self.reads = joined(target.reads for target in targets)
         self._must_sites: dict[Site, bool] = {}
+        self._held: dict[str, str] = {}
         self.must = self._executions_that_must_run()
 
     # Which executions must run -----------------------------------------------------------------------------------
@@ -131,14 +200,13 @@ class _Planner:
             return True
         if site.file == target.file and span[0] <= target.line <= span[1]:
             return True
-        return target.function != "<module>" and self.reach.may_run(site, target.function)
+        return self.reach.may_run(site, target.function, target.file)
 
     def wanted_indices(self, execution: Execution) -> set[int] | None:
         """The wanted iterations of an execution, None for all."""
         if self.iterations is None or execution.name not in self.iterations:
             return None
-        last = execution.count - 1
-        return {last if i == "last" else i for i in self.iterations[execution.name]}
+        return chosen_indices(self.iterations[execution.name], execution.count)
 
     def _wanted(self, execution: Execution) -> bool:
         parent, index = execution.parent, execution.parent_index
@@ -152,32 +220,50 @@ class _Planner:
 
     # Which can be skipped ----------------------------------------------------------------------------------------
 
+    def _lacks(self, name: str) -> str:
+        """What the targets read and a checkpoint does not hold."""
+        if name not in self._held:
+            self._held[name] = self.held(name).missing_for(self.reads)
+        return self._held[name]
+
     def _usable(self, name: str | None) -> bool:
-        if name is None or "*" in self.without or name in self.without:
-            return False
-        dead = self.dead_names.get(name, frozenset())
-        return not any(dead & target.reads for target in self.targets)
+        return name is not None and not self._forbidden(name) and not self._lacks(name)
 
-    def _skippable(self, execution: Execution) -> bool:
-        return (
-            execution.id not in self.must and not execution.reasons and execution.how in ("exhausted", "break")
-            and self._usable(execution.checkpoint) and self._leaves_cleanly(execution)
-        )  # fmt: skip
+    def _forbidden(self, name: str) -> bool:
+        return "*" in self.without or name in self.without
 
-    def _leaves_cleanly(self, execution: Execution) -> bool:
-        """A loop with an `else` that was broken out of is executed: skipping it would run the `else`."""
-        return execution.how == "exhausted" or not self.reach.has_else(self._site(execution))
+    def why_executed(self, execution: Execution) -> str:
+        """Why a loop execution is not skipped; empty where it is."""
+        if execution.id in self.must:
+            return "a statement may run in it"
+        if execution.how not in ("exhausted", "break"):
+            return {"open": "the run ended in it"}.get(execution.how, f"it was left by {execution.how}")
+        if execution.reasons:
+            return f"its end state can't be captured: {execution.reasons[0]}"
+        audited = self.unskippable.get((execution.file, execution.line, execution.column))
+        if audited is not None:
+            return f"an audit found that skipping it is not the same as executing it: {audited}"
+        if execution.checkpoint is None:
+            return "no checkpoint of it was taken"
+        if self._forbidden(execution.checkpoint):
+            return "its checkpoint is not to be used"
+        if self._lacks(execution.checkpoint):
+            return f"`{self._lacks(execution.checkpoint)}` is read and its checkpoint does not hold that"
+        # A loop with an `else` that was broken out of: skipping it would run the `else`.
+        if execution.how == "break" and self.reach.has_else(self._site(execution)):
+            return "it was broken out of and has an `else`"
+        return ""
 
     # The plan ----------------------------------------------------------------------------------------------------
 
     def plan(self, jump: bool) -> LoopPlan:
         """Put it together."""
         loops: dict[str, dict[str, Any]] = {}
-        iterations = 0
+        why: dict[str, str] = {}
         cut: int | None = None
         start: tuple[str, int] | None = None
-        cost = START_SECONDS + self._setup_seconds()
         hidden: set[int] = set()
+        end = self._end()
         for execution in self.record.executions.values():
             if execution.parent in hidden:
                 hidden.add(execution.id)
@@ -188,32 +274,75 @@ class _Planner:
                 "count": execution.count, "how": execution.how,
             }  # fmt: skip
             loops[execution.path] = spec
-            if self._skippable(execution):
+            reason = self.why_executed(execution)
+            if not reason:
                 spec["action"] = "skip"
                 hidden.add(execution.id)
-                cost += RESTORE_SECONDS
                 continue
-            iterations += execution.count
-            cost += self._own_seconds(execution)
+            why[execution.path] = reason
             if execution.parent is None and cut is None:
                 start_at, stop_at = self._bounds(execution, jump)
-                if start_at:
+                if start_at and start is None:
                     spec["start"] = start_at
                     start = (execution.path, start_at)
                 if stop_at is not None:
                     spec["stop"] = stop_at
                     cut = self._cut_after(execution, stop_at)
-        before = self._stop_before_loops()
-        if before is not None:
-            loops[before.path]["action"] = "stop"
-            cut = before.opened
-            iterations = 0
-            cost = START_SECONDS + self._setup_seconds()
+        if end is not None and (cut is None or end.opened < cut):
+            cut = self._stop_at(end, loops)
         self._drop_outside(loops, start, cut)
         executed = sum(spec["action"] == "execute" for spec in loops.values())
         skipped = sum(spec["action"] == "skip" for spec in loops.values())
-        sentence = _sentence(executed, skipped, start, loops, before is not None)
-        return LoopPlan(loops, executed, skipped, iterations, cost, sentence, cut, start)
+        setup_only = executed == skipped == 0 and cut is not None
+        sentence = _sentence(executed, skipped, start, loops, setup_only)
+        work, restores, iterations = self._work(loops, cut)
+        return LoopPlan(
+            loops, executed, skipped, iterations, self.rates.seconds(work, restores), sentence, cut, start,
+            self._notes(loops, why), {"work": work, "restores": restores},
+        )  # fmt: skip
+
+    def _end(self) -> Execution | None:
+        """The first outermost loop that every statement's place lies before, where executing it would be a waste.
+
+        What can be skipped costs next to nothing, and what is compared behind it makes the replay's verdict better.
+        """
+        outermost = [e for e in self.record.executions.values() if e.parent is None]
+        outermost.sort(key=lambda e: e.opened)
+        sites: set[Site] = set()
+        for number, execution in enumerate(outermost):
+            site = self._site(execution)
+            if site not in sites and self.targets and execution.id not in self.must and all(
+                self.reach.only_before(t.file, t.function, t.line, site) for t in self.targets
+            ):  # fmt: skip
+                rest = outermost[number:]
+                return execution if number == 0 or any(self.why_executed(e) for e in rest) else None
+            sites.add(site)
+        return None
+
+    def _stop_at(self, end: Execution, loops: dict[str, dict[str, Any]]) -> int:
+        """End at a loop; where something was restored before it, one iteration of it shows whether that was right."""
+        restored = any(
+            (spec["action"] == "skip" or spec.get("start")) and self.record.by_path[path].opened < end.opened
+            for path, spec in loops.items()
+        )
+        spec = loops[end.path]
+        if not restored or end.count == 0 or spec["action"] == "skip":
+            loops[end.path] = {**spec, "action": "stop"}
+            return end.opened
+        spec["stop"] = 0
+        return self._cut_after(end, 0)
+
+    def _notes(self, loops: Mapping[str, Mapping[str, Any]], why: Mapping[str, str]) -> tuple[str, ...]:
+        """Why loops are executed, a sentence per loop name and reason."""
+        counts: Counter[tuple[str, str]] = Counter(
+            (self.record.by_path[path].name, why[path])
+            for path, spec in loops.items()
+            if spec["action"] == "execute" and path in why
+        )
+        return tuple(
+            f"{name} is executed{f' {count} times' if count > 1 else ''}: {reason}"
+            for (name, reason), count in counts.items()
+        )
 
     def _drop_outside(
         self, loops: dict[str, dict[str, Any]], start: tuple[str, int] | None, cut: int | None
@@ -268,32 +397,46 @@ class _Planner:
             later.append(execution.closed)
         return min(later, default=10**18)
 
-    def _stop_before_loops(self) -> Execution | None:
-        """The first outermost loop, where every statement stands before it at the top of the same function."""
-        outermost = [e for e in self.record.executions.values() if e.parent is None]
-        if not outermost or not self.targets:
-            return None
-        first = min(outermost, key=lambda e: e.opened)
-        site = self._site(first)
-        before = all(
-            t.file == site.file and t.function == "<module>" and t.line < site.line for t in self.targets
-        )
-        return first if before and first.function == "<module>" else None
-
     # Costs ---------------------------------------------------------------------------------------------------------
 
-    def _own_seconds(self, execution: Execution) -> float:
-        return max(
-            execution.seconds - sum(self.record.executions[c].seconds for c in execution.children), 0.0
-        )
+    def _work(self, loops: Mapping[str, Mapping[str, Any]], cut: int | None) -> tuple[float, int, int]:
+        """Seconds of the recorded run that are executed again, end states put back, iterations executed."""
+        work = self._outside_seconds(cut)
+        restores = iterations = 0
+        for path, spec in loops.items():
+            execution = self.record.by_path[path]
+            if spec["action"] == "skip":
+                restores += 1
+            elif spec["action"] == "execute":
+                first, stop = spec.get("start", 0), spec.get("stop")
+                count = (execution.count if stop is None else stop + 1) - first
+                restores += bool(first)
+                iterations += count
+                work += self._own_seconds(execution) * count / max(execution.count, 1)
+        return work, restores, iterations
 
-    def _setup_seconds(self) -> float:
-        """From the run's start to its first loop, and from its last loop to its end."""
-        outermost = [e for e in self.record.executions.values() if e.parent is None]
+    def _own_seconds(self, execution: Execution) -> float:
+        spent = self._seconds(execution) - sum(
+            self._seconds(self.record.executions[c]) for c in execution.children
+        )
+        return max(spent, 0.0)
+
+    def _seconds(self, execution: Execution) -> float:
+        """How long an execution took; of one that never ended, up to the last sign of life."""
+        if execution.ended is not None:
+            return execution.seconds
+        return max((self.record.last_time - execution.started) / 1e9, 0.0)
+
+    def _outside_seconds(self, cut: int | None) -> float:
+        """What the run spent outside its loops, up to where the replay ends."""
         begun = self.record.header.get("started", 0)
-        if not outermost:
-            return max((self.record.ended[3] - begun) / 1e9, 0.0) if self.record.ended else 0.0
-        return max((min(e.started for e in outermost) - begun) / 1e9, 0.0)
+        outermost = [e for e in self.record.executions.values() if e.parent is None]
+        before = [e for e in outermost if cut is None or e.opened < cut]
+        until = self.record.last_time
+        if cut is not None:
+            until = max((e.ended or e.started for e in before), default=begun)
+            until = min((e.started for e in outermost if e.opened >= cut), default=until)
+        return max((until - begun) / 1e9 - sum(self._seconds(e) for e in before), 0.0)
 
 
 def shifted(line: int, added: tuple[int, ...]) -> int:
@@ -332,12 +475,3 @@ def _sentence(
     if stops:
         parts.append(f"stops after iteration {stops[0]}")
     return "; ".join(parts) or "runs the script from its beginning"
-
-
-def names_read(expression: str) -> frozenset[str]:
-    """The names that an expression reads."""
-    try:
-        tree = ast.parse(expression, mode="eval")
-    except (SyntaxError, ValueError):
-        return frozenset()
-    return frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))

@@ -56,7 +56,10 @@ class Record:
 
 @dataclass(slots=True)
 class RunRecord:
-    """What a journal says of a run or a replay."""
+    """What a journal says of a run or a replay.
+
+    `facts` are what the journal says of each checkpoint, by its name; `last_time` is the last time in it, in nanoseconds.
+    """
 
     header: dict[str, Any]
     executions: dict[int, Execution]
@@ -66,6 +69,8 @@ class RunRecord:
     args: dict[str, Any]
     generators: dict[str, Any]
     ended: list[Any] | None
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    last_time: int = 0
 
     @property
     def finished(self) -> bool:
@@ -117,6 +122,7 @@ class _Reader:
 
     def _header(self, _: int, parts: list[Any]) -> None:
         self.record.header = parts[2]
+        self._saw(parts[2].get("started"))
 
     def _call(self, _: int, parts: list[Any]) -> None:
         self._calls[parts[1]] = (parts[2], parts[3], parts[5])
@@ -136,12 +142,14 @@ class _Reader:
         execution = Execution(
             number, path, name, parent, index, file, function, line, column, position, started
         )
+        self._saw(started)
         self.record.executions[number] = execution
         self.record.by_path[path] = execution
         if parent is not None:
             self.record.executions[parent].children.append(number)
 
     def _close(self, position: int, parts: list[Any]) -> None:
+        self._saw(parts[4])
         execution = self.record.executions[parts[1]]
         execution.how, execution.count, execution.ended, execution.closed = (
             parts[2],
@@ -158,6 +166,8 @@ class _Reader:
 
     def _checkpoint(self, _: int, parts: list[Any]) -> None:
         fields = parts[1]
+        self._saw(fields.get("t"))
+        self.record.facts[fields["name"]] = fields
         execution = self.record.executions[fields["loop"]]
         if fields["index"] is None:
             execution.checkpoint = fields["name"]
@@ -168,5 +178,10 @@ class _Reader:
         if parts[2] is None:
             self.record.executions[parts[1]].reasons = parts[3]
 
+    def _saw(self, time: Any) -> None:
+        if isinstance(time, int):
+            self.record.last_time = max(self.record.last_time, time)
+
     def _end(self, _: int, parts: list[Any]) -> None:
+        self._saw(parts[3])
         self.record.ended = parts

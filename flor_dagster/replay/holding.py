@@ -1,0 +1,141 @@
+"""Does a checkpoint hold what a new expression reads? What it could not capture, or only knows the place of, it does not."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from flor_dagster.recording.checkpoints import Manifest
+
+# Attributes that a value put back does not have as the running training had them.
+UNHELD_ATTRIBUTES = frozenset({"grad_fn", "is_leaf", "next_functions", "retains_grad", "_version"})
+
+Chain = tuple[str, ...]
+"""A name and the attributes read from it: `model.head.bias` is ("model", "head", "bias")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a piece of code reads.
+
+    Args:
+        names: the names.
+        chains: each of them with the attributes that are read from it.
+        of_graph: whether it asks a value for something of its autograd graph, which no checkpoint holds.
+    """
+
+    names: frozenset[str] = frozenset()
+    chains: frozenset[Chain] = frozenset()
+    of_graph: bool = False
+
+
+NOTHING = Reads()
+
+
+def reads_at(tree: ast.AST, lines: Container[int] | None = None, own: frozenset[str] = frozenset()) -> Reads:
+    """What a piece of code reads.
+
+    Args:
+        tree: the code.
+        lines: only what stands on these lines; None takes all.
+        own: names that mean something else there (a function's parameters and variables).
+    """
+    names: set[str] = set()
+    chains: set[Chain] = set()
+    inner: set[int] = set()
+    of_graph = False
+    for node in ast.walk(tree):  # breadth first: an attribute comes before what it is read from
+        if not isinstance(node, ast.Name | ast.Attribute) or (lines is not None and node.lineno not in lines):
+            continue
+        of_graph |= isinstance(node, ast.Attribute) and node.attr in UNHELD_ATTRIBUTES
+        if id(node) not in inner:
+            chain = _chain(node, inner)
+            if chain and chain[0] not in own:
+                names.add(chain[0])
+                chains.add(chain)
+    return Reads(frozenset(names), frozenset(chains), of_graph)
+
+
+def joined(parts: Iterable[Reads]) -> Reads:
+    """Everything that several pieces of code read."""
+    parts = list(parts)
+    names = frozenset[str]().union(*(p.names for p in parts))
+    chains = frozenset[Chain]().union(*(p.chains for p in parts))
+    return Reads(names, chains, any(p.of_graph for p in parts))
+
+
+def _chain(node: ast.expr, inner: set[int]) -> Chain:
+    parts: list[str] = []
+    here: ast.expr = node
+    while isinstance(here, ast.Attribute):
+        parts.append(here.attr)
+        inner.add(id(here.value))
+        here = here.value
+    if not isinstance(here, ast.Name):
+        return ()
+    return (here.id, *reversed(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a checkpoint lacks.
+
+    Args:
+        lacking: names that it could not capture.
+        opaque: chains that lead to an object of which only the live one is known (a logger, a progress bar, an open file).
+    """
+
+    lacking: frozenset[str] = frozenset()
+    opaque: frozenset[Chain] = field(default_factory=frozenset[Chain])
+
+    def missing_for(self, reads: Reads) -> str:
+        """The name, as it is written in the expression, that the checkpoint does not hold; empty where it holds all."""
+        if reads.of_graph:
+            return "the autograd graph"
+        for name in sorted(self.lacking & reads.names):
+            return name
+        for chain in sorted(reads.chains):
+            for length in range(1, len(chain) + 1):
+                if chain[:length] in self.opaque:
+                    return ".".join(chain[:length])
+        return ""
+
+
+def held_by(manifest: Manifest, chains: frozenset[Chain]) -> Held:
+    """What a checkpoint lacks of what is read.
+
+    Args:
+        manifest: the checkpoint.
+        chains: what the expressions read.
+    """
+    lacking = frozenset(root.rpartition(":")[2] for root in manifest.unavailable)
+    by_name: dict[str, list[object]] = {}
+    for root, ref in manifest.roots.items():
+        by_name.setdefault(root.rpartition(":")[2], []).append(ref)
+    opaque: set[Chain] = set()
+    for chain in chains:
+        for ref in by_name.get(chain[0], ()):
+            length = _opaque_at(manifest.nodes, ref, chain)
+            if length:
+                opaque.add(chain[:length])
+    return Held(lacking, frozenset(opaque))
+
+
+def _opaque_at(nodes: list[list[object]], ref: object, chain: Chain) -> int:
+    """After how many parts of a chain an opaque object is reached; 0 where none is."""
+    for position in range(len(chain)):
+        if not isinstance(ref, int):
+            return 0
+        node = nodes[ref]
+        if node[0] == "opaque":
+            return position + 1
+        attributes = node[3] if node[0] == "object" else None
+        if (
+            position + 1 >= len(chain)
+            or not isinstance(attributes, dict)
+            or chain[position + 1] not in attributes
+        ):
+            return 0
+        ref = attributes[chain[position + 1]]
+    return 0
