@@ -1,12 +1,22 @@
-"""The random generators that libraries share: where they are, and what they held when they were first met."""
+"""The random generators that libraries share: where they are, and what they held before and when the run began.
+
+A script that nobody seeded draws its first weights before it comes to its first flor call. So the states are kept as
+early as they can be: when this package is imported, or behind the import of the library where that comes later.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.imports import when_imported
+
+HOMES = {"random:python": "random", "random:numpy": "numpy.random.mtrand", "random:torch": "torch"}
+"""Root name → the module behind whose import the generator is there."""
+
+_early: dict[str, Any] = {}
 
 
 def global_generators() -> dict[str, Any]:
@@ -33,6 +43,64 @@ def generator_state(root: str, generator: Any) -> dict[str, Any]:
     capturer.add(root, generator)
     state = capturer.finish()
     return {"nodes": state.nodes, "ref": state.roots[root]}
+
+
+def _twin(generator: Any) -> Any:
+    """Another generator of the same kind, in the same state; it takes less time than to capture the state as a graph."""
+    kind = type(generator)
+    if kind.__module__ == "random":
+        twin = kind()
+        twin.setstate(generator.getstate())
+    elif kind.__module__.startswith("numpy"):
+        twin = kind()
+        twin.set_state(generator.get_state(legacy=False))
+    else:
+        twin = kind(generator.device)
+        twin.set_state(generator.get_state())
+    return twin
+
+
+def keep_early() -> None:
+    """Keep the states that nothing of the script has drawn from yet, as soon as there are any."""
+
+    def keep(root: str) -> None:
+        _early[root] = _twin(global_generators()[root])
+
+    for root, home in HOMES.items():
+        when_imported(home, lambda root=root: keep(root))
+
+
+def early_states() -> dict[str, dict[str, Any]]:
+    """What `keep_early` kept, where the generator has moved on since: root name → state."""
+    moved: dict[str, dict[str, Any]] = {}
+    now = global_generators()
+    for root, twin in _early.items():
+        before = generator_state(root, twin)
+        if before != generator_state(root, now[root]):
+            moved[root] = before
+    return moved
+
+
+def present_states() -> dict[str, dict[str, Any]]:
+    """The states of now: root name → state."""
+    return {root: generator_state(root, generator) for root, generator in global_generators().items()}
+
+
+def put_state(root: str, recorded: Mapping[str, Any], generator: Any) -> None:
+    """Put a generator into a recorded state."""
+    from flor_dagster.recording.graft import Grafter
+
+    Grafter(recorded["nodes"], lambda digest: digest.encode()).restore({root: (recorded["ref"], generator)})
+
+
+def begin_with(states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the shared generators into recorded states: now, or behind the import of their libraries."""
+
+    def put(root: str) -> None:
+        put_state(root, states[root], global_generators()[root])
+
+    for root in states.keys() & HOMES.keys():
+        when_imported(HOMES[root], lambda root=root: put(root))
 
 
 class Generators:

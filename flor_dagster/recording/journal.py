@@ -12,6 +12,7 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["e", loop, how, count, t]                         it ended: exhausted, break, return, raise or open
     ["a", name, value, default, source]                an argument; source: default, given or history
     ["i", {...}]                                       the libraries' versions and thread counts, at the first loop
+    ["b", root, {...}]                                 the state that it was in before the script drew from it, if another
     ["g", root, {...}]                                 the state that a shared random generator was first seen in
     ["k", {...}]                                       a checkpoint exists (its manifest's summary)
     ["u", loop, index, [reason, …]]                    an end state that could not be captured (index null: the loop's)

@@ -14,6 +14,7 @@ from typing import Any
 from flor_dagster.recording import layout
 from flor_dagster.recording.context import current
 from flor_dagster.recording.endings import at_end
+from flor_dagster.recording.generators import early_states, keep_early
 from flor_dagster.recording.identity import Topology, find_topology, new_run_id
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.trouble import warn
@@ -52,7 +53,7 @@ def start() -> Session | None:
         try:
             active = Session(
                 place, entrypoint, topology=find_topology(), tags=_environment_object("FLOR_TAGS"), origin=origin,
-                args=_environment_object("FLOR_ARGS"), versioned=versioned,
+                args=_environment_object("FLOR_ARGS"), versioned=versioned, begin=early_states(),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - recording must never break the training
             warn(f"this run is not recorded: {type(error).__name__}: {error}")
@@ -90,6 +91,10 @@ def _disown_child() -> None:
 
 
 os.register_at_fork(after_in_child=_disown_child)
+
+
+if not _off():
+    keep_early()
 
 
 @contextlib.contextmanager

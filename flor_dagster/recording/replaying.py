@@ -24,7 +24,7 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.context import current
 from flor_dagster.recording.exits import EXIT_EFFECT
-from flor_dagster.recording.generators import global_generators
+from flor_dagster.recording.generators import global_generators, put_state
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
@@ -98,9 +98,7 @@ class ReplaySession(Session):
         """Put a shared random generator where the recorded run's was when it was first seen."""
         recorded = self.plan.get("generators", {}).get(root)
         if recorded:
-            Grafter(recorded["nodes"], lambda digest: digest.encode()).restore(
-                {root: (recorded["ref"], generator)}
-            )
+            put_state(root, recorded, generator)
 
     def stop(self) -> NoReturn:
         """The plan's end: nothing of the script runs after it, not even its `finally` blocks."""

@@ -42,6 +42,7 @@ class Session:
         args: arguments given from outside; they win over the defaults in the code.
         versioned: whether the place is a git repository.
         module: the name that an entry point's module was imported by.
+        begin: the states of shared random generators before the script drew from them, where they have moved on since.
     """
 
     mode = "record"
@@ -57,6 +58,7 @@ class Session:
         args: Mapping[str, Any],
         versioned: bool,
         module: str = "",
+        begin: Mapping[str, Any] | None = None,
     ) -> None:
         self.place = place
         self.entrypoint = entrypoint
@@ -69,6 +71,7 @@ class Session:
         self._tags = dict(tags)
         self._origin = origin
         self._versioned = versioned
+        self._early = dict(begin or {})
         self._loops = 0
         self._lock = threading.Lock()
         self._environment_noted = False
@@ -108,6 +111,8 @@ class Session:
         store = CheckpointStore(layout.checkpoints_folder(self.place.home))
         self.capturing = Capturing(store, self.run_id, self.journal, self.troubles, self.walker)
         self.journal.entry("m", self.modules.loaded())
+        for root, state in self._early.items():
+            self.journal.entry("b", root, state)
         self.generators.meet()
 
     def header(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
+from flor_dagster.recording.generators import begin_with
 from flor_dagster.recording.replaying import ReplaySession
 from flor_dagster.recording.session import Session
 
@@ -33,7 +34,7 @@ def main(plan_path: str) -> int:
     sessions.factory = lambda: ReplaySession(plan)
     builtins.__dict__["__flor__"] = _Lazy()
     try:
-        _run(path, function, plan.get("module") or path.stem)
+        _run(path, function, plan.get("module") or path.stem, plan)
     except DamagedCheckpointError as error:
         return _fail(str(error), EXIT_DAMAGED)
     except CheckpointError as error:
@@ -80,7 +81,7 @@ def _print_traceback() -> None:
     sys.stderr.write("".join(traceback.format_exception_only(kind, error)))
 
 
-def _run(path: Path, function: str, module_name: str) -> None:
+def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> None:
     if function:
         spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
@@ -89,8 +90,12 @@ def _run(path: Path, function: str, module_name: str) -> None:
         sys.modules[module_name] = module
         spec.loader.exec_module(module)
         target: Any = getattr(module, function)
+        # A function's recording begins with its call, whatever its module drew before.
+        begin_with(plan["generators"])
+        plan["generators"] = {}
         target()
         return
+    begin_with(plan["begin"])
     main_module = types.ModuleType("__main__")
     main_module.__file__ = str(path)
     main_module.__dict__["__builtins__"] = builtins

@@ -152,7 +152,7 @@ def _child_plan(job: Job, root: Path, journal: Path, statements: dict[str, dict[
         "user_root": str(job.user_root), "journal": str(journal), "entrypoint": job.run.entrypoint,
         "script": job.run.entrypoint, "module": header.get("module"), "argv": _moved(header.get("argv", []), header, root),
         "cwd": _moved([header.get("cwd") or str(root)], header, root)[0], "args": job.record.args,
-        "generators": job.record.generators, "loops": job.loops.loops, "statements": statements, "ended_badly": not job.record.finished,
+        "begin": job.record.begin, "generators": job.record.generators, "loops": job.loops.loops, "statements": statements, "ended_badly": not job.record.finished,
     }  # fmt: skip
 
 

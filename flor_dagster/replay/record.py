@@ -67,6 +67,7 @@ class RunRecord:
     records: list[Record]
     events: list[tuple[int, str, list[Any]]]
     args: dict[str, Any]
+    begin: dict[str, Any]
     generators: dict[str, Any]
     ended: list[Any] | None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
@@ -100,13 +101,13 @@ class _Reader:
     """Takes a journal's entries one by one; the kinds are described in `recording.journal`."""
 
     def __init__(self) -> None:
-        self.record = RunRecord({}, {}, {}, [], [], {}, {}, None)
+        self.record = RunRecord({}, {}, {}, [], [], {}, {}, {}, None)
         self._contexts: dict[int, str] = {0: ""}
         self._owners: dict[int, tuple[int, int]] = {}
         self._calls: dict[int, tuple[str, str, int]] = {}
         self._kinds: dict[str, Callable[[int, list[Any]], None]] = {
             "flor": self._header, "n": self._call, "c": self._context, "l": self._open, "e": self._close,
-            "a": self._argument, "g": self._generators, "k": self._checkpoint, "u": self._uncaptured, "z": self._end,
+            "a": self._argument, "b": self._begun, "g": self._generators, "k": self._checkpoint, "u": self._uncaptured, "z": self._end,
         }  # fmt: skip
 
     def take(self, position: int, parts: list[Any]) -> None:
@@ -160,6 +161,9 @@ class _Reader:
 
     def _argument(self, _: int, parts: list[Any]) -> None:
         self.record.args[parts[1]] = parts[2]
+
+    def _begun(self, _: int, parts: list[Any]) -> None:
+        self.record.begin[parts[1]] = parts[2]
 
     def _generators(self, _: int, parts: list[Any]) -> None:
         self.record.generators[parts[1]] = parts[2]

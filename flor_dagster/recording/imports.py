@@ -1,0 +1,70 @@
+"""Tells when a module has been imported, without importing it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+
+class _Watch:
+    """A finder that finds nothing of its own: it lets the others find a watched module, and listens to its loader."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[str, Callable[[], None]] = {}
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        callback = self.callbacks.pop(name, None)
+        if callback is None:
+            return None
+        if not self.callbacks:
+            with contextlib.suppress(ValueError):
+                sys.meta_path.remove(self)
+        for finder in list(sys.meta_path):
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if finder is not self and find is not None else None
+            if spec is not None:
+                _listen(spec, callback)
+                return spec
+        return None
+
+
+_watch = _Watch()
+
+
+def _listen(spec: ModuleSpec, callback: Callable[[], None]) -> None:
+    """Call back once the module's code has run; the loader is afterwards as it was."""
+    loader: Any = spec.loader
+    execute = getattr(loader, "exec_module", None)
+    if execute is None:
+        return
+
+    def exec_module(module: Any) -> None:
+        with contextlib.suppress(AttributeError):
+            del loader.exec_module
+        execute(module)
+        with contextlib.suppress(Exception):
+            callback()
+
+    with contextlib.suppress(AttributeError, TypeError):  # a loader that takes no attributes goes unheard
+        loader.exec_module = exec_module
+
+
+def when_imported(name: str, callback: Callable[[], None]) -> None:
+    """Call back as soon as a module's code has run: now where it has, else behind its import.
+
+    Whatever the callback raises is dropped: it runs inside somebody else's import.
+
+    Args:
+        name: the module's full name.
+        callback: called once, in the importing thread. A later one for the same name takes the place of an earlier one.
+    """
+    if name in sys.modules:
+        with contextlib.suppress(Exception):
+            callback()
+        return
+    if not _watch.callbacks and _watch not in sys.meta_path:
+        sys.meta_path.insert(0, _watch)  # pyright: ignore[reportArgumentType] - find_spec is all that the machinery asks for
+    _watch.callbacks[name] = callback
