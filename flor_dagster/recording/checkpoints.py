@@ -13,16 +13,17 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError
 from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.state import digest_bytes
 
-FORMAT = 1
+FORMAT = 2
 OBJECT_VERSION = b"\x01"
 INLINE_BYTES = 2048
 MAX_QUEUED_BYTES = 512 * 1024 * 1024
@@ -73,14 +74,14 @@ class CheckpointStore:
         """Where a buffer lies."""
         return self.folder / "objects" / digest[:2] / digest[2:]
 
-    def write(self, manifest: Manifest, buffers: dict[str, bytes]) -> int:
+    def write(self, manifest: Manifest, buffers: Mapping[str, Copy]) -> int:
         """Write what is not there yet, then the manifest; the bytes that were written."""
         written = 0
-        for digest, data in buffers.items():
+        for digest, copy in buffers.items():
             path = self.object_path(digest)
             if digest not in manifest.inline and not path.exists():
-                _write_whole(path, OBJECT_VERSION, data)
-                written += len(data)
+                _write_whole(path, OBJECT_VERSION, copy.data)
+                written += len(copy)
         body = json.dumps(
             {
                 "run": manifest.run, "name": manifest.name, "nodes": manifest.nodes, "roots": manifest.roots,
@@ -151,7 +152,7 @@ class CheckpointStore:
         return data
 
 
-def _write_whole(path: Path, *parts: bytes) -> None:
+def _write_whole(path: Path, *parts: bytes | bytearray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
@@ -182,13 +183,13 @@ class Snapshot:
     done: Callable[[Manifest, int], None]
 
 
-def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, bytes]]:
+def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, Copy]]:
     """Digest a snapshot's buffers and roots."""
     state = snapshot.capturer.finish()
     inline = {
-        digest: base64.b64encode(data).decode("ascii")
-        for digest, data in state.buffers.items()
-        if len(data) <= INLINE_BYTES
+        digest: base64.b64encode(copy.data).decode("ascii")
+        for digest, copy in state.buffers.items()
+        if len(copy) <= INLINE_BYTES
     }
     manifest = Manifest(
         run, snapshot.name, state.nodes, state.roots, state.digests(), snapshot.unavailable, snapshot.tainted, inline,

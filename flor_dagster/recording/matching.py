@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flor_dagster.recording import shape
-from flor_dagster.recording.capture import opaque_text, same_dtype
-from flor_dagster.recording.shape import MISSING
+from flor_dagster.recording.dtypes import same_dtype
+from flor_dagster.recording.shape import MISSING, opaque_text
 from flor_dagster.recording.state import Ref
 
 Pair = tuple[Ref, Any, str]
@@ -173,6 +173,9 @@ class Matching:
                 target = live()
                 if node[1] is not None and target is not None:
                     yield node[1], target, ""
+            case "wrapper":
+                yield node[2], shape.wrapped_by(live), ""
+                yield from _by_name(node[3], shape.own_dict(live))
             case "view" | "oarray" | "tensor" | "rng.python" | "rng.generator":
                 yield from self._of_numbers(node, live)
             case "weak":
@@ -191,11 +194,11 @@ class Matching:
                     owner = owner.base
                 yield node[1], owner, "base"
             case "oarray":
-                yield from _by_index(node[2], live.ravel().tolist())
+                yield from _by_index(node[2], live.ravel(order="K").tolist())
             case "tensor":
                 if node[9] is not None and live.grad is not None:
                     yield node[9], live.grad, ""
-                yield from _by_name(node[10], shape.own_dict(live))
+                yield from _by_name(node[10], shape.tensor_dict(live))
             case "rng.python":
                 yield from _by_name(node[3] if len(node) > 3 else {}, shape.attributes_of(live))
             case "rng.generator":
@@ -285,41 +288,63 @@ def _container_fits(extra: list[Any] | None, live: Any) -> bool:
 
 
 def _library_fits(node: list[Any], live: Any, name: str) -> bool:
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     match node[0]:
-        case "array" if numpy is not None:
-            return (
-                type(live) is numpy.ndarray and same_dtype(live.dtype, node[1]) and list(live.shape) == node[2]
-                and bool(live.flags.writeable)
-            )  # fmt: skip
-        case "view" if numpy is not None:
-            return (
-                type(live) is numpy.ndarray and live.base is not None and same_dtype(live.dtype, node[5])
-                and list(live.shape) == node[3] and list(live.strides) == node[4]
-            )  # fmt: skip
-        case "oarray" if numpy is not None:
-            return type(live) is numpy.ndarray and live.dtype.char == "O" and list(live.shape) == node[1]
-        case "npscalar" if numpy is not None:
-            return isinstance(live, numpy.generic) and same_dtype(live.dtype, node[1])
-        case "npdtype" if numpy is not None:
-            return isinstance(live, numpy.dtype) and same_dtype(live, node[1])
+        case "array" | "view" | "oarray" | "npscalar" | "npdtype" | "memmap":
+            numpy = sys.modules.get("numpy")
+            return numpy is not None and _numpy_fits(node, live, numpy)
         case "torch":
             text = list(live) if name == "torch.Size" else str(live)
             return name == f"torch.{node[1]}" and text == node[2]
-        case "memmap" if numpy is not None:
-            return isinstance(live, numpy.memmap) and live.offset == node[2] and list(live.shape) == node[3]
-        case "tensor" if torch is not None:
-            return isinstance(live, torch.Tensor) and name == node[1] and tensor_fits(node, live)
+        case "tensor":
+            torch = sys.modules.get("torch")
+            return (
+                torch is not None and isinstance(live, torch.Tensor) and name == node[1]
+                and tensor_fits(node, live)
+            )  # fmt: skip
+        case "wrapper":
+            return shape.wrapped_by(live) is not MISSING
         case "rng.python":
             return name == (node[2] if len(node) > 2 else "random.Random")
         case "rng.numpy":
             return name == node[1]
         case "rng.generator":
             return hasattr(live, "bit_generator")
+        case "rng.seeds":
+            return name.endswith("SeedSequence")
         case "rng.torch":
             return name == "torch._C.Generator" and str(live.device) == node[1]
         case _:
-            return False
+            return False  # a sparse tensor, too, is made anew: its parts have no place of their own
+
+
+def _numpy_fits(node: list[Any], live: Any, numpy: Any) -> bool:
+    is_array = type(live) is numpy.ndarray
+    match node[0]:
+        case "array":
+            return (
+                is_array and same_dtype(live.dtype, node[1]) and list(live.shape) == node[2] and _order(live) == node[3]
+                and (bool(live.flags.writeable) or (live.flags.owndata and not node[5]))
+            )  # fmt: skip
+        case "view":
+            return (
+                is_array and live.base is not None and same_dtype(live.dtype, node[5])
+                and list(live.shape) == node[3] and list(live.strides) == node[4]
+            )  # fmt: skip
+        case "oarray":
+            whole = is_array and (live.flags.c_contiguous or live.flags.f_contiguous)
+            return (
+                whole and live.dtype.char == "O" and list(live.shape) == node[1] and _order(live) == node[3]
+            )
+        case "npscalar":
+            return isinstance(live, numpy.generic) and same_dtype(live.dtype, node[1])
+        case "npdtype":
+            return isinstance(live, numpy.dtype) and same_dtype(live, node[1])
+        case _:
+            return isinstance(live, numpy.memmap) and live.offset == node[2] and list(live.shape) == node[3]
+
+
+def _order(live: Any) -> str:
+    return "F" if live.flags.f_contiguous and not live.flags.c_contiguous else "C"
 
 
 def tensor_fits(node: list[Any], live: Any) -> bool:

@@ -1,25 +1,93 @@
-"""Memory that has not changed since the last checkpoint is neither copied nor digested again.
+"""Copies of memory: recycled, and not made again where nothing changed since the last checkpoint.
 
 A training reads large arrays that it never writes: its data. Comparing one with the copy of the last checkpoint costs a
-read of both, less than a copy and a small part of a digest, and it proves what no analysis of the code could.
+read of both, less than a copy and a small part of a digest, and it proves what no analysis of the code could. What did
+change is copied into memory that an earlier copy has given back: its pages are there already, so that the copy costs
+what the memory's bandwidth costs, and nothing more.
+
+Both go through the C library, which runs without the interpreter's lock; one thread copies, since a parallel region
+waits for the slowest core of a busy machine.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from collections import defaultdict
 from typing import Any
 
 LEAST_BYTES = 16 * 1024
 MOST_BYTES = 1024 * 1024 * 1024
+# Where the memory changed last time it most likely changes again: these bytes are looked at first.
+PROBE_BYTES = 4096
+
+
+class Pool:
+    """Memory that copies gave back, by size.
+
+    Args:
+        most: bytes that it keeps at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free: defaultdict[int, list[bytearray]] = defaultdict(list)
+        self._most = most
+        self._held = 0
+        self._lock = threading.RLock()  # a copy may die while another one takes
+
+    def take(self, size: int) -> bytearray:
+        """Memory of a size, with any content."""
+        with self._lock:
+            free = self._free.get(size)
+            if free:
+                self._held -= size
+                return free.pop()
+        return bytearray(size)
+
+    def give(self, memory: bytearray) -> None:
+        """Take memory back."""
+        size = len(memory)
+        with self._lock:
+            if size >= LEAST_BYTES and self._held + size <= self._most:
+                self._free[size].append(memory)
+                self._held += size
+
+    def prepare(self, sizes: list[int]) -> None:
+        """Have memory of these sizes ready, its pages present: for another thread, before the first checkpoint."""
+        for size in sizes:
+            if size < LEAST_BYTES or self._held + size > self._most:
+                continue
+            memory = bytearray(size)
+            address, view = address_of(memory)
+            library().memset(address, 1, size)  # a page is only there once it is written
+            del view
+            self.give(memory)
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait to be used."""
+        return self._held
 
 
 class Copy:
-    """The content that a piece of memory had, and its digest once somebody needed it."""
+    """The content that a piece of memory had, and its digest once somebody needed it.
 
-    __slots__ = ("data", "digest")
+    The memory goes back to its pool when nobody holds the copy any more: hold the copy, never only its data.
+    """
 
-    def __init__(self, data: bytes) -> None:
+    __slots__ = ("_pool", "data", "digest")
+
+    def __init__(self, data: bytes | bytearray, pool: Pool | None = None) -> None:
         self.data = data
         self.digest: str | None = None
+        self._pool = pool
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __del__(self) -> None:
+        if self._pool is not None and isinstance(self.data, bytearray):
+            self._pool.give(self.data)
 
 
 class KnownMemory:
@@ -29,37 +97,129 @@ class KnownMemory:
         most: bytes that are kept at most; beyond, the longest kept ones go.
     """
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._copies: dict[tuple[int, int], Copy] = {}
-        self._most = most
+        self._most = most_bytes() if most is None else most
         self._held = 0
-        self._compare: Any = None
+        self._pool = Pool(self._most)
+        self._changed: dict[tuple[int, int], int] = {}
 
-    def same(self, address: int, size: int) -> Copy | None:
-        """The copy of a piece of memory, if its content is still the same, bit for bit."""
+    def copy(self, address: int, size: int) -> Copy:
+        """The content of a piece of memory: the last copy where it is still the same, bit for bit, else a new one."""
+        if size < LEAST_BYTES:
+            return Copy(_read(address, size))
+        known = self._same(address, size)
+        if known is not None:
+            return known
+        self._forget(address, size)  # first, so that its memory may be used again at once
+        memory = self._pool.take(size)
+        target, view = address_of(memory)
+        library().memmove(target, address, size)
+        del view
+        copy = Copy(memory, self._pool)
+        self._keep(address, size, copy)
+        return copy
+
+    def prepare(self, sizes: list[int]) -> None:
+        """Have memory ready for the first copies of pieces of these sizes."""
+        self._pool.prepare(sizes)
+
+    def _same(self, address: int, size: int) -> Copy | None:
         known = self._copies.get((address, size))
         if known is None:
             return None
-        return known if self._memcmp()(address, known.data, size) == 0 else None
+        other, view = address_of(known.data)
+        compare = library().memcmp
+        try:
+            probe = self._changed.get((address, size))
+            if probe is not None:
+                length = min(PROBE_BYTES, size - probe)
+                if compare(address + probe, other + probe, length):
+                    return None
+            if compare(address, other, size) == 0:
+                return known
+            self._changed[address, size] = _first_difference(address, other, size)
+            return None
+        finally:
+            del view
 
-    def keep(self, address: int, size: int, copy: Copy) -> None:
-        """Remember a copy in place of the last one."""
-        if size > self._most:
-            return
+    def _forget(self, address: int, size: int) -> None:
         if self._copies.pop((address, size), None) is not None:
             self._held -= size
+
+    def _keep(self, address: int, size: int, copy: Copy) -> None:
+        if size > self._most:
+            return
         while self._held + size > self._most and self._copies:
-            (_, gone), _ = next(iter(self._copies.items()))
-            del self._copies[next(iter(self._copies))]
-            self._held -= gone
+            oldest = next(iter(self._copies))
+            self._forget(*oldest)
+            self._changed.pop(oldest, None)
         self._copies[address, size] = copy
         self._held += size
 
-    def _memcmp(self) -> Any:
-        if self._compare is None:
-            import ctypes
 
-            compare = ctypes.CDLL(None).memcmp
-            compare.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
-            self._compare = compare
-        return self._compare
+def most_bytes() -> int:
+    """How much memory copies may take: an eighth of the machine's, at most 1 GiB; `FLOR_CHECKPOINT_MEMORY` says otherwise.
+
+    Raises:
+        ValueError: when the variable holds no number of bytes.
+    """
+    chosen = os.environ.get("FLOR_CHECKPOINT_MEMORY", "")
+    if chosen:
+        if not chosen.isdigit():
+            raise ValueError(f"FLOR_CHECKPOINT_MEMORY is {chosen!r}; it must be a number of bytes")
+        return int(chosen)
+    try:
+        return min(MOST_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+    except (OSError, ValueError):
+        return MOST_BYTES
+
+
+def _first_difference(one: int, other: int, size: int) -> int:
+    """A place near the first byte in which two pieces of memory differ, found by halving."""
+    compare = library().memcmp
+    start = 0
+    while size > PROBE_BYTES:
+        half = size // 2
+        if compare(one + start, other + start, half):
+            size = half
+        else:
+            start, size = start + half, size - half
+    return start
+
+
+def _read(address: int, size: int) -> bytes:
+    import ctypes
+
+    return ctypes.string_at(address, size) if size else b""
+
+
+def address_of(memory: bytes | bytearray) -> tuple[int, Any]:
+    """Where an object's bytes lie, and what must live as long as the address is used."""
+    import ctypes
+
+    if isinstance(memory, bytes):
+        view: Any = ctypes.c_char_p(memory)
+        return ctypes.cast(view, ctypes.c_void_p).value or 0, (view, memory)
+    view = (ctypes.c_char * len(memory)).from_buffer(memory)
+    return ctypes.addressof(view), view
+
+
+_library: Any = None
+
+
+def library() -> Any:
+    """The C library's `memcmp`, `memmove` and `memset`; loaded when a first checkpoint needs them."""
+    global _library
+    if _library is None:
+        import ctypes
+
+        found = ctypes.CDLL(None)
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        found.memcmp.argtypes = (pointer, pointer, size)
+        found.memmove.argtypes = (pointer, pointer, size)
+        found.memmove.restype = pointer
+        found.memset.argtypes = (pointer, ctypes.c_int, size)
+        found.memset.restype = pointer
+        _library = found
+    return _library

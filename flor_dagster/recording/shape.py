@@ -26,6 +26,9 @@ _TRANSPARENT: frozenset[Any] = frozenset(
     {object, *CONTAINERS, BaseException, types.SimpleNamespace, threading.local}
 )
 
+CACHE: Any = type(functools.lru_cache(id))
+"""The type of `functools.lru_cache`'s functions."""
+
 _HEAP = 1 << 9
 _POINTER = struct.calcsize("P")
 
@@ -273,3 +276,33 @@ def child_items(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield f"[{index}]", item
+
+
+def opaque_text(value: Any) -> str:
+    """What an opaque node says of its object, and what a live one must say to stand for it."""
+    if isinstance(value, type):
+        return f"class {type_name(value)}"
+    if type(value).__module__ == "typing":
+        return f"typing {value!r}"
+    if isinstance(value, CACHE):
+        return f"cache {value.__module__}.{value.__qualname__}"
+    return type_name(type(value))
+
+
+HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+"""Where a leaf tensor keeps the functions that its backward pass calls; no part of its `__dict__`."""
+
+_WRAPPED = ("_orig_mod", "module")
+
+
+def wrapped_by(value: Any) -> Any:
+    """The module inside a compiled or distributed one."""
+    modules = own_dict(value).get("_modules", {})
+    return next((modules[name] for name in _WRAPPED if name in modules), MISSING)
+
+
+def tensor_dict(value: Any) -> dict[str, Any]:
+    """A tensor's attributes, and the hooks of its backward pass."""
+    attributes = own_dict(value)
+    hooks = {name: found for name in HOOKS if (found := getattr(value, name, None))}
+    return {**attributes, **hooks} if hooks else attributes

@@ -15,11 +15,14 @@ A node is a list, its first element the kind; references between nodes are indic
     ["enum", class ref, member value]   ["find", name]: the module attribute of that name
     ["opaque", class name]: an object that only carries output; the live one stays
     ["pickle", class name, hex]: a constant   ["reduced", class name, pickle as hex, refs]: what only pickle understands
-    ["array", dtype, shape, order, digest, foreign]   ["view", base, offset, shape, strides, dtype]   ["oarray", shape, refs]
+    ["array", dtype, shape, order, digest, writeable, foreign]   ["oarray", shape, refs, order]
+    ["view", base, offset, shape, strides, dtype, writeable]
     ["npscalar", dtype, hex]   ["npdtype", hex]   ["memmap", file, offset, shape, dtype]
     ["tensor", class, storage, dtype, shape, stride, offset, requires_grad, graph, grad, attributes]
     ["storage", device, bytes, digest, foreign]   ["torch", kind, text]
-    ["rng.python", state, class name, attributes]   ["rng.numpy", class name, state, seeds]   ["rng.generator", bits]   ["rng.torch", device, hex]
+    ["sparse", layout, refs of its parts, shape, coalesced]   ["wrapper", class name, module, {attribute: ref}]
+    ["rng.python", state, class name, attributes]   ["rng.numpy", class name, state, seeds]   ["rng.generator", bits]
+    ["rng.seeds", entropy, key, pool size, children]   ["rng.torch", device, hex]
     ["weakref", ref or null]   ["weak", class name, pairs]   ["const", repr]   ["slice", refs]
 """
 
@@ -29,6 +32,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from flor_dagster.recording.memory import Copy
 
 Ref = Any  # an int (node), or a list ["v", …] (scalar)
 
@@ -40,13 +45,13 @@ class State:
     Args:
         nodes: JSON-able descriptions; references between them are indices.
         roots: root name → reference, in the order of capture.
-        buffers: content digest → bytes of arrays and storages.
+        buffers: content digest → copy of the memory of arrays and storages.
         unavailable: root name → why it could not be captured.
     """
 
     nodes: list[Any] = field(default_factory=list[Any])
     roots: dict[str, Ref] = field(default_factory=dict[str, Ref])
-    buffers: dict[str, Any] = field(default_factory=dict[str, Any])
+    buffers: dict[str, Copy] = field(default_factory=dict[str, Copy])
     unavailable: dict[str, str] = field(default_factory=dict[str, str])
 
     def digests(self) -> dict[str, str]:
@@ -144,6 +149,11 @@ def _library_parts(kind: str, node: list[Any]) -> list[Any]:
             return [_head(kind, node[1], len(node[2])), *_flat(node[2])]
         case "view":
             return [_head(kind, *node[2:]), node[1]]
+        case "sparse":
+            return [_head(kind, node[1], node[3], node[4]), *node[2]]
+        case "wrapper":
+            # Whether a module was compiled or distributed is no part of its state.
+            return [_head(kind), node[2], *_named(node[3])]
         case "rng.python":
             return [_head(kind, *node[1:3]), *_named(node[3])]
         case "array" | "storage":

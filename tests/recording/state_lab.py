@@ -30,7 +30,7 @@ class Kept:
         state = capture(**roots)
         assert not state.unavailable, state.unavailable
         self.digests = state.digests()
-        self.buffers = state.buffers
+        self.buffers = {digest: bytes(copy.data) for digest, copy in state.buffers.items()}
         self.nodes, self.roots = json.loads(json.dumps([state.nodes, state.roots]))
         self.moved = {f"name:{name}": places for name, places in (moved or {}).items()}
 
