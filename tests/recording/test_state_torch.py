@@ -162,8 +162,30 @@ def test_what_a_hook_fills_is_captured() -> None:
     assert len(norms) == 1
 
 
-def test_sparse_tensors_and_pulled_loaders_are_named() -> None:
-    assert "tensor" in why_not(it=torch.eye(2).to_sparse())
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr", "sparse_csc"])
+def test_sparse_tensors_keep_their_layout(layout: str) -> None:
+    sparse = torch.eye(3).to_sparse(layout=getattr(torch, layout))
+    box = {"it": sparse}
+    kept = Kept(box=box)
+    box["it"] = sparse * 2
+    back = kept.put_back(box=box)["box"]["it"]
+    assert back.layout == sparse.layout
+    assert torch.equal(back.to_dense(), torch.eye(3))
+
+
+def test_the_sparse_gradient_of_an_embedding_is_put_back() -> None:
+    net = torch.nn.Embedding(5, 2, sparse=True)
+    net(torch.tensor([1, 1, 3])).sum().backward()
+    wanted = net.weight.grad.to_dense()
+    kept = Kept(net=net)
+    net.zero_grad()
+    kept.put_back(net=net)
+    assert torch.equal(net.weight.grad.to_dense(), wanted)
+    assert not net.weight.grad.is_coalesced()
+
+
+def test_pulled_loaders_and_tensors_without_values_are_named() -> None:
+    assert "meta tensor" in why_not(it=torch.empty(2, device="meta"))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3)))
     iterator = iter(loader)
     next(iterator)
