@@ -32,7 +32,10 @@ class VersionChild:
 
     def _start(self, root: Path) -> None:
         package_parent = str(Path(__file__).resolve().parents[2])
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        # Settings stay (a `safe.directory` may be one); what points git elsewhere goes.
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith("GIT_CONFIG")
+        }
         environment["PYTHONPATH"] = os.pathsep.join(
             p for p in (package_parent, os.environ.get("PYTHONPATH", "")) if p
         )

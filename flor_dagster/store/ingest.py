@@ -45,6 +45,7 @@ TERMINAL = ("finished", "failed", "interrupted", "lost")
 _GRAVITY = ("failed", "interrupted", "lost", "finished")
 _RECORDS = ("journal", "at", "ctx", "site", "kind", "num", "whole", "text")
 _BATCH = 50_000
+_NAMED_FILES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,21 +137,31 @@ def _keep_version(connection: Connection, version: dict[str, Any] | None) -> str
     commit = (version or {}).get("commit")
     if version is None or not commit:
         return None
-    if (
-        connection.execute(select(versions.c.tree).where(versions.c.commit_id == commit)).one_or_none()
-        is None
-    ):
+    approximate = label(_approximate_reason(version))
+    here = versions.c.commit_id == commit
+    known = connection.execute(select(versions.c.approximate_reason).where(here)).scalar_one_or_none()
+    if known is None:
         connection.execute(
             insert(versions).values(
                 commit_id=commit,
                 tree=version.get("tree") or "",
                 dirty=int(bool(version.get("dirty"))),
-                approximate_reason="",
+                approximate_reason=approximate,
                 excluded=to_json(version.get("excluded") or []),
                 created=time.time_ns(),
             )
         )
+    elif approximate and not known:
+        # The same commit may be exact for one training run and not for another: then it is not certain for any.
+        connection.execute(update(versions).where(here).values(approximate_reason=approximate))
     return commit
+
+
+def _approximate_reason(version: dict[str, Any]) -> str:
+    pairs = [pair for pair in version.get("approximate") or [] if isinstance(pair, list) and len(pair) == 2]
+    named = "; ".join(f"{path}: {reason}" for path, reason in pairs[:_NAMED_FILES])
+    more = len(pairs) - _NAMED_FILES
+    return f"{named}; and {more} more" if more > 0 else named
 
 
 def _new_run(connection: Connection, folder: Folder, commit: str | None) -> int:

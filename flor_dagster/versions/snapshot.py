@@ -13,27 +13,35 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
-import stat
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import FlorError, SnapshotError
-from flor_dagster.versions.command import Answer, GitError, last_lines, run
+from flor_dagster.recording.layout import find_place
+from flor_dagster.versions.collecting import note_home, shared_lock
+from flor_dagster.versions.command import GitError, last_lines
+from flor_dagster.versions.private_index import PrivateIndex, joined, take_files
 from flor_dagster.versions.repository import VERSION_EMAIL, VERSION_REFS, Repository
-from flor_dagster.versions.secrets import SECRET_PATTERNS, secret_pattern
+from flor_dagster.versions.roundtrip import not_given_back
+from flor_dagster.versions.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-MEGABYTE = 1_000_000
+    from flor_dagster.recording.layout import Place
+    from flor_dagster.versions.repository import Entry
+    from flor_dagster.versions.settings import SnapshotSettings
+
 _MESSAGE = "Uncommitted code of a training run\n\nKept by flor; on no branch.\n"
-_MAX_NAMED_IGNORED = 1000
+_SUBMODULE = "160000"
+_MAX_DEPTH = 8
+# A file that is being written while we look is looked at again.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Version:
             ends in a slash; a path `…` stands for further ignored ones, and its reason counts them.
         root: The top folder of the work tree.
         warnings: Sentences about what could be kept less well than it should.
+        approximate: (path, reason) of what the version does not give back as it lay on disk; empty for an exact version.
     """
 
     commit: str
@@ -60,25 +69,27 @@ class Version:
     excluded: tuple[tuple[str, str], ...]
     root: Path
     warnings: tuple[str, ...] = ()
+    approximate: tuple[tuple[str, str], ...] = ()
 
 
 def snapshot(
     root: Path,
     *,
-    max_file_bytes: int = 10 * MEGABYTE,
-    max_total_bytes: int = 200 * MEGABYTE,
-    secret_patterns: Iterable[str] = SECRET_PATTERNS,
+    max_file_bytes: int | None = None,
+    max_total_bytes: int | None = None,
+    secret_patterns: Iterable[str] | None = None,
 ) -> Version:
     """Keep the code of a work tree, as it lies on disk, as a version.
 
-    Tracked files are taken as they lie on disk, whatever their size and name. Of the others, those are left out, and
-    named, that are ignored, too big, or likely secrets. Nothing but objects and `refs/flor/versions/<commit>` is written.
+    Tracked files are taken as they lie on disk, whatever their size and name; so are the submodules' that are checked
+    out. Of the others, those are left out, and named, that are ignored, too big, or likely secrets. Nothing but objects and
+    `refs/flor/versions/<commit>` is written, in this repository and in its submodules'.
 
     Args:
         root: A folder in the work tree.
-        max_file_bytes: Untracked files beyond this size are left out.
-        max_total_bytes: Where the untracked files are more than this together, the biggest are left out.
-        secret_patterns: Shell patterns; untracked files of such names are left out.
+        max_file_bytes: Untracked files beyond this size are left out; None takes what the project's settings say.
+        max_total_bytes: Where the untracked files are more than this together, the biggest are left out; None likewise.
+        secret_patterns: Shell patterns; untracked files of such names are left out; None likewise.
 
     Raises:
         NoRepositoryError: There is no git repository here, or git does not trust it.
@@ -89,52 +100,30 @@ def snapshot(
         raise SnapshotError(
             f"{repository.root} is a bare repository: it has no work tree whose code could be kept."
         )
+    settings = read_settings(repository.root)
+    if max_file_bytes is not None:
+        settings = replace(settings, max_file_bytes=max_file_bytes)
+    if max_total_bytes is not None:
+        settings = replace(settings, max_total_bytes=max_total_bytes)
+    if secret_patterns is not None:
+        settings = replace(settings, secrets=tuple(secret_patterns))
+    return _snapshot(repository, settings)
+
+
+def _snapshot(repository: Repository, settings: SnapshotSettings, depth: int = 0) -> Version:
     try:
         with tempfile.TemporaryDirectory(prefix="flor-snapshot-", ignore_cleanup_errors=True) as scratch:
-            index = _PrivateIndex(repository, Path(scratch) / "index")
-            return _keep(index, max_file_bytes, max_total_bytes, tuple(secret_patterns))
+            return _keep(PrivateIndex(repository, Path(scratch) / "index"), settings, depth)
     except (GitError, OSError) as error:
         raise SnapshotError(
             f"The code in {repository.root} could not be kept as a version: {error}"
         ) from error
 
 
-@dataclass
-class _PrivateIndex:
-    """An index of our own for the user's work tree."""
-
-    repository: Repository
-    file: Path
-    excluded: dict[str, str] = field(default_factory=dict[str, str])
-    warnings: list[str] = field(default_factory=list[str])
-
-    def __post_init__(self) -> None:
-        try:
-            with (self.repository.git_dir / "index").open("rb") as source, self.file.open("wb") as copy:
-                before = os.fstat(source.fileno())
-                shutil.copyfileobj(source, copy, MEGABYTE)
-        except FileNotFoundError:
-            return  # before the first `git add`
-        # git trusts an entry's stat data only where the file is older than the index. A copy that looked newer would
-        # hide an edit made within the same tick of the clock.
-        os.utime(self.file, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-    def git(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> Answer:
-        environment = {"GIT_INDEX_FILE": str(self.file)}
-        return run(self.repository.root, *arguments, stdin=stdin, check=check, environment=environment)
-
-    def path(self, name: str) -> Path:
-        return self.repository.root / name
-
-
-def _keep(index: _PrivateIndex, max_file: int, max_total: int, patterns: tuple[str, ...]) -> Version:
-    head = _head(index)
+def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Version:
     branch = index.git("symbolic-ref", "--quiet", "--short", "HEAD", check=False)
-    _unhide(index, patterns)
-    _update_tracked(index)
-    _add_untracked(index, max_file, max_total, patterns)
-    _name_ignored(index)
-    tree = index.git("write-tree").text
+    head, entries, tree = _take(index, settings, depth)
+    index.approximate.update(not_given_back(index, entries))
     commit = head.commit if head is not None and head.tree == tree else _commit(index, tree, head)
     _keep_reachable(index, commit, head)
     return Version(
@@ -145,8 +134,56 @@ def _keep(index: _PrivateIndex, max_file: int, max_total: int, patterns: tuple[s
         dirty=head is None or commit != head.commit,
         excluded=tuple(sorted(index.excluded.items())),
         root=index.repository.root,
-        warnings=tuple(index.warnings),
+        warnings=(*settings.troubles, *index.warnings),
+        approximate=tuple(sorted(index.approximate.items())),
     )
+
+
+def _take(
+    index: PrivateIndex, settings: SnapshotSettings, depth: int, attempts: int = _ATTEMPTS
+) -> tuple[_Head | None, list[Entry], str]:
+    """HEAD, the index once it holds what lies on disk, and its tree."""
+    index.forget()
+    head = _head(index)
+    take_files(index, settings)
+    entries = index.entries()
+    _keep_submodules(index, entries, settings, depth)
+    tree = index.git("write-tree").text
+    moved = _changed_meanwhile(index)
+    if moved and attempts > 1:
+        return _take(index, settings, depth, attempts - 1)
+    index.approximate.update(dict.fromkeys(moved, "changed while the version was made"))
+    return head, entries, tree
+
+
+def _changed_meanwhile(index: PrivateIndex) -> list[str]:
+    """Files that are not any more as the index has taken them."""
+    changed = index.git("diff-files", "--name-only", "-z", "--ignore-submodules=all").paths
+    return sorted(set(changed) - set(index.approximate) - set(index.excluded))
+
+
+def _keep_submodules(
+    index: PrivateIndex, entries: list[Entry], settings: SnapshotSettings, depth: int
+) -> None:
+    """A submodule's files ran, too: its own version is what the tree points at, kept in the submodule's repository."""
+    changed: list[str] = []
+    for entry in entries:
+        if not entry.is_submodule or not os.path.lexists(index.path(entry.path) / ".git"):
+            continue
+        try:
+            if depth >= _MAX_DEPTH:
+                raise SnapshotError(f"submodules are nested more than {_MAX_DEPTH} deep")
+            inner = _snapshot(Repository(index.path(entry.path)), settings, depth + 1)
+        except (FlorError, OSError) as error:
+            index.approximate[f"{entry.path}/"] = f"the version has the submodule's commit alone: {error}"
+            continue
+        if inner.commit != entry.id:
+            changed.append(f"{_SUBMODULE} {inner.commit}\t{entry.path}")
+        index.excluded.update({f"{entry.path}/{name}": reason for name, reason in inner.excluded})
+        index.approximate.update({f"{entry.path}/{name}": reason for name, reason in inner.approximate})
+        index.warnings += [f"{entry.path}: {warning}" for warning in inner.warnings]
+    if changed:
+        index.git("update-index", "-z", "--index-info", stdin=joined(changed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +193,7 @@ class _Head:
     seconds: str
 
 
-def _head(index: _PrivateIndex) -> _Head | None:
+def _head(index: PrivateIndex) -> _Head | None:
     shown = index.git("show", "-s", "--no-show-signature", "--format=%H%n%T%n%ct", "HEAD", "--", check=False)
     if shown.status == 0:
         return _Head(*shown.text.split("\n"))
@@ -165,106 +202,7 @@ def _head(index: _PrivateIndex) -> _Head | None:
     return None  # before the first commit
 
 
-def _unhide(index: _PrivateIndex, patterns: tuple[str, ...]) -> None:
-    """Look at the files, too, that the user told git not to look at; take out what is ours."""
-    hidden: list[str] = []
-    ours: list[str] = []
-    for row in index.git("ls-files", "-v", "-z").paths:
-        tag, name = row[0], row[2:]
-        if name.startswith(".flor/"):
-            ours.append(name)
-        elif (tag == "S" or tag.islower()) and os.path.lexists(index.path(name)):
-            if secret_pattern(name, patterns):
-                index.excluded[name] = (
-                    "hidden from git and looks like a secret: the version has it as committed"
-                )
-            else:
-                hidden.append(name)
-    if hidden:
-        for flag in ("--no-assume-unchanged", "--no-skip-worktree"):
-            index.git("update-index", flag, "-z", "--stdin", stdin=_joined(hidden))
-    if ours:
-        index.git("update-index", "--force-remove", "-z", "--stdin", stdin=_joined(ours))
-
-
-def _update_tracked(index: _PrivateIndex) -> None:
-    """Tracked files as they lie on disk: modified, deleted, in conflict, intended to be added; submodules' commits."""
-    if index.git("add", "--update", check=False).status != 0:
-        changed = index.git("diff-files", "--name-only", "-z", "--ignore-submodules=dirty").paths
-        _add(index, sorted(set(changed)), "the version has it as committed")
-    if (index.repository.root / ".gitmodules").is_file():
-        _name_dirty_submodules(index)
-
-
-def _name_dirty_submodules(index: _PrivateIndex) -> None:
-    # What still differs after the update differs inside.
-    for name in index.git("diff-files", "--name-only", "-z", "--ignore-submodules=none").paths:
-        if name in index.excluded:
-            continue
-        index.excluded[f"{name}/"] = "a submodule with uncommitted changes: the version has its commit alone"
-
-
-def _add_untracked(index: _PrivateIndex, max_file: int, max_total: int, patterns: tuple[str, ...]) -> None:
-    sizes: dict[str, int] = {}
-    for name in index.git("ls-files", "--others", "--exclude-standard", "-z").paths:
-        if name.startswith(".flor/"):
-            continue
-        pattern = secret_pattern(name.rstrip("/"), patterns)
-        status = _lstat(index.path(name))
-        if name.endswith("/"):
-            index.excluded[name] = "a git repository of its own"
-        elif pattern is not None:
-            index.excluded[name] = f"looks like a secret ({pattern})"
-        elif status is None:
-            continue  # gone since git listed it
-        elif status.st_size > max_file:
-            index.excluded[name] = f"larger than {_megabytes(max_file)} ({_megabytes(status.st_size)})"
-        elif not stat.S_ISLNK(status.st_mode) and not os.access(index.path(name), os.R_OK):
-            index.excluded[name] = "can't be read"
-        else:
-            sizes[name] = status.st_size
-    total = sum(sizes.values())
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        if total <= max_total:
-            break
-        total -= sizes.pop(name)
-        index.excluded[name] = f"the untracked files are more than {_megabytes(max_total)} together"
-    _add(index, sorted(sizes), "left out")
-
-
-def _add(index: _PrivateIndex, names: list[str], otherwise: str) -> None:
-    """Bring files up to date; one that git can't take is found by halving, and named."""
-    if not names:
-        return
-    answer = index.git(
-        "update-index", "--add", "--remove", "-z", "--stdin", stdin=_joined(names), check=False
-    )
-    if answer.status == 0:
-        return
-    if len(names) == 1:
-        index.excluded[names[0]] = f"git could not take it, {otherwise} ({last_lines(answer.stderr, 2)})"
-        return
-    _add(index, names[: len(names) // 2], otherwise)
-    _add(index, names[len(names) // 2 :], otherwise)
-
-
-def _name_ignored(index: _PrivateIndex) -> None:
-    listed = index.git(
-        "ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z", check=False
-    )
-    names = [name for name in listed.paths if not _is_noise(name)]
-    for name in names[:_MAX_NAMED_IGNORED]:
-        index.excluded.setdefault(name, "ignored by git")
-    if len(names) > _MAX_NAMED_IGNORED:
-        index.excluded["…"] = f"{len(names) - _MAX_NAMED_IGNORED} more ignored paths"
-
-
-def _is_noise(name: str) -> bool:
-    parts = name.rstrip("/").split("/")
-    return parts[0] == ".flor" or parts[-1] == "__pycache__" or name.endswith(".pyc")
-
-
-def _commit(index: _PrivateIndex, tree: str, head: _Head | None) -> str:
+def _commit(index: PrivateIndex, tree: str, head: _Head | None) -> str:
     # Author, date and message come from HEAD alone, so that identical content is the same commit.
     date = "0" if head is None else head.seconds
     identity = {
@@ -272,13 +210,12 @@ def _commit(index: _PrivateIndex, tree: str, head: _Head | None) -> str:
         for role in ("AUTHOR", "COMMITTER")
         for what, value in (("NAME", "flor"), ("EMAIL", VERSION_EMAIL), ("DATE", f"@{date} +0000"))
     }
-    environment = {**identity, "GIT_INDEX_FILE": str(index.file)}
     parents = () if head is None else ("-p", head.commit)
     arguments = ("commit-tree", "--no-gpg-sign", *parents, tree)
-    return run(index.repository.root, *arguments, stdin=_MESSAGE.encode(), environment=environment).text
+    return index.git(*arguments, stdin=_MESSAGE.encode(), environment=identity).text
 
 
-def _keep_reachable(index: _PrivateIndex, commit: str, head: _Head | None) -> None:
+def _keep_reachable(index: PrivateIndex, commit: str, head: _Head | None) -> None:
     clean = head is not None and commit == head.commit
     answer = index.git("update-ref", f"{VERSION_REFS}{commit}", commit, check=False)
     if answer.status != 0:
@@ -289,21 +226,6 @@ def _keep_reachable(index: _PrivateIndex, commit: str, head: _Head | None) -> No
         # A `git gc --prune=now` between the first object and the ref may have taken some of them.
         beyond = () if head is None else ("--not", head.commit)
         index.git("rev-list", "--objects", "--quiet", commit, *beyond)
-
-
-def _lstat(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except OSError:
-        return None
-
-
-def _joined(names: Sequence[str]) -> bytes:
-    return b"".join(os.fsencode(name) + b"\0" for name in names)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / MEGABYTE:.1f} MB" if size % MEGABYTE else f"{size // MEGABYTE} MB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -317,30 +239,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Ctrl-C on a young training run reaches the whole process group, and its code must be kept all the same.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    began = time.monotonic()
-    document: dict[str, object]
-    try:
-        version = snapshot(options.root)
-        document = {
-            "commit": version.commit,
-            "tree": version.tree,
-            "head": version.head,
-            "branch": version.branch,
-            "dirty": version.dirty,
-            "root": str(version.root),
-            "excluded": [list(pair) for pair in version.excluded],
-            "warnings": list(version.warnings),
-            "seconds": round(time.monotonic() - began, 4),
-        }
-    except FlorError as error:
-        document = {"error": str(error)}
-    except Exception as error:  # noqa: BLE001 - the training goes on, and the run says why it has no version
-        document = {"error": f"The code could not be kept as a version: {type(error).__name__}: {error}"}
-    try:
-        _write(options.out, document)
-    except OSError:
-        return 1  # nobody reads it; the run counts as one whose version is not known
+    place = find_place(options.root)
+    with shared_lock(None if place is None else place.home):
+        document = _document(options.root, place)
+        try:
+            _write(options.out, document)
+        except OSError:
+            return 1  # nobody reads it; the run counts as one whose version is not known
     return 0
+
+
+def _document(root: Path, place: Place | None) -> dict[str, object]:
+    began = time.monotonic()
+    try:
+        version = snapshot(root)
+        if place is not None and os.environ.get("FLOR_HOME"):
+            note_home(Repository(version.root), place.home)
+    except FlorError as error:
+        return {"error": str(error)}
+    except Exception as error:  # noqa: BLE001 - the training goes on, and the run says why it has no version
+        return {"error": f"The code could not be kept as a version: {type(error).__name__}: {error}"}
+    return {
+        "commit": version.commit,
+        "tree": version.tree,
+        "head": version.head,
+        "branch": version.branch,
+        "dirty": version.dirty,
+        "root": str(version.root),
+        "excluded": [list(pair) for pair in version.excluded],
+        "warnings": list(version.warnings),
+        "approximate": [list(pair) for pair in version.approximate],
+        "seconds": round(time.monotonic() - began, 4),
+    }
 
 
 def _write(out: Path, document: dict[str, object]) -> None:

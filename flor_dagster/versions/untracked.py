@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from flor_dagster.versions.command import run
 from flor_dagster.versions.repository import Repository
 from flor_dagster.versions.secrets import secret_pattern
+from flor_dagster.versions.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,8 +84,10 @@ def link_untracked(
     listed = run(repository.root, "ls-files", "--others", "--directory", "--no-empty-directory", "-z").paths
     unignored = set(run(repository.root, "ls-files", "--others", "--exclude-standard", "-z").paths)
 
+    patterns = read_settings(repository.root).secrets
+
     def wanted(name: str) -> bool:
-        if not _is_data(repository.root, name) or (skip is not None and skip(name)):
+        if not _is_data(repository.root, name, patterns) or (skip is not None and skip(name)):
             return False
         return not (name in unignored and name.endswith(_CODE))
 
@@ -133,9 +136,9 @@ def _walk(root: Path, folder: str, wanted: Callable[[str], bool]) -> Iterator[st
                 yield name
 
 
-def _is_data(root: Path, name: str) -> bool:
+def _is_data(root: Path, name: str, patterns: tuple[str, ...]) -> bool:
     path = name.rstrip("/")
-    if not _NEVER.isdisjoint(path.split("/")) or secret_pattern(path) is not None:
+    if not _NEVER.isdisjoint(path.split("/")) or secret_pattern(path, patterns) is not None:
         return False
     return not (
         name.endswith("/")

@@ -185,29 +185,6 @@ def test_the_linked_work_tree_that_is_asked_for(repo):
     assert repo.fingerprint() == before
 
 
-def test_a_submodule_keeps_its_commit_and_its_changes_are_named(repo, make_repo):
-    library = make_repo("library")
-    library.write("lib.py")
-    first = library.commit()
-    repo.git("submodule", "add", "-q", str(library.root), "libs/sub")
-    repo.commit("submodule")
-    version = snapshot(repo.root)
-    assert repo.tree(version.commit)["libs/sub"] == ("160000", first.encode())
-    assert not version.dirty
-    (repo.root / "libs/sub/lib.py").write_text("x = 2\n")
-    before = repo.fingerprint()
-    version = snapshot(repo.root)
-    assert "submodule" in reasons(version)["libs/sub/"]
-    assert repo.fingerprint() == before
-    repo.git("commit", "-qam", "inside", cwd=repo.root / "libs/sub")
-    version = snapshot(repo.root)
-    assert version.dirty
-    assert (
-        repo.tree(version.commit)["libs/sub"][1]
-        == repo.git("rev-parse", "HEAD", cwd=repo.root / "libs/sub").strip().encode()
-    )
-
-
 def test_a_repository_inside_is_named(repo, make_repo):
     inner = make_repo("project/vendored")
     inner.write("code.py")
