@@ -16,7 +16,7 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["g", root, {...}]                                 the state that a shared random generator was first seen in
     ["k", {...}]                                       a checkpoint exists (its manifest's summary)
     ["u", loop, index, [reason, …]]                    an end state that could not be captured (index null: the loop's)
-    ["m", {file: git blob id}]                         modules of the repository that were loaded, at the end
+    ["m", {file: git blob id}]                         modules that were loaded: the repository's, and others' code
     ["w", code, message]                               a warning that belongs to the run (records lost, …)
     ["s", loop, index, checkpoint]                     replay: an end state was put back
     ["d", loop, index, compared, [root, …]]            replay: digests compared with the recorded ones, the unequal ones

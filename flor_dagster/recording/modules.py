@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from flor_dagster.recording import layout
@@ -37,7 +40,9 @@ class Modules:
         return known
 
     def loaded(self) -> dict[str, str]:
-        """The repository's modules that are loaded: file → git blob id, by what lies there now.
+        """The modules that are loaded: file → git blob id, by what lies there now.
+
+        The repository's, and by their absolute paths those that lie neither in it nor among the installed packages.
 
         A file that changed since the last time it was asked for has no content of its own.
         """
@@ -67,15 +72,35 @@ class Modules:
     def _read(self) -> dict[str, str]:
         blobs: dict[str, str] = {}
         for module in list(sys.modules.values()):
-            main = getattr(module, "__name__", "") == "__main__"
-            file = self._main_file if main else getattr(module, "__file__", None)
+            name = getattr(module, "__name__", "")
+            file = self._main_file if name == "__main__" else getattr(module, "__file__", None)
             if not isinstance(file, str) or not file.endswith(".py"):
                 continue
-            relative = layout.relative_file(file, self._root)
-            if not Path(relative).is_absolute() and self.is_own(getattr(module, "__name__", "")):
+            path = layout.relative_file(file, self._root)
+            if Path(path).is_absolute():
+                wanted = _is_someones(Path(path)) and not name.startswith("flor_dagster")
+            else:
+                wanted = self.is_own(name)
+            if wanted and path not in blobs:
                 with contextlib.suppress(OSError):
-                    data = (self._root / relative).read_bytes()
-                    blobs[relative] = hashlib.sha1(
+                    data = (self._root / path).read_bytes()
+                    blobs[path] = hashlib.sha1(
                         b"blob %d\0" % len(data) + data, usedforsecurity=False
                     ).hexdigest()
         return blobs
+
+
+@functools.cache
+def _interpreters_folders() -> tuple[str, ...]:
+    paths = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
+    paths |= {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    return tuple(path + os.sep for path in paths)
+
+
+def _is_someones(file: Path) -> bool:
+    """Whether a file outside the repository is code that no package list names: no library's, not Python's own."""
+    return (
+        not {"site-packages", "dist-packages"} & set(file.parts)
+        and not os.path.realpath(file).startswith(_interpreters_folders())
+        and "<" not in file.name
+    )

@@ -24,6 +24,7 @@ from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.values import Failure, decode
 from flor_dagster.replay.estimating import rates_of
+from flor_dagster.replay.exactness import why_approximate
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
@@ -469,7 +470,6 @@ class Answerer:
             if r.file == file and by_line.get(r.line) == statement.key
         ]
         failures = [v for v in values if isinstance(v, Failure)]
-        run_commit = item.plan.run.commit
         good = len(values) - len(failures)
         fidelity = verdict.fidelity
         words = f"{good} value{'s' * (good != 1)}, {verdict.sentence}"
@@ -485,7 +485,7 @@ class Answerer:
             "values": summarise(values), "diff": placement.diff, "seconds": outcome.seconds, "commit": item.plan.run.commit,
             "file": file, "line": placement.lines[0], "plan": job.loops.sentence, "tail": list(outcome.tail)[-5:],
         }  # fmt: skip
-        approximate = self._store.version(run_commit).approximate_reason if run_commit else ""
+        approximate = why_approximate(self._store, item.plan.run)
         if approximate:
             words += f"; its version is approximate: {approximate}"
         if partial and status == "open":

@@ -28,6 +28,7 @@ from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.identity import new_run_id
 from flor_dagster.replay.answering import Answerer
+from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.placing import place, placement_row
@@ -143,20 +144,10 @@ class Workspace:
         fresh: list[StatementRow] = []
         for run in changed:
             fresh += self._linker.link_run(run)
-            self._compare_modules(run)
+            mark_approximate(self.repository, self.store, run)
         if changed:
             self._settle_recorded(changed, self.questions())
         return Synced(changed, tuple(fresh))
-
-    def _compare_modules(self, run: RunRow) -> None:
-        """A version whose files changed while the run was going on may not be what ran."""
-        if run.commit is None or run.status == "running":
-            return
-        changed = self.repository.compare_loaded(run.commit, self.store.modules(run.id))
-        if changed:
-            self.store.set_approximate(
-                run.commit, f"{', '.join(changed)} changed while {run.key} was running"
-            )
 
     def _settle_recorded(self, runs: Sequence[RunRow], questions: Sequence[StatementRow]) -> None:
         wanted = {q.id: q for q in questions}

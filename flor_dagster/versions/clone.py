@@ -16,8 +16,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from flor_dagster.errors import FlorError, NoRepositoryError, ReplayError
-from flor_dagster.versions.command import GitError, run
+from flor_dagster.versions.command import run
 from flor_dagster.versions.repository import Repository
+from flor_dagster.versions.submodules import find_submodule, submodule_names
 
 # What of the user's own settings decides which bytes a file has on disk.
 _CONVERSIONS = r"^(core\.(autocrlf|eol|symlinks|filemode|attributesfile|precomposeunicode)|filter\..*)$"
@@ -146,11 +147,11 @@ def _populate(source: Repository, commit: str, folder: Path, depth: int = 0) -> 
         (git_dir / "HEAD").write_text(f"{base}\n", encoding="ascii")
     run(folder, *_conversions(source), "read-tree", "--reset", "-u", commit)
     missing: list[str] = []
-    names = _submodule_names(source, commit)
+    names = submodule_names(source, commit)
     for entry in source.entries(commit):
         if entry.is_submodule:
             name = names.get(entry.path, entry.path)
-            inner = _submodule(source, entry.path, entry.id, name) if depth < _MAX_DEPTH else None
+            inner = find_submodule(source, entry.path, entry.id, name) if depth < _MAX_DEPTH else None
             target = folder / entry.path
             if inner is None:
                 missing.append(entry.path)
@@ -195,43 +196,6 @@ def _quoted(path: Path) -> str:
         .replace("\r", "\\r")
     )
     return f'"{escaped}"'
-
-
-def _submodule(source: Repository, path: str, commit: str, name: str) -> Repository | None:
-    """The repository here that holds a submodule's commit: its work tree, or what git keeps of one not checked out."""
-    kept = [
-        folder / "modules" / part for folder in (source.git_dir, source.common_dir) for part in (name, path)
-    ]
-    for place in (source.root / path, *kept):
-        if not (place / ".git").exists() and not (place / "HEAD").is_file():
-            continue
-        try:
-            inner = Repository(place)
-            if inner.common_dir != source.common_dir and inner.has(commit):
-                return inner
-        except (GitError, NoRepositoryError):
-            continue
-    return None
-
-
-def _submodule_names(source: Repository, commit: str) -> dict[str, str]:
-    """Path to name, of a version's submodules: git keeps their repositories by name."""
-    if ".gitmodules" not in source.files(commit):
-        return {}
-    listed = run(
-        source.root,
-        "config",
-        f"--blob={commit}:.gitmodules",
-        "-z",
-        "--get-regexp",
-        r"^submodule\..*\.path$",
-        check=False,
-    )
-    names: dict[str, str] = {}
-    for row in listed.paths:
-        key, _, path = row.partition("\n")
-        names[path] = key[len("submodule.") : -len(".path")]
-    return names
 
 
 def _why_gone(root: Path) -> str:
