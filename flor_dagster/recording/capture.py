@@ -18,6 +18,7 @@ from flor_dagster.recording import adapters as _adapters  # noqa: F401  # pyrigh
 from flor_dagster.recording import shape
 from flor_dagster.recording.adapters import registry
 from flor_dagster.recording.adapters.registry import Describe, Uncapturable
+from flor_dagster.recording.hulls import storage_hulls
 from flor_dagster.recording.memory import Copy, KnownMemory
 from flor_dagster.recording.source import DYNAMIC_NAMES
 from flor_dagster.recording.spans import MemorySpans
@@ -38,6 +39,7 @@ class Buffer:
         size: in bytes.
         read: a copy of the memory, where it has no address of its own.
         address: of contiguous memory on the host, else None.
+        start: the first byte that counts, `size` of them do.
         copy: the copy, once it is made.
     """
 
@@ -46,6 +48,7 @@ class Buffer:
     size: int
     read: Callable[[], Any]
     address: int | None = None
+    start: int = 0
     copy: Copy | None = None
 
 
@@ -153,17 +156,31 @@ class Capturer:
 
     def copy(self) -> None:
         """Copy the memory of arrays and tensors: from here on the training may go on."""
+        self._narrow()
         for buffer in self.pending:
             if buffer.copy is None:
                 buffer.copy = self._copy_of(buffer)
         self.spans.settle()
 
+    def _narrow(self) -> None:
+        """Leave out the bytes of storages that no captured tensor shows."""
+        storages = {id(b.node): b for b in self.pending if b.copy is None and b.node[0] == "storage"}
+        if not storages:
+            return
+        hulls = storage_hulls(self.state.nodes)
+        for number, node in enumerate(self.state.nodes):
+            buffer = storages.get(id(node))
+            if buffer is not None:
+                begin, end = hulls.get(number, (0, 0))
+                buffer.start, buffer.size = begin, end - begin
+
     def _copy_of(self, buffer: Buffer) -> Copy:
         if buffer.address is None:
-            return Copy(buffer.read())
-        if self._known is None:
-            return KnownMemory(most=0).copy(buffer.address, buffer.size)
-        return self._known.copy(buffer.address, buffer.size)
+            data = buffer.read()
+            whole = len(data) == buffer.size
+            return Copy(data if whole else data[buffer.start : buffer.start + buffer.size])
+        known = self._known if self._known is not None else KnownMemory(most=0)
+        return known.copy(buffer.address + buffer.start, buffer.size)
 
     def finish(self) -> State:
         """Digest the copied buffers and return the state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from flor_dagster.errors import CheckpointError
 from flor_dagster.recording.adapters.registry import restorers
 from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.hulls import Hull, storage_hulls
 from flor_dagster.recording.matching import Matching
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.state import Ref, graph_digest
@@ -49,6 +51,11 @@ class Grafter:
         self.unchanged: set[int] = set()
         self.storages: dict[int, Any] = {}
         self.storage_owner: dict[int, int] = {}
+
+    @functools.cached_property
+    def hulls(self) -> dict[int, Hull]:
+        """Which bytes of each storage were kept."""
+        return storage_hulls(self.nodes)
 
     def graft(self, ref: Ref, live: Any, path: str) -> Any:
         """The value to use for `ref`: `live` brought to the captured state where it has the same structure.

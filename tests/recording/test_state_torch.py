@@ -191,3 +191,30 @@ def test_pulled_loaders_and_tensors_without_values_are_named() -> None:
     next(iterator)
     assert why_not(it=iterator)
     assert not capture(it=loader).unavailable
+
+
+def test_bytes_that_no_tensor_shows_are_neither_compared_nor_written() -> None:
+    def loss(hidden: int) -> tuple[torch.Tensor, torch.Tensor]:
+        memory = torch.full((100,), hidden, dtype=torch.uint8)
+        memory[8:16] = torch.arange(8)
+        return memory[8:16].view(torch.float64).reshape(()), memory
+
+    one, _ = loss(1)
+    other, memory = loss(2)
+    kept = Kept(it=one)
+    assert kept.digests == Kept(it=other).digests
+
+    other.fill_(0.5)
+    assert kept.put_back(it=other)["it"] is other
+    assert other.item() == one.item()
+    assert memory.tolist()[:8] == [2] * 8
+    assert memory.tolist()[16:] == [2] * 84
+
+
+def test_a_storage_is_made_anew_in_its_whole_size() -> None:
+    memory = torch.arange(10.0)
+    kept = Kept(part=memory[4:6], strided=memory[7::2])
+    made = kept.put_back()
+    assert made["part"].tolist() == [4.0, 5.0]
+    assert made["strided"].tolist() == [7.0, 9.0]
+    assert made["part"].untyped_storage().data_ptr() == made["strided"].untyped_storage().data_ptr()

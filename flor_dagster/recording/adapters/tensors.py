@@ -197,6 +197,7 @@ def _storage_values(graft: Grafter, torch: Any, storage_ref: int, live: Any) -> 
         return known
     _, device, size, digest, foreign = graft.nodes[storage_ref]
     data = bytearray(graft.buffer(digest))
+    begin = graft.hulls.get(storage_ref, (0, 0))[0]
     saved = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     target: Any = None
     if live is not MISSING:
@@ -204,11 +205,12 @@ def _storage_values(graft: Grafter, torch: Any, storage_ref: int, live: Any) -> 
         free = graft.storage_owner.setdefault(memory.data_ptr(), storage_ref) == storage_ref or not size
         if free and memory.nbytes() == size:
             target = torch.empty(0, dtype=torch.uint8, device=live.device).set_(memory)
-            target.copy_(saved)
+            target[begin : begin + len(data)].copy_(saved)
     if target is None:
         if foreign:
             raise CheckpointError("a tensor that shares its memory with something else can't be made anew")
-        target = saved.clone().to(torch.device(device))
+        target = torch.zeros(size, dtype=torch.uint8, device=torch.device(device))
+        target[begin : begin + len(data)].copy_(saved)
     graft.storages[storage_ref] = target
     return target
 
