@@ -1,29 +1,32 @@
-"""Put statements into the files of one old version: which file, which lines, or why not."""
+"""Put statements into the files of one old version: which file, which lines, or why not.
+
+The algorithm is propagation's; here versions are read from git, and rows of the store go in and come out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flor_dagster.errors import FlorError, SourceSyntaxError
 from flor_dagster.propagation import (
     PROPAGATOR_VERSION,
+    Chain,
     Placement,
-    Propagated,
+    PropagatedTree,
     Refusal,
     Statement,
     find_statements,
+    propagate_tree,
 )
-from flor_dagster.replay.nesting import propagate_in_loops
+from flor_dagster.propagation.trees import PatchedTree
+from flor_dagster.replay.histories import CommitHistory, CommitTree
 from flor_dagster.replay.planning import shifted
 from flor_dagster.store.models import PlacementRow, StatementRow
 from flor_dagster.versions import Repository
 
-MAX_HISTORY = 200
-"""So many versions of a file are gone through, newest first."""
-
-# What no way through the history can help.
-NOT_BY_HISTORY = frozenset({"changes-training", "unsupported-syntax"})
+_KEPT_VERSIONS = 16
 
 
 @dataclass(slots=True)
@@ -44,196 +47,170 @@ class PlacedVersion:
     refusals: dict[int, Refusal] = field(default_factory=dict[int, Refusal])
 
 
-def old_path(repository: Repository, file: str, commit: str, entrypoint: str, source: str) -> str | None:
-    """Where the counterpart of a file lies in an old version, None where there is none.
+class VersionPlacer:
+    """Puts statements into versions of one repository; what is learnt from one version is kept for the next.
 
     Args:
         repository: the user's repository.
-        file: the file in the newest version.
-        commit: the old version.
-        entrypoint: the old run's entry point; it stands for the newest one under another name.
-        source: the newest version's commit.
+        allow_effects: also place expressions that are known to change the training.
     """
-    files = set(repository.files(commit))
-    if file in files:
-        return file
-    for _, path in repository.log_path(file, source):
-        if path in files:
-            return path
-    script = entrypoint.partition(":")[0]
-    return script if script in files and script.rpartition("/")[2] == file.rpartition("/")[2] else None
+
+    def __init__(self, repository: Repository, *, allow_effects: bool = False) -> None:
+        self._repository = repository
+        self._allow_effects = allow_effects
+        self._chains: dict[str, tuple[CommitHistory, Chain]] = {}
+        self._trees: OrderedDict[str, CommitTree] = OrderedDict()
+
+    def tree(self, commit: str) -> CommitTree:
+        """A version's files; the last few versions are kept."""
+        known = self._trees.pop(commit, None) or CommitTree(self._repository, commit)
+        self._trees[commit] = known
+        if len(self._trees) > _KEPT_VERSIONS:
+            self._trees.popitem(last=False)
+        return known
+
+    def place(self, commit: str, entrypoint: str, statements: Sequence[StatementRow]) -> PlacedVersion:
+        """Propagate statements into one version.
+
+        Args:
+            commit: the old version.
+            entrypoint: the entry point of the runs that it is done for.
+            statements: rows whose `source` is the commit that holds them at `file` and `line`.
+
+        Returns:
+            Files, placements and refusals; every statement is in exactly one of the last two.
+        """
+        result = PlacedVersion()
+        sources: dict[str, list[StatementRow]] = {}
+        for statement in statements:
+            sources.setdefault(statement.source, []).append(statement)
+        for source, rows in sources.items():
+            there = self.tree(source)
+            readable = [row for row in rows if there.read(row.file) is not None]
+            for row in rows:
+                if row not in readable:
+                    result.refusals[row.id] = _no_source(row)
+            self._place_source(source, commit, entrypoint.partition(":")[0], readable, result)
+        return result
+
+    def _place_source(
+        self, source: str, commit: str, script: str, rows: list[StatementRow], result: PlacedVersion
+    ) -> None:
+        files: dict[str, list[StatementRow]] = {}
+        for row in rows:
+            files.setdefault(row.file, []).append(row)
+        over = {path: state.text for path, state in result.files.items()}
+        readable: dict[str, list[StatementRow]] = {}
+        for file, group in files.items():
+            try:
+                find_statements(self.tree(source).read(file) or "")
+                readable[file] = group
+            except SourceSyntaxError as error:
+                for row in group:
+                    result.refusals[row.id] = _unreadable(row, f"{file}: {error}")
+        if not readable:
+            return
+        asked = {file: sorted({row.line for row in group}) for file, group in readable.items()}
+        outcome = self._propagate(source, commit, script, asked, over)
+        _take(result, outcome, readable, self.tree(commit))
+
+    def _propagate(
+        self, source: str, commit: str, script: str, asked: Mapping[str, list[int]], over: Mapping[str, str]
+    ) -> PropagatedTree:
+        new, old = self.tree(source), self.tree(commit)
+        entry_points = next(((f, script) for f in asked if _base(f) == _base(script)), None)
+        renames: Mapping[str, str] = {}
+        if any(file not in old.paths() for file in asked):
+            found = self._history(source, commit)
+            if found is not None:
+                renames = found[1].renames(found[2])
+        outcome = propagate_tree(
+            new, PatchedTree(old, over), asked, renames=renames, entry_points=entry_points,
+            allow_effects=self._allow_effects,
+        )  # fmt: skip
+        if not outcome.refusals and not outcome.placements:
+            return outcome
+        found = self._history(source, commit) if outcome.refusals else None
+        if found is None:
+            return outcome
+        _, chain, index = found
+        return chain.propagate(asked, index, outcome, over=over)
+
+    def _history(self, source: str, commit: str) -> tuple[CommitHistory, Chain, int] | None:
+        """The line of versions from the statements' to an old one, and where on it the old one is."""
+        known = self._chains.get(source)
+        if known is not None and commit in known[0].line.commits:
+            return (*known, known[0].line.commits.index(commit))
+        history = CommitHistory.between(self._repository, source, commit)
+        if history is None:
+            return None
+        chain = Chain(history, allow_effects=self._allow_effects)
+        if known is None or len(history) >= len(known[0]):
+            if known is not None and history.line.commits[: len(known[0])] == known[0].line.commits:
+                chain = known[1].longer(history)
+            self._chains[source] = (history, chain)
+        return history, chain, len(history) - 1
 
 
 def place(
     repository: Repository, commit: str, entrypoint: str, statements: Sequence[StatementRow]
 ) -> PlacedVersion:
-    """Propagate statements into one version.
-
-    Args:
-        repository: the user's repository.
-        commit: the old version.
-        entrypoint: the entry point of the runs that it is done for.
-        statements: rows whose `source` is the commit that holds them at `file` and `line`.
-
-    Returns:
-        Files, placements and refusals; every statement is in exactly one of the last two.
-    """
-    result = PlacedVersion()
-    groups: dict[tuple[str, str], list[StatementRow]] = {}
-    for statement in statements:
-        groups.setdefault((statement.source, statement.file), []).append(statement)
-    for (source, file), rows in groups.items():
-        _place_group(repository, commit, entrypoint, source, file, rows, result)
-    return result
+    """Propagate statements into one version; `VersionPlacer` does it for many."""
+    return VersionPlacer(repository).place(commit, entrypoint, statements)
 
 
-def _place_group(
-    repository: Repository, commit: str, entrypoint: str, source: str, file: str, rows: list[StatementRow],
+def _take(
     result: PlacedVersion,
-) -> None:  # fmt: skip
-    new_text = repository.read(source, file)
-    path = old_path(repository, file, commit, entrypoint, source)
-    if new_text is None or path is None:
-        for row in rows:
-            result.refusals[row.id] = _no_file(row, file)
-        return
-    placed = result.files.get(path)
-    old_text = placed.text if placed is not None else repository.read(commit, path)
-    if old_text is None:
-        for row in rows:
-            result.refusals[row.id] = _no_file(row, file)
-        return
-    try:
-        outcome = propagate_in_loops(new_text, old_text, sorted({row.line for row in rows}))
-        outcome = _through_history(repository, commit, source, file, new_text, old_text, outcome)
-    except SourceSyntaxError as error:
-        for row in rows:
-            result.refusals[row.id] = replace(
-                _no_file(row, file), kind="unsupported-syntax", missing="", sentence=f"{path}: {error}"
-            )
-        return
-    file_state = placed or PlacedFile(old_text)
-    for statement_id, earlier in list(file_state.placements.items()):
-        moved = replace(
-            earlier,
-            lines=(shifted(earlier.lines[0], outcome.added), shifted(earlier.lines[1], outcome.added)),
-        )
-        file_state.placements[statement_id] = moved
-        result.placements[statement_id] = (path, moved)
-    file_state.added = tuple(
-        sorted({*(shifted(line, outcome.added) for line in file_state.added), *outcome.added})
-    )
-    file_state.text = outcome.source
+    outcome: PropagatedTree,
+    files: Mapping[str, list[StatementRow]],
+    old: CommitTree,
+) -> None:
+    """Enter what was propagated into the version's result."""
+    for path, patched in outcome.files.items():
+        state = result.files.get(path) or PlacedFile(old.read(path) or "")
+        for statement_id, earlier in list(state.placements.items()):
+            lines = (shifted(earlier.lines[0], patched.added), shifted(earlier.lines[1], patched.added))
+            state.placements[statement_id] = moved = replace(earlier, lines=lines)
+            result.placements[statement_id] = (path, moved)
+        state.added = tuple(sorted({*(shifted(line, patched.added) for line in state.added), *patched.added}))
+        state.text = patched.source
+        result.files[path] = state
     taken: set[int] = set()
-    for placement in outcome.placements:
-        row = _row_of(placement.statement, rows, taken)
-        if row is not None:
-            result.placements[row.id] = (path, placement)
-            if placement.status == "placed":
-                file_state.placements[row.id] = placement
-    for refusal in outcome.refusals:
-        row = _row_of(refusal.statement, rows, taken)
-        if row is not None:
-            result.refusals[row.id] = refusal
-    if file_state.added:
-        result.files[path] = file_state
+    for placed in outcome.placements:
+        # A block's placement comes once; every statement that it holds stands there.
+        for row in _rows_of(placed.placement.statement, files[placed.path], taken):
+            result.placements[row.id] = (placed.old_path, placed.placement)
+            if placed.placement.status == "placed":
+                result.files[placed.old_path].placements[row.id] = placed.placement
+    for refused in outcome.refusals:
+        for row in _rows_of(refused.refusal.statement, files[refused.path], taken):
+            result.refusals[row.id] = refused.refusal
 
 
-def _through_history(
-    repository: Repository,
-    commit: str,
-    source: str,
-    file: str,
-    new_text: str,
-    old_text: str,
-    direct: Propagated,
-) -> Propagated:
-    """Try what the direct way refused version by version: a rename that one commit made is plain in that commit.
-
-    A version that takes nothing is passed over; what it placed so far goes on from the last version that took it.
-    """
-    if not direct.refusals or all(refusal.kind in NOT_BY_HISTORY for refusal in direct.refusals):
-        return direct
-    between = _versions_between(repository, commit, source, file, new_text, old_text)
-    if not between:
-        return direct
-    outcome = direct
-    for refusal in direct.refusals:
-        if refusal.kind in NOT_BY_HISTORY:
-            continue
-        text, line = new_text, refusal.statement.lines[0]
-        for step_text in between:
-            try:
-                step = propagate_in_loops(text, step_text, [line])
-            except SourceSyntaxError:
-                continue
-            if step.placements:
-                text, line = step.source, step.placements[0].lines[0]
-        if text == new_text:
-            continue
-        last = propagate_in_loops(text, outcome.source, [line])
-        if last.placements:
-            outcome = _merged(outcome, refusal, last)
-    return outcome
+def _rows_of(statement: Statement, rows: Iterable[StatementRow], taken: set[int]) -> list[StatementRow]:
+    """The rows that a propagated statement is: one, or all in the block that travelled as one."""
+    inside = [r for r in rows if r.id not in taken and statement.lines[0] <= r.line <= statement.lines[1]]
+    taken.update(r.id for r in inside)
+    return inside
 
 
-def _merged(outcome: Propagated, refusal: Refusal, last: Propagated) -> Propagated:
-    """Add a statement that history placed to what was placed directly."""
-    placed = last.placements[0]
-    words = replace(placed, statement=refusal.statement)
-    earlier = [
-        replace(p, lines=(shifted(p.lines[0], last.added), shifted(p.lines[1], last.added)))
-        for p in outcome.placements
-    ]
-    added = {*(shifted(line, last.added) for line in outcome.added), *last.added}
-    return Propagated(
-        last.source,
-        (*earlier, words),
-        tuple(r for r in outcome.refusals if r is not refusal),
-        tuple(sorted(added)),
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _statement(row: StatementRow) -> Statement:
+    return Statement(row.name, row.expression, (row.line, row.line), row.function, row.loops, row.ordinal)
+
+
+def _no_source(row: StatementRow) -> Refusal:
+    sentence = (
+        f"the version {row.source[:8]}, in which `{row.name}` was written, has no readable file {row.file}."
     )
+    return Refusal(_statement(row), "no-function", row.file, None, None, sentence)
 
 
-def _versions_between(
-    repository: Repository, commit: str, source: str, file: str, new_text: str, old_text: str
-) -> list[str]:
-    """The texts that a file had between two versions, newest first; empty where neither descends from the other."""
-    base = repository.base(commit)
-    if base is None or repository.base(source) is None or not repository.is_ancestor(base, source):
-        return []
-    texts: list[str] = []
-    for step, path in repository.log_path(file, source)[:MAX_HISTORY]:
-        if step == base or not repository.is_ancestor(base, step):
-            break
-        text = repository.read(step, path)
-        if text is not None and text not in (new_text, old_text) and text not in texts:
-            texts.append(text)
-    return texts
-
-
-def _row_of(statement: Statement, rows: Iterable[StatementRow], taken: set[int]) -> StatementRow | None:
-    """The row that a propagated statement is; a block's placement may come once for each statement in it."""
-    candidates = [r for r in rows if r.id not in taken]
-    inside = [r for r in candidates if statement.lines[0] <= r.line <= statement.lines[1]]
-    named = [r for r in inside if statement.name in (None, r.name)]
-    for row in named or inside:
-        taken.add(row.id)
-        return row
-    return None
-
-
-def _no_file(row: StatementRow, file: str) -> Refusal:
-    statement = Statement(
-        row.name, row.expression, (row.line, row.line), row.function, row.loops, row.ordinal
-    )
-    return Refusal(
-        statement,
-        "no-function",
-        file,
-        None,
-        None,
-        f"this version has no file that is the counterpart of `{file}`",
-    )
+def _unreadable(row: StatementRow, why: str) -> Refusal:
+    return Refusal(_statement(row), "unsupported-syntax", "", None, None, why)
 
 
 def placement_row(
@@ -243,8 +220,7 @@ def placement_row(
     if placed is not None:
         file, placement = placed
         words = {"placed": "goes to", "already-there": "is already at"}[placement.status]
-        renamed = "".join(f"; `{a}` is `{b}` there" for a, b in placement.renamed)
-        sentence = f"{words} {file}:{placement.lines[0]}{renamed}"
+        sentence = f"{words} {file}:{placement.lines[0]}{_moved(statement, file)}{_along(placement)}"
         return PlacementRow(
             statement.id, commit, PROPAGATOR_VERSION, placement.status, placement.score, sentence, "", placement.diff,
             file, placement.lines[0],
@@ -257,6 +233,19 @@ def placement_row(
         statement.id, commit, PROPAGATOR_VERSION, "refused", refusal.candidate_score, refusal.sentence, refusal.kind,
         "", statement.file, refusal.candidate_line,
     )  # fmt: skip
+
+
+def _moved(statement: StatementRow, file: str) -> str:
+    return "" if file == statement.file else f", the counterpart of {statement.file} in this version"
+
+
+def _along(placement: Placement) -> str:
+    """What a placement changed in the statement and brought along, in words."""
+    renamed = "".join(f"; `{a}` is `{b}` there" for a, b in placement.renamed)
+    carried = ", ".join(f"`{name}`" for name in placement.carried)
+    return renamed + (
+        f"; {carried} {'come' if len(placement.carried) > 1 else 'comes'} along" if carried else ""
+    )
 
 
 def log_lines(text: str, placement: Placement, name: str) -> tuple[int, ...]:
