@@ -28,7 +28,7 @@ from flor_dagster.replay.exactness import why_approximate
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
-from flor_dagster.replay.placing import PlacedVersion, place, placement_row
+from flor_dagster.replay.placing import PlacedVersion, VersionPlacer, placement_row
 from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import RunRecord, read_record
@@ -38,6 +38,7 @@ from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, 
 if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
 
+_KEPT_REACHES = 4
 OnCell = Callable[[CellAnswer], None]
 OnLine = Callable[[str], None]
 
@@ -65,6 +66,8 @@ class Answerer:
         self._workspace = workspace
         self._store = workspace.store
         self._write = threading.Lock()
+        self._reading = threading.Lock()
+        self._reaches: dict[tuple[object, ...], Reach] = {}
 
     # Planning ------------------------------------------------------------------------------------------------------
 
@@ -121,8 +124,9 @@ class Answerer:
             )
             if placement is not None:
                 placements[statement.id] = placement
-            outdated = (
-                cell is not None and cell.status == "refused" and placement is None and run.commit is not None
+            refused = cell is not None and cell.status == "refused" and run.commit is not None
+            outdated = refused and (
+                placement is None or (question.allow_effects and placement.kind == "changes-training")
             )
             if statement.id in linked:
                 settled[statement.id] = (
@@ -146,7 +150,7 @@ class Answerer:
             sentence, todo = "its code was not kept", []
         elif todo:
             record = read_record(self._journal(run))
-            todo, placed = self._place(run, record, todo, settled, placements)
+            todo, placed = self._place(run, record, todo, settled, placements, question)
             todo = self._reached(run, record, placed, todo, settled)
             if todo:
                 loops = self._loops(run, record, placed, todo, question)
@@ -175,11 +179,11 @@ class Answerer:
 
     def _place(
         self, run: RunRow, record: RunRecord, todo: list[StatementRow], settled: dict[int, CellRow],
-        placements: dict[int, PlacementRow],
+        placements: dict[int, PlacementRow], question: Question,
     ) -> tuple[list[StatementRow], PlacedVersion]:  # fmt: skip
         """Put the statements into the run's version; what is refused or already there is settled."""
         commit = run.commit or ""
-        placed = place(self._workspace.repository, commit, run.entrypoint, todo)
+        placed = self._placer(question).place(commit, run.entrypoint, todo)
         remaining: list[StatementRow] = []
         for statement in todo:
             row = placement_row(
@@ -200,13 +204,16 @@ class Answerer:
                 remaining.append(statement)
         return remaining, placed
 
+    def _placer(self, question: Question) -> VersionPlacer:
+        return self._workspace.placer(allow_effects=question.allow_effects)
+
     def _loops(
         self, run: RunRow, record: RunRecord, placed: PlacedVersion, todo: Sequence[StatementRow], question: Question,
         *, without: frozenset[str] = frozenset(), jump: bool = True,
     ) -> LoopPlan:  # fmt: skip
         if question.without_checkpoints:
             without = frozenset("*")
-        reach = Reach(self._sources(run, record, placed))
+        reach = self._reach(run, record, placed)
         targets = _targets(placed, todo, reach)
         return plan_loops(
             record, reach, targets, iterations=question.iterations, without=without, jump=jump,
@@ -224,24 +231,26 @@ class Answerer:
         """Leave out, as refused, what a run that died never came to."""
         if record.finished or not todo:
             return todo
-        reach = Reach(self._sources(run, record, placed))
+        reach = self._reach(run, record, placed)
         never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
         for statement in todo:
             if statement.key in never:
                 settled[statement.id] = _cell(run, statement, "refused", f"refused: {never[statement.key]}")
         return [statement for statement in todo if statement.key not in never]
 
-    def _sources(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> dict[str, str]:
-        """The texts of the files that the run loaded."""
-        repository = self._workspace.repository
-        commit = run.commit or ""
-        sources: dict[str, str] = {}
-        for file in repository.files(commit):
-            if file.endswith(".py") and (file in placed.files or _loads(record, file)):
-                text = placed.files[file].text if file in placed.files else repository.read(commit, file)
-                if text is not None:
-                    sources[file] = text
-        return sources
+    def _reach(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> Reach:
+        """What calls what in the files that the run loaded; runs of one version that loaded the same share it."""
+        tree = self._workspace.placer().tree(run.commit or "")
+        files = [f for f in tree.paths() if f.endswith(".py") and (f in placed.files or _loads(record, f))]
+        key = run.commit, tuple(files), tuple((f, placed.files[f].text) for f in placed.files)
+        with self._reading:
+            if key not in self._reaches:
+                tree.prepare(f for f in files if f not in placed.files)
+                texts = {f: placed.files[f].text if f in placed.files else tree.read(f) for f in files}
+                while len(self._reaches) >= _KEPT_REACHES:
+                    del self._reaches[next(iter(self._reaches))]
+                self._reaches[key] = Reach({f: text for f, text in texts.items() if text is not None})
+            return self._reaches[key]
 
     def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
         """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
@@ -342,7 +351,7 @@ class Answerer:
             return
         placed, loops = item.placed, item.loops
         if loops is None or len(todo) != len(item.plan.todo):
-            placed = place(self._workspace.repository, run.commit or "", run.entrypoint, todo)
+            placed = self._placer(question).place(run.commit or "", run.entrypoint, todo)
             loops = self._loops(run, record, placed, todo, question)
         # Each retry leaves out what the one before met: a jump, all checkpoints, one statement.
         for _ in range(len(todo) + 3):
@@ -368,7 +377,7 @@ class Answerer:
                 todo = self._refuse_effect(item, todo, outcome, state)
                 if not todo:
                     return
-                placed = place(self._workspace.repository, run.commit or "", run.entrypoint, todo)
+                placed = self._placer(question).place(run.commit or "", run.entrypoint, todo)
                 loops = self._loops(run, record, placed, todo, question)
                 continue
             self._conclude(item, todo, job, replay, outcome, question, state)

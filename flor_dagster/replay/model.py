@@ -21,6 +21,7 @@ class Question:
         max_seconds: start nothing more once the estimate of what was started exceeds it.
         workers: children at once; 0 takes one per core.
         without_checkpoints: execute everything from the beginning.
+        allow_effects: also put in expressions that are known to change the training; what they change shows as diverged.
     """
 
     statements: tuple[str, ...]
@@ -29,6 +30,7 @@ class Question:
     max_seconds: float | None = None
     workers: int = 0
     without_checkpoints: bool = False
+    allow_effects: bool = False
 
 
 @dataclass(frozen=True, slots=True)

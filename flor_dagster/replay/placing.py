@@ -5,6 +5,7 @@ The algorithm is propagation's; here versions are read from git, and rows of the
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,16 +59,19 @@ class VersionPlacer:
     def __init__(self, repository: Repository, *, allow_effects: bool = False) -> None:
         self._repository = repository
         self._allow_effects = allow_effects
+        self._lock = threading.RLock()
         self._chains: dict[str, tuple[CommitHistory, Chain]] = {}
         self._trees: OrderedDict[str, CommitTree] = OrderedDict()
+        self._placed: OrderedDict[tuple[object, ...], PlacedVersion] = OrderedDict()
 
     def tree(self, commit: str) -> CommitTree:
         """A version's files; the last few versions are kept."""
-        known = self._trees.pop(commit, None) or CommitTree(self._repository, commit)
-        self._trees[commit] = known
-        if len(self._trees) > _KEPT_VERSIONS:
-            self._trees.popitem(last=False)
-        return known
+        with self._lock:
+            known = self._trees.pop(commit, None) or CommitTree(self._repository, commit)
+            self._trees[commit] = known
+            if len(self._trees) > _KEPT_VERSIONS:
+                self._trees.popitem(last=False)
+            return known
 
     def place(self, commit: str, entrypoint: str, statements: Sequence[StatementRow]) -> PlacedVersion:
         """Propagate statements into one version.
@@ -78,8 +82,18 @@ class VersionPlacer:
             statements: rows whose `source` is the commit that holds them at `file` and `line`.
 
         Returns:
-            Files, placements and refusals; every statement is in exactly one of the last two.
+            Files, placements and refusals; every statement is in exactly one of the last two. All runs of a version
+            that are asked the same share one answer.
         """
+        key = commit, entrypoint, tuple((row.id, row.source, row.file, row.line) for row in statements)
+        with self._lock:
+            known = self._placed.pop(key, None) or self._place(commit, entrypoint, statements)
+            self._placed[key] = known
+            if len(self._placed) > _KEPT_VERSIONS:
+                self._placed.popitem(last=False)
+            return known
+
+    def _place(self, commit: str, entrypoint: str, statements: Sequence[StatementRow]) -> PlacedVersion:
         result = PlacedVersion()
         sources: dict[str, list[StatementRow]] = {}
         for statement in statements:

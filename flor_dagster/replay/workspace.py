@@ -31,7 +31,7 @@ from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
-from flor_dagster.replay.placing import place, placement_row
+from flor_dagster.replay.placing import VersionPlacer, placement_row
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
@@ -94,6 +94,7 @@ class Workspace:
         self.store = store
         self.entrypoints = tuple(entrypoints)
         self._linker = Linker(repository, store)
+        self._placers: dict[bool, VersionPlacer] = {}
 
     @classmethod
     def open(
@@ -285,38 +286,84 @@ class Workspace:
 
     # Propagation ---------------------------------------------------------------------------------------------------
 
-    def propagation(self, name: str) -> tuple[VersionPlacement, ...]:
+    def placer(self, *, allow_effects: bool = False) -> VersionPlacer:
+        """What puts statements into this project's versions; it keeps what it learnt of them."""
+        if allow_effects not in self._placers:
+            self._placers[allow_effects] = VersionPlacer(self.repository, allow_effects=allow_effects)
+        return self._placers[allow_effects]
+
+    def propagation(
+        self,
+        name: str,
+        *,
+        runs: Sequence[str] | None = None,
+        versions: Sequence[str] | None = None,
+        allow_effects: bool = False,
+    ) -> tuple[VersionPlacement, ...]:
         """Where a statement goes in every version that was trained, oldest first; nothing is run.
+
+        Args:
+            name: a name or a key.
+            runs: only the versions of these training runs (keys, ids or unique prefixes).
+            versions: only these versions (commits, abbreviations, branches or tags).
+            allow_effects: also place expressions that are known to change the training.
 
         Raises:
             NoRunsError: nothing was trained yet.
-            UnknownNameError: no such statement.
+            UnknownNameError: no such statement, or no training run has a version that was named.
         """
         self.sync()
         self.require_runs()
         rows = self.resolve(name)
-        versions: dict[str, list[RunRow]] = {}
+        trained: dict[str, list[RunRow]] = {}
+        chosen = None if runs is None else {self.store.run(key).id for key in runs}
         for run in self.runs():
-            if run.commit is not None:
-                versions.setdefault(run.commit, []).append(run)
+            if run.commit is not None and (chosen is None or run.id in chosen):
+                trained.setdefault(run.commit, []).append(run)
+        if versions is not None:
+            wanted = self._versions_named(versions, tuple(trained))
+            trained = {commit: runs_of for commit, runs_of in trained.items() if commit in wanted}
         result: list[VersionPlacement] = []
-        for commit, runs in versions.items():
+        # From the newest on: what was placed in one version is where a hard one before it starts from.
+        for commit, runs_of in reversed(trained.items()):
             subject, date = self.repository.describe(commit)
-            for row in rows:
-                placement = self.placement(row, commit, runs[0].entrypoint)
-                result.append(VersionPlacement(commit, subject, date, len(runs), placement))
-        return tuple(result)
+            result += [
+                VersionPlacement(
+                    commit, subject, date, len(runs_of),
+                    self.placement(row, commit, runs_of[0].entrypoint, allow_effects=allow_effects),
+                )
+                for row in reversed(rows)
+            ]  # fmt: skip
+        return tuple(reversed(result))
 
-    def placement(self, statement: StatementRow, commit: str, entrypoint: str) -> PlacementRow:
-        """What becomes of a statement in a version; kept in the store."""
+    def _versions_named(self, names: Sequence[str], trained: Sequence[str]) -> set[str]:
+        """Trained versions by abbreviation, or by whatever git calls a commit; a version of uncommitted code by its base, too."""
+        wanted: set[str] = set()
+        for name in names:
+            found = {commit for commit in trained if len(name) >= 4 and commit.startswith(name)}
+            if not found:
+                full = self.repository.resolve(name)
+                found = {commit for commit in trained if full in (commit, self.repository.base(commit))}
+            if not found:
+                raise UnknownNameError(
+                    f"no training run was made of the version {name}. `flor runs` lists them."
+                )
+            wanted |= found
+        return wanted
+
+    def placement(
+        self, statement: StatementRow, commit: str, entrypoint: str, *, allow_effects: bool = False
+    ) -> PlacementRow:
+        """What becomes of a statement in a version; kept in the store, unless it was asked for with its effects."""
         known = self.store.placement(statement.id, commit, PROPAGATOR_VERSION)
-        if known is not None:
+        if known is not None and not (allow_effects and known.kind == "changes-training"):
             return known
-        placed = place(self.repository, commit, entrypoint, [statement])
+        placed = self.placer(allow_effects=allow_effects).place(commit, entrypoint, [statement])
         row = placement_row(
             placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit
         )
-        self.store.save_placement(row)
+        if not allow_effects:
+            self.store.save_placement(row)
         return row
 
     # Hindsight -----------------------------------------------------------------------------------------------------
