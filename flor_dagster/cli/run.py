@@ -58,15 +58,41 @@ def _entrypoint(script: Path, root: Path) -> str:
     metavar="NAME=VALUE",
     help="Value for flor.arg(NAME); JSON or text. May be given several times.",
 )
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with this training run (key or its start), which died, from its last restore point.",
+)
+@click.option(
+    "--allow-changed", is_flag=True, help="With --resume: go on also where code, libraries or setup differ."
+)
 @project_command
-def run_command(workspace: Workspace, output: Output, script: Path, arguments: tuple[str, ...]) -> int:
+def run_command(
+    workspace: Workspace,
+    output: Output,
+    script: Path,
+    arguments: tuple[str, ...],
+    resume: str | None,
+    allow_changed: bool,
+) -> int:
     """Train: run SCRIPT and record it.
 
     The same as `python SCRIPT`, with a fixed hash seed and with arguments.
+
+    With --resume RUN it goes on with a training that failed, was interrupted or was killed, as a new training run whose
+    tag flor/parent names the dead one. It ends as one that never died; the arguments are those of the dead one.
     """
-    run = workspace.train(
-        _entrypoint(script, workspace.root), parse_arguments(arguments), on_line=output.progress
-    )
+    entrypoint = _entrypoint(script, workspace.root)
+    if resume is not None:
+        if arguments:
+            raise click.UsageError(
+                "--resume takes the arguments of the training run that died; --arg can't change them"
+            )
+        from flor_dagster.replay.resuming import resume as go_on
+
+        run = go_on(workspace, resume, entrypoint, allow_changed=allow_changed, on_line=output.progress)
+    else:
+        run = workspace.train(entrypoint, parse_arguments(arguments), on_line=output.progress)
     output.document({"run": run})
     output.text(_run_line(run))
     if run.status != "finished":

@@ -10,3 +10,6 @@ EXIT_EFFECT = 72
 
 EXIT_DAMAGED = 73
 """A checkpoint was altered on disk."""
+
+EXIT_CHANGED = 74
+"""A training that was to go on is not the one that died: its code, its libraries or its setup differ."""
