@@ -1,7 +1,8 @@
 """Put new statements into old versions: pure functions on source text."""
 
+from flor_dagster.propagation.counterparts import counterparts
 from flor_dagster.propagation.effects import Effects, classify_effects
-from flor_dagster.propagation.engine import PROPAGATOR_VERSION, counterparts, propagate
+from flor_dagster.propagation.engine import PROPAGATOR_VERSION, propagate
 from flor_dagster.propagation.history import Chain, History, HistoryOfTrees
 from flor_dagster.propagation.model import Placement, Propagated, Refusal, RefusalKind, Statement
 from flor_dagster.propagation.project import (

@@ -26,6 +26,8 @@ from flor_dagster.propagation.tree import (
     is_elif_of,
 )
 
+BOM = "\ufeff"
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -79,7 +81,7 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
     parsed_new, parsed_old = read(new_source, "new version"), read(old_source, "old version")
     module_new, module_old = parsed_new.module, parsed_old.module
     known = {f.statement.name for f in parsed_old.found}
-    fresh = {id(f.syntax) for f in parsed_new.found if f.statement.name not in known}
+    fresh = {id(f.syntax) for f in parsed_new.found if f.form == "alone" and f.statement.name not in known}
     if lines:
         fresh |= {
             id(s)
@@ -91,19 +93,18 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
     old = build(old_source, interner, module=module_old)
     headers = {n.text for n in old.nodes if n.is_compound}
     left_out = frozenset(fresh | _all_new(module_new, fresh, headers, interner))
-    new = build(new_source, interner, module=module_new, without=left_out, facts=facts)
-    definitions_new, definitions_old = Definitions(new), Definitions(old)
-    matching = Matching(new, old)
-    renames = Renames(matching)
-    clean = renames.clean(_all_names(new), _all_names(old))
-    if clean:
-        # Once more, speaking the old version's names: what differed in names only is now equal.
-        new = build(new_source, interner, module=module_new, without=left_out, renames=clean, facts=facts)
-        definitions_new = Definitions(new)
-        matching = Matching(new, old)
-        renames = Renames(matching)
+    new, definitions_new, matching, renames = _matched(new_source, module_new, left_out, old, interner, facts)
+    own = {n for n in _all_new(module_new, fresh, set(), interner) - left_out if _unmatched(matching, n)}
+    if own:
+        # The old version has such a line, but for another branch: this one is new.
+        left_out |= own
+        new, definitions_new, matching, renames = _matched(
+            new_source, module_new, left_out, old, interner, facts
+        )
+    definitions_old = Definitions(old)
     carrier = Carrier(matching, definitions_new, definitions_old)
-    names = Names(matching, renames, definitions_new, definitions_old, carrier)
+    ours = parsed_new.spelled.roots
+    names = Names(matching, renames, definitions_new, definitions_old, carrier, ours)
     nesting = (Nesting(new, parsed_new.spelled), Nesting(old, parsed_old.spelled))
     placer = Placer(matching, definitions_new, definitions_old, names, nesting)
     return Pair(
@@ -119,6 +120,31 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
         {id(n.syntax): n for n in new.nodes},
         {id(n.syntax): n for n in old.nodes},
     )
+
+
+def _matched(
+    source: str,
+    module: ast.Module,
+    left_out: frozenset[int],
+    old: Tree,
+    interner: Interner,
+    facts: dict[int, Facts],
+) -> tuple[Tree, Definitions, Matching, Renames]:
+    """Match a new version without some of its statements with an old tree."""
+    new = build(source, interner, module=module, without=left_out, facts=facts)
+    matching = Matching(new, old)
+    renames = Renames(matching)
+    clean = renames.clean(_all_names(new), _all_names(old))
+    if clean:
+        # Once more, speaking the old version's names: what differed in names only is now equal.
+        new = build(source, interner, module=module, without=left_out, renames=clean, facts=facts)
+        matching = Matching(new, old)
+        renames = Renames(matching)
+    return new, Definitions(new), matching, renames
+
+
+def _unmatched(matching: Matching, syntax: int) -> bool:
+    return all(id(n.syntax) != syntax for n in matching.new.nodes if n.number in matching.partner)
 
 
 def _simple(statement: ast.stmt) -> bool:

@@ -17,6 +17,40 @@ from flor_dagster.propagation.paths import scope_of
 from flor_dagster.propagation.statements import PACKAGES
 from flor_dagster.propagation.tree import FUNCTIONS, Block, Node
 
+_NUMBERS = frozenset(
+    [
+        "sum",
+        "any",
+        "all",
+        "abs",
+        "max",
+        "min",
+        "round",
+        "pow",
+        "divmod",
+        "bool",
+        "int",
+        "float",
+        "complex",
+        "str",
+        "object",
+        "range",
+    ]
+)
+SHADOWING = {
+    "numpy": _NUMBERS,
+    "pylab": _NUMBERS,
+    "matplotlib.pylab": _NUMBERS,
+    "scipy": _NUMBERS,
+    "jax.numpy": _NUMBERS,
+    "torch": _NUMBERS,
+    "math": frozenset({"pow"}),
+    "os": frozenset({"open"}),
+    "codecs": frozenset({"open"}),
+    "operator": frozenset({"abs", "pow"}),
+}
+"""Builtin names that a star import of a module puts something else behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Luggage:
@@ -34,40 +68,94 @@ class Carrier:
         self._new = new
         self._old = old
         self._uses: dict[str, set[int]] = {}
+        self._names_of: dict[int, frozenset[str]] = {}
         for node in matching.new.nodes:
             for name in node.facts.names:
                 self._uses.setdefault(name, set()).add(node.number)
 
-    def pack(self, name: str, old_block: Block, old_index: int) -> Luggage | None:
-        """Everything that must travel for a module-level name of the new version to be read at a place."""
+    def pack(
+        self, name: str, old_block: Block, old_index: int, definitions: frozenset[int] | None = None
+    ) -> Luggage | None:
+        """Everything that must travel for a name of the new version to be read at a place.
+
+        Args:
+            name: The name.
+            old_block: Block of the place in the old version.
+            old_index: Index of the place in it.
+            definitions: Statements of the new version that define the name; by default those at module level.
+        """
         packed: dict[str, ast.stmt] = {}
-        if not self._pack(name, old_block, old_index, packed, set()):
+        sites = self._new.module_sites(name) if definitions is None else definitions
+        if not self._pack(name, sites, (old_block, old_index), packed, set()):
             return None
-        return Luggage(tuple(packed), tuple(packed.values()))
+        return Luggage(tuple(packed), tuple(dict.fromkeys(packed.values())))
 
     def _pack(
-        self, name: str, block: Block, index: int, packed: dict[str, ast.stmt], within: set[int]
+        self,
+        name: str,
+        sites: frozenset[int],
+        at: tuple[Block, int],
+        packed: dict[str, ast.stmt],
+        within: set[int],
     ) -> bool:
         if name in packed:
             return True
-        if self._old.module_sites(name) or name in self._old.local_names(scope_of(block)):
+        if self._used(name, at[0]):
             return False  # the old version means something else by it
-        nodes = [self._matching.new.nodes[d] for d in sorted(self._new.module_sites(name))]
+        nodes = [self._matching.new.nodes[d] for d in sorted(sites)]
+        if not nodes:
+            return self._pack_from_star(name, packed)
         if len(nodes) != 1:
-            return False
+            return self._pack_alternatives(nodes, at, packed)
         node = nodes[0]
         if isinstance(node.syntax, (ast.Import, ast.ImportFrom)):
             packed[name] = _only(node.syntax, name)
             return True
         if isinstance(node.syntax, FUNCTIONS):
-            return self._pack_function(name, node, block, index, packed, within)
+            return self._pack_function(name, node, at, packed, within)
         if node.kind == "assign" and self._is_private_constant(name, node, within):
             packed[name] = node.syntax  # pyright: ignore[reportArgumentType]  # no module among definitions
             return True
         return False
 
+    def _used(self, name: str, block: Block) -> bool:
+        """Whether binding a name there would change what the old version's own code means by it."""
+        scope = scope_of(block)
+        known = self._names_of.get(scope.number)
+        if known is None:
+            inside = self._matching.old.nodes[scope.number : scope.last + 1]
+            found = {n for node in inside for n in (*node.facts.names, *node.facts.bound)}
+            known = self._names_of[scope.number] = frozenset(found | self._old.local_names(scope))
+        return name in known or bool(self._old.module_sites(name))
+
+    def _pack_alternatives(
+        self, nodes: list[Node], at: tuple[Block, int], packed: dict[str, ast.stmt]
+    ) -> bool:
+        """A `try` that imports one module or another in its place travels whole."""
+        owners = {n.block.owner for n in nodes if n.block is not None}
+        owner = owners.pop() if len(owners) == 1 else None
+        if owner is None or not isinstance(owner.syntax, ast.Try):
+            return False
+        inside = list(owner.walk())[1:]
+        names = {name for n in inside for name in n.facts.bound}
+        plain = all(n.kind in ("import", "Pass") or _is_literal(n) for n in inside)
+        if not plain or any(self._used(name, at[0]) for name in names):
+            return False
+        packed.update(dict.fromkeys(sorted(names), owner.syntax))
+        return True
+
+    def _pack_from_star(self, name: str, packed: dict[str, ast.stmt]) -> bool:
+        """Spell out what only the new version's single star import can have brought."""
+        modules = stars(self._matching.new.nodes)
+        if len(modules) != 1:
+            return False
+        (module,) = modules
+        level = len(module) - len(module.lstrip("."))
+        packed[name] = ast.ImportFrom(module[level:] or None, [ast.alias(name)], level)
+        return True
+
     def _pack_function(
-        self, name: str, node: Node, block: Block, index: int, packed: dict[str, ast.stmt], within: set[int]
+        self, name: str, node: Node, at: tuple[Block, int], packed: dict[str, ast.stmt], within: set[int]
     ) -> bool:
         syntax = node.syntax
         if not isinstance(syntax, ast.FunctionDef) or syntax.decorator_list or node.number in within:
@@ -78,12 +166,15 @@ class Carrier:
         for read in free_names([syntax]):
             if read == name:
                 continue
+            sites = self._new.module_sites(read)
             reach = self._new.reach(self._matching.new.root.blocks[0], node.index, read)
-            if reach.origin == "builtin" and not self._new.module_sites(read):
+            if reach.origin == "builtin" and not sites:
+                if self._old.reach(*at, read).origin != "builtin":
+                    return False
                 continue
-            if self._same_in_old(read, block, index):
+            if self._same_in_old(read, *at):
                 continue
-            if not self._pack(read, block, index, packed, inside):
+            if not self._pack(read, sites, at, packed, inside):
                 return False
         packed[name] = syntax
         return True
@@ -106,8 +197,15 @@ class Carrier:
         value = getattr(node.syntax, "value", None)
         if value is None or not node.scope or node.scope.number:
             return False
-        literal = not any(isinstance(n, (ast.Name, ast.Call, ast.Attribute)) for n in ast.walk(value))
-        return literal and self._uses[name] <= within | {node.number}
+        return _is_literal(node) and self._uses[name] <= within | {node.number}
+
+
+def _is_literal(node: Node) -> bool:
+    """Whether a statement assigns a value that is written out."""
+    value = getattr(node.syntax, "value", None)
+    return value is not None and not any(
+        isinstance(n, (ast.Name, ast.Call, ast.Attribute)) for n in ast.walk(value)
+    )
 
 
 def _only(syntax: ast.Import | ast.ImportFrom, name: str) -> ast.stmt:
@@ -118,6 +216,16 @@ def _only(syntax: ast.Import | ast.ImportFrom, name: str) -> ast.stmt:
                 return ast.Import(names=[alias])
             return ast.ImportFrom(module=syntax.module, names=[alias], level=syntax.level)
     return syntax
+
+
+def stars(nodes: list[Node]) -> frozenset[str]:
+    """Modules that a file imports everything from, relative ones with their dots."""
+    found: set[str] = set()
+    for node in nodes:
+        syntax = node.syntax
+        if isinstance(syntax, ast.ImportFrom) and any(a.name == "*" for a in syntax.names):
+            found.add("." * syntax.level + (syntax.module or ""))
+    return frozenset(found)
 
 
 def is_ours(syntax: ast.stmt) -> bool:

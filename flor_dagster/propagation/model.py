@@ -51,7 +51,8 @@ class Placement:
     `already-there` (`lines` are where its counterpart stands in the *resulting* source; nothing was added).
     `score` is the evidence for the place: at 10 and above nothing about it is in doubt. `renamed` maps names of the new
     source to the old version's. `carried` names what travelled along (imports, helpers); it stands first in `lines`,
-    but for our own import, which goes to the top. `diff` is a unified diff.
+    but for our own import, which goes to the top. `diff` is a unified diff. `elsewhere` are lines of the resulting source
+    at which the old version logs the same name, too.
     """
 
     statement: Statement
@@ -61,6 +62,7 @@ class Placement:
     renamed: tuple[tuple[str, str], ...]
     carried: tuple[str, ...]
     diff: str
+    elsewhere: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Placer:
         neighbours = self._neighbours(gap, reads)
         scope = scope_of(gap.block)
         counterpart = self._scope_counterpart(scope, neighbours)
-        places = [g for g in self._gaps() if self._same_loop(gap, g)]
+        places = [g for g in self._gaps(in_class=gap.block.owner.kind == "class") if self._same_loop(gap, g)]
         if not places:
             return Search((), lost_loop=self._new_paths.innermost_loop(gap.block, through_calls=True))
         home = self._home(gap)
@@ -164,10 +164,11 @@ class Placer:
 
     # ------------------------------------------------------------------ rules
 
-    def _gaps(self) -> list[Gap]:
+    def _gaps(self, *, in_class: bool) -> list[Gap]:
+        """Every place that can be reached; a class's own body is one only for what stands in such a body."""
         found: list[Gap] = []
         for block in self._matching.old.blocks:
-            if block.is_elif or block.owner.kind == "class":
+            if block.is_elif or (block.owner.kind == "class" and not in_class):
                 continue
             first = _first_place(block)
             found.extend(

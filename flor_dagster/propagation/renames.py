@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from typing import cast
 
 from flor_dagster.propagation.matching import Matching
-from flor_dagster.propagation.names import dotted, expressions, parameters
-from flor_dagster.propagation.tree import FUNCTIONS, Node, add_tokens
+from flor_dagster.propagation.names import dotted, expressions, parameters, stored
+from flor_dagster.propagation.tree import FUNCTIONS, TRIES, Node, add_tokens
 
 
 class Renames:
@@ -75,6 +75,9 @@ class Renames:
         else:
             for x, y in _header_pairs(a, b):
                 walk.read(x, y)
+        for x, y in _caught(a, b):
+            self._vote(scope, x, y, 2.0)
+            self._bindings.setdefault((a.number, x), y)
         moved = any(stores and x != y for x, y, stores in walk.pairs)
         value = _value_likeness(a, b) if moved else 1.0
         for x, y, stores in walk.pairs:
@@ -90,6 +93,29 @@ class Renames:
     def _vote(self, scope: Node, name: str, other: str, weight: float) -> None:
         self._votes[scope.number, name][other] += weight  # pyright: ignore[reportArgumentType]  # weights are fractions
         self._everywhere[name][other] += weight  # pyright: ignore[reportArgumentType]
+
+
+def _caught(a: Node, b: Node) -> list[tuple[str, str]]:
+    """Names that corresponding handlers or cases bind: `except E as e`, `case [a, b]`."""
+    pairs: list[tuple[str, str]] = []
+    if isinstance(a.syntax, TRIES) and isinstance(b.syntax, TRIES):
+        theirs = list(b.syntax.handlers)
+        for handler in a.syntax.handlers:
+            same = next((h for h in theirs if _dump(h.type) == _dump(handler.type)), None)
+            if same is not None:
+                theirs.remove(same)
+                if handler.name and same.name:
+                    pairs.append((handler.name, same.name))
+    elif isinstance(a.syntax, ast.Match) and isinstance(b.syntax, ast.Match):
+        for mine, other in zip(a.syntax.cases, b.syntax.cases, strict=False):
+            names, others = list(stored(mine.pattern)), list(stored(other.pattern))
+            if len(names) == len(others) and type(mine.pattern) is type(other.pattern):
+                pairs.extend(zip(names, others, strict=True))
+    return pairs
+
+
+def _dump(node: ast.AST | None) -> str:
+    return "" if node is None else ast.dump(node)
 
 
 def _value_likeness(a: Node, b: Node) -> float:

@@ -6,7 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 
-from flor_dagster.propagation.carrying import Carrier
+from flor_dagster.propagation.carrying import SHADOWING, Carrier, stars
 from flor_dagster.propagation.definitions import Definitions, Reach
 from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.model import RefusalKind
@@ -29,7 +29,8 @@ Position = tuple[Block, int]
 class Resolved:
     """A name, what it is called in the old version, and how well the definitions agree.
 
-    `refused` is why it can't be read there; `carry` says that an import or helper must come along.
+    `refused` is why it can't be read there; `carry` says that an import or helper must come along, made by the
+    `definitions` of the new version.
     """
 
     name: str
@@ -37,16 +38,23 @@ class Resolved:
     score: float
     refused: RefusalKind | None = None
     carry: bool = False
+    definitions: frozenset[int] = frozenset()
 
 
 class Names:
     """Resolves names of the new version at places of the old one."""
 
     def __init__(
-        self, matching: Matching, renames: Renames, new: Definitions, old: Definitions, carrier: Carrier
+        self,
+        matching: Matching,
+        renames: Renames,
+        new: Definitions,
+        old: Definitions,
+        carrier: Carrier,
+        ours: frozenset[str],
     ) -> None:
         self._carrier = carrier
-        self._packed: dict[tuple[str, int], bool] = {}
+        self._packed: dict[tuple[str, int, frozenset[int]], bool] = {}
         self._matching = matching
         self._renames = renames
         self._new = new
@@ -56,6 +64,10 @@ class Names:
         self._keys_new, self._strings_old = _keys(matching.new.nodes), _strings(matching.old.nodes)
         self._class_members: dict[tuple[bool, int], frozenset[str]] = {}
         self._scope_names: dict[tuple[bool, int], frozenset[str]] = {}
+        self._ours = ours
+        self._stars_new, self._stars_old = stars(matching.new.nodes), stars(matching.old.nodes)
+        self._read_new = frozenset(n for node in matching.new.nodes for n in node.facts.names)
+        self._read_old = frozenset(n for node in matching.old.nodes for n in node.facts.names)
         self._imports_new = _imports(matching.new.nodes)
         self._imports_old = _imports(matching.old.nodes)
         self._old_by_target = {
@@ -90,7 +102,7 @@ class Names:
         (block, index), (old_block, old_index) = at, old_at
         reach = self._new.reach(block, index, name)
         if reach.origin in ("none", "builtin", "star"):
-            return Resolved(name, name, 0.0)
+            return self._unbound(name, reach, old_at)
         best: Resolved | None = None
         for other, weight in self._options(name, scope_of(block), scope_of(old_block), reach):
             root = other.partition(".")[0]
@@ -105,6 +117,32 @@ class Names:
         return best or Resolved(name, name, -5.0, refused="no-variable")
 
     # ------------------------------------------------------------------ plain names
+
+    def _unbound(self, name: str, reach: Reach, old_at: Position) -> Resolved:
+        """Resolve a name that no statement of the new version binds: a builtin, or something from elsewhere."""
+        found = self._old.reach(*old_at, name)
+        if reach.origin == "none" and name in self._ours:
+            return Resolved(name, name, 0.0)
+        if reach.origin == "builtin":
+            same = found.origin == "builtin" and not self._shadowed(name)
+            return Resolved(name, name, 0.0 if same else -5.0, refused=None if same else "other-definition")
+        if reach.origin == "star":
+            if found.origin == "star" and (self._stars_new & self._stars_old or name in self._read_old):
+                return Resolved(name, name, 0.0)
+            if found.bound and found.origin != "star":
+                definite = found.definite
+                return Resolved(
+                    name, name, 0.0 if definite else -3.0, refused=None if definite else "not-definite"
+                )
+            if self._carrier.pack(name, *old_at) is not None:
+                return Resolved(name, name, -0.5, carry=True)
+        # Put there by `exec` or from outside: only where both versions count on it.
+        known = not found.bound and name in self._read_new and name in self._read_old
+        return Resolved(name, name, 0.0 if known else -5.0, refused=None if known else "no-variable")
+
+    def _shadowed(self, name: str) -> bool:
+        """Whether a star import that only the old version has is known to bring a builtin's name."""
+        return any(name in SHADOWING.get(m, ()) for m in self._stars_old - self._stars_new)
 
     def _options(self, name: str, scope: Node, old: Node, reach: Reach) -> list[tuple[str, float]]:
         """Names that the old version may use, with the weight of what speaks for each."""
@@ -157,35 +195,56 @@ class Names:
         return known
 
     def _judge(self, name: str, other: str, weight: float, reach: Reach, found: Reach) -> Resolved:
-        if not found.bound:
+        if not found.bound or found.origin == "builtin":
             return Resolved(name, other, weight - 5.0, refused="no-variable")
         if "." in other:
             known = other in self._chains and found.definite
             return Resolved(name, other, weight - 0.5, refused=None if known else "no-variable")
         if found.origin == "star" and reach.origin != "star" and not self._imported(reach):
             return Resolved(name, other, weight - 5.0, refused="no-variable")
-        if name != other and self._is_code(found, new=False) and not self._is_code(reach, new=True):
-            return Resolved(name, other, weight - 5.0, refused="no-variable")
+        partners = self._matching.partner
+        reaching = self._through_updates(reach.definitions, name)
+        expected = {partners[d].number for d in reaching if d in partners}
+        hits = found.definitions & expected
+        if not hits and self._is_code(found, new=False) != self._is_code(reach, new=True):
+            kind = "other-definition" if name == other else "no-variable"
+            return Resolved(name, other, weight - 5.0, refused=kind)
         score = min(weight, 1.5)
         if reach.definite and not found.definite:
             return Resolved(name, other, score - 3.0, refused="not-definite")
-        partners = self._matching.partner
-        expected = {partners[d].number for d in reach.definitions if d in partners}
-        hits = found.definitions & expected
         foreign = [
             d
             for d in found.definitions - expected
             if (source := self._matching.back.get(d)) is not None
-            and source.number not in reach.definitions
+            and source.number not in reaching
             and name in self._new.bindings(source)
         ]
         if hits and not foreign:
             score += 1.0
+        elif foreign and not hits:
+            # What a parameter stands for is decided by callers: another name for the same thing, perhaps.
+            handed = any(self._matching.new.nodes[d].kind == "def" for d in reaching)
+            return Resolved(name, other, score - 1.6, refused=None if handed else "other-definition")
         elif foreign:
-            score -= 1.6 if not hits else 0.8
+            score -= 0.8
         elif expected and reach.origin == "local" and found.origin == "local":
             score -= 1.6
         return Resolved(name, other, score)
+
+    def _through_updates(self, definitions: frozenset[int], name: str) -> frozenset[int]:
+        """Definitions of a name, and where one only updates it (`x /= n`) in a way of its own, those before it."""
+        found: set[int] = set()
+        todo = list(definitions)
+        while todo:
+            number = todo.pop()
+            if number in found:
+                continue
+            found.add(number)
+            node = self._matching.new.nodes[number]
+            updates = node.kind == "assign" and name in node.facts.certain and node.block is not None
+            if updates and node.block is not None and number not in self._matching.partner:
+                todo.extend(self._new.reach(node.block, node.index, name).definitions)
+        return frozenset(found)
 
     def _is_code(self, reach: Reach, *, new: bool) -> bool:
         """Whether a name is a function, class or module: a variable never becomes one by a rename."""
@@ -200,16 +259,19 @@ class Names:
         return bool(nodes) and all(n.kind == "import" for n in nodes)
 
     def _carried(self, name: str, reach: Reach, old_at: Position) -> Resolved | None:
-        if self._imported(reach):
-            return Resolved(name, name, -0.5, carry=True)
-        if reach.origin == "module" or reach.definitions == self._new.module_sites(name):
-            # Where it is a helper of the new version that nothing in the old one is the counterpart of.
-            key = (name, scope_of(old_at[0]).number)
-            if key not in self._packed:
-                self._packed[key] = self._carrier.pack(name, *old_at) is not None
-            if self._packed[key]:
-                return Resolved(name, name, -0.5, carry=True)
-        return None
+        """What the new version imports or defines itself, and the old one does not have."""
+        sites = self._new.module_sites(name)
+        if not self._imported(reach) and reach.origin != "module" and reach.definitions != sites:
+            return None
+        # Where it is a helper of the new version that nothing in the old one is the counterpart of.
+        key = (name, scope_of(old_at[0]).number, reach.definitions)
+        if key not in self._packed:
+            self._packed[key] = self._carrier.pack(name, *old_at, reach.definitions) is not None
+        return (
+            Resolved(name, name, -0.5, carry=True, definitions=reach.definitions)
+            if self._packed[key]
+            else None
+        )
 
     # ------------------------------------------------------------------ attributes
 

@@ -33,7 +33,7 @@ def test_names_in_long_format_strings() -> None:
 
 
 def test_a_name_that_the_expression_binds_itself_is_not_captured() -> None:
-    new = "loss = f(1)\ng(loss)\nflor.log('Q', [e for e in h() if e < loss])\nk(loss)\n"
+    new = "loss = f(1)\ng(loss)\nflor.log('Q', [e for e in range(9) if e < loss])\nk(loss)\n"
     old = "e = f(1)\ng(e)\nk(e)\n"
     (refusal,) = propagate(new, old, [3]).refusals
     assert "`e`" in refusal.sentence

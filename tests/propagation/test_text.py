@@ -77,10 +77,10 @@ def test_lines_that_hold_several_statements_are_opened(old: str, expected: str) 
 
 
 def test_text_inside_strings_is_not_indented() -> None:
-    new = "def f(a):\n    b = g(a)\n    flor.log('Q', h('''x\n  y''', b))\n    return b\n"
+    new = "def f(a):\n    b = g(a)\n    flor.log('Q', str('''x\n  y''', b))\n    return b\n"
     old = "class C:\n    def f(self, a):\n        b = g(a)\n        return b\n"
     result = ask(old, new)
-    assert "        flor.log('Q', h('''x\n  y''', b))\n" in result.source
+    assert "        flor.log('Q', str('''x\n  y''', b))\n" in result.source
 
 
 def test_a_statement_stays_behind_documentation_and_future_imports() -> None:
