@@ -56,6 +56,11 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | Literal["la
 @click.option("--max-seconds", type=click.FloatRange(min=0), help="Start nothing more beyond this estimate.")
 @click.option("--without-checkpoints", is_flag=True, help="Execute each training run from its beginning.")
 @click.option(
+    "--allow-effects",
+    is_flag=True,
+    help="Also put in expressions that are known to change the training.",
+)
+@click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Child processes at once; 0: one per core."
 )
 @project_command
@@ -70,6 +75,7 @@ def hindsight_command(
     max_seconds: float | None,
     workers: int,
     without_checkpoints: bool,
+    allow_effects: bool,
 ) -> int:
     """Get the values of the statements NAME... from past training runs.
 
@@ -88,6 +94,7 @@ def hindsight_command(
         max_seconds=max_seconds,
         workers=workers,
         without_checkpoints=without_checkpoints,
+        allow_effects=allow_effects,
     )
     for name in names:
         workspace.ask(name)

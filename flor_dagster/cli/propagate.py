@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,27 +13,69 @@ from flor_dagster.cli.output import DONE, Output
 from flor_dagster.cli.wording import because, counted, diff_text, status_text
 
 if TYPE_CHECKING:
-    from flor_dagster.replay.workspace import Workspace
+    from flor_dagster.replay.workspace import VersionPlacement, Workspace
 
 
 @click.command("propagate")
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--runs", "keys", multiple=True, metavar="RUN", help="Only the version of this training run.")
+@click.option(
+    "--version",
+    "versions",
+    multiple=True,
+    metavar="COMMIT",
+    help="Only this version: a commit, an abbreviation, a branch or a tag.",
+)
+@click.option(
+    "--allow-effects",
+    is_flag=True,
+    help="Also place expressions that are known to change the training.",
+)
 @project_command
-def propagate_command(workspace: Workspace, output: Output, name: str) -> int:
-    """Show where the statement NAME goes in every version; nothing is run or written."""
+def propagate_command(
+    workspace: Workspace,
+    output: Output,
+    names: tuple[str, ...],
+    keys: tuple[str, ...],
+    versions: tuple[str, ...],
+    allow_effects: bool,
+) -> int:
+    """Show where the statements NAME... go in every version; nothing is run or written.
+
+    For each version that was trained: the lines that it would gain, what comes along with them and under which names;
+    or why it takes none, and with which commit what it lacks came.
+    """
     from rich.text import Text
 
-    places = workspace.propagation(name)
-    output.document({"name": name, "versions": places})
-    for place in places:
-        runs = f"{place.runs} training run{'s' if place.runs != 1 else ''}"
-        about = f"  {place.date:%Y-%m-%d}  {place.subject}  ({runs})"
-        output.text(Text.assemble((place.commit[:8], "bold"), about))
-        placement = place.placement
-        output.text(Text.assemble("  ", status_text(placement.status), because(placement.sentence)))
-        if placement.status == "placed":
-            output.text(diff_text(placement.diff))
-        output.text("")
-    counts = Counter(place.placement.status for place in places)
-    output.text(f"{name}: {counted(counts)}, of {len(places)} versions. Nothing was run or written.")
+    found = [
+        (
+            name,
+            workspace.propagation(
+                name, runs=keys or None, versions=versions or None, allow_effects=allow_effects
+            ),
+        )
+        for name in names
+    ]
+    output.document(
+        {
+            "names": names,
+            "versions": [{"name": name} | _fields(place) for name, places in found for place in places],
+        }
+    )
+    for name, places in found:
+        for place in places:
+            runs = f"{place.runs} training run{'s' if place.runs != 1 else ''}"
+            about = f"  {place.date:%Y-%m-%d}  {place.subject}  ({runs})"
+            output.text(Text.assemble((place.commit[:8], "bold"), about))
+            placement = place.placement
+            output.text(Text.assemble("  ", status_text(placement.status), because(placement.sentence)))
+            if placement.status == "placed":
+                output.text(diff_text(placement.diff))
+            output.text("")
+        counts = Counter(place.placement.status for place in places)
+        output.text(f"{name}: {counted(counts)}, of {len(places)} versions. Nothing was run or written.")
     return DONE
+
+
+def _fields(place: VersionPlacement) -> dict[str, Any]:
+    return {field.name: getattr(place, field.name) for field in dataclasses.fields(place)}

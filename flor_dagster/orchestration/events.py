@@ -86,6 +86,8 @@ def cell_materialization(
         file = (placement.file if placement else "") or str(detail.get("file") or statement.file)
         line = placement.line if placement else detail.get("line")
         metadata["place in this version"] = _link(project, answer.run.commit, file, line)
+    elif placement is not None and placement.line is not None:
+        metadata["nearest place"] = _link(project, answer.run.commit, placement.file, placement.line)
     diff = (placement.diff if placement else "") or str(detail.get("diff") or "")
     if diff:
         metadata["diff"] = dg.MetadataValue.md(f"```diff\n{diff.rstrip()}\n```")

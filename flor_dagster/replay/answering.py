@@ -28,7 +28,7 @@ from flor_dagster.replay.exactness import why_approximate
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
-from flor_dagster.replay.placing import PlacedVersion, VersionPlacer, placement_row
+from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import RunRecord, read_record
@@ -186,9 +186,7 @@ class Answerer:
         placed = self._placer(question).place(commit, run.entrypoint, todo)
         remaining: list[StatementRow] = []
         for statement in todo:
-            row = placement_row(
-                placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit
-            )
+            row = placed.row(statement, commit)
             self._store.save_placement(row)
             placements[statement.id] = row
             if row.status == "refused":

@@ -46,6 +46,13 @@ class PlacedVersion:
     files: dict[str, PlacedFile] = field(default_factory=dict[str, PlacedFile])
     placements: dict[int, tuple[str, Placement]] = field(default_factory=dict[int, tuple[str, Placement]])
     refusals: dict[int, Refusal] = field(default_factory=dict[int, Refusal])
+    refused_in: dict[int, str] = field(default_factory=dict[int, str])
+
+    def row(self, statement: StatementRow, commit: str) -> PlacementRow:
+        """The store's row for what propagation said of a statement."""
+        refusal = self.refusals.get(statement.id)
+        file = self.refused_in.get(statement.id, statement.file)
+        return placement_row(self.placements.get(statement.id), refusal, statement, commit, file)
 
 
 class VersionPlacer:
@@ -199,6 +206,8 @@ def _take(
     for refused in outcome.refusals:
         for row in _rows_of(refused.refusal.statement, files[refused.path], taken):
             result.refusals[row.id] = refused.refusal
+            if refused.old_path is not None:
+                result.refused_in[row.id] = refused.old_path
 
 
 def _rows_of(statement: Statement, rows: Iterable[StatementRow], taken: set[int]) -> list[StatementRow]:
@@ -228,16 +237,20 @@ def _unreadable(row: StatementRow, why: str) -> Refusal:
 
 
 def placement_row(
-    placed: tuple[str, Placement] | None, refusal: Refusal | None, statement: StatementRow, commit: str
+    placed: tuple[str, Placement] | None,
+    refusal: Refusal | None,
+    statement: StatementRow,
+    commit: str,
+    file: str,
 ) -> PlacementRow:
-    """The store's row for what propagation said."""
+    """The store's row for a placement or a refusal; `file` is where the candidate line of a refusal is."""
     if placed is not None:
-        file, placement = placed
+        there, placement = placed
         words = {"placed": "goes to", "already-there": "is already at"}[placement.status]
-        sentence = f"{words} {file}:{placement.lines[0]}{_moved(statement, file)}{_along(placement)}"
+        sentence = f"{words} {there}:{placement.lines[0]}{_moved(statement, there)}{_along(placement)}"
         return PlacementRow(
             statement.id, commit, PROPAGATOR_VERSION, placement.status, placement.score, sentence, "", placement.diff,
-            file, placement.lines[0],
+            there, placement.lines[0],
         )  # fmt: skip
     if refusal is None:
         raise FlorError(
@@ -245,7 +258,7 @@ def placement_row(
         )
     return PlacementRow(
         statement.id, commit, PROPAGATOR_VERSION, "refused", refusal.candidate_score, refusal.sentence, refusal.kind,
-        "", statement.file, refusal.candidate_line,
+        "", file, refusal.candidate_line,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
-from flor_dagster.replay.placing import VersionPlacer, placement_row
+from flor_dagster.replay.placing import VersionPlacer
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
@@ -358,9 +358,10 @@ class Workspace:
         known = self.store.placement(statement.id, commit, PROPAGATOR_VERSION)
         if known is not None and not (allow_effects and known.kind == "changes-training"):
             return known
-        placed = self.placer(allow_effects=allow_effects).place(commit, entrypoint, [statement])
-        row = placement_row(
-            placed.placements.get(statement.id), placed.refusals.get(statement.id), statement, commit
+        row = (
+            self.placer(allow_effects=allow_effects)
+            .place(commit, entrypoint, [statement])
+            .row(statement, commit)
         )
         if not allow_effects:
             self.store.save_placement(row)
