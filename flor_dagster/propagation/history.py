@@ -8,7 +8,6 @@ What was placed in one version is kept and is where the next question about an o
 from __future__ import annotations
 
 import ast
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from flor_dagster.errors import SourceSyntaxError
 from flor_dagster.propagation.facts import facts_of
-from flor_dagster.propagation.model import Placement, RefusalKind
+from flor_dagster.propagation.model import Placement, Refusal, RefusalKind
 from flor_dagster.propagation.modules import bound_by, defined_functions, parsed
 from flor_dagster.propagation.project import (
     FINAL,
@@ -362,21 +361,16 @@ class Chain:
             path = self._history.renames(k).get(path, path)
             older = self._history.tree(k + 1)
             text = older.read(path)
-            if text is None:
-                # The file came with this version; perhaps what is missing was in another one before.
-                return None if _mentions(older, why.missing) else k
-            if not has_thing(text, why.kind, why.missing):
-                return k
+            if text is None or not has_thing(text, why.kind, why.missing):
+                return None if self._elsewhere(k, path, why) else k
         return None
 
-
-def _mentions(tree: SourceTree, missing: str) -> bool:
-    """Whether any file of a version has the last word of a name or header."""
-    words = re.findall(r"\w+", missing)
-    pattern = re.compile(rf"\b{words[-1]}\b") if words else None
-    paths = python_files(tree)
-    tree.prepare(paths)
-    return pattern is None or any(pattern.search(tree.read(p) or "") for p in paths)
+    def _elsewhere(self, index: int, path: str, why: Refusal) -> bool:
+        """Whether what a step took out of a file was in another file before: then it moved, and did not come."""
+        newer, older = self._history.tree(index), self._history.tree(index + 1)
+        others = [p for p in python_files(older) if p != path and not unchanged(older, newer, p)]
+        older.prepare(others)
+        return any(has_thing(older.read(p) or "", why.kind, why.missing) for p in others)
 
 
 def has_thing(text: str, kind: RefusalKind, missing: str) -> bool:
