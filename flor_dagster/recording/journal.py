@@ -30,8 +30,10 @@ since the epoch. `line` and `column` of a loop are where the `flor.loop(...)` ca
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,11 @@ FORMAT = 1
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
+def line_bytes(*parts: Any) -> bytes:
+    """The line of an entry of plain JSON values."""
+    return _dumps(parts).encode() + b"\n"
+
+
 class JournalWriter:
     """Appends lines to one journal. A failing disk stops the journal, never the training.
 
@@ -51,44 +58,82 @@ class JournalWriter:
         path: the file; created with its folder, opened for appending only.
     """
 
-    __slots__ = ("_fd", "error", "lost", "path", "pid")
+    __slots__ = ("error", "fd", "lost", "path", "pid", "torn")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lost = 0
         self.error: OSError | None = None
+        self.torn = False
         self.pid = os.getpid()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
-    def write(self, line: str) -> bool:
-        """Append one line (its newline included); False where it could not be kept."""
-        data = line.encode("ascii")
+    def write(self, data: bytes) -> bool:
+        """Append whole lines, each with its newline; False where they could not be kept."""
+        if self.torn:
+            # What follows a torn line must not become a part of it.
+            data = b"\n" + data
         try:
-            written = os.write(self._fd, data)
-            if written == len(data):
-                return True
-            # A short write leaves a torn line; ended here, the reader skips it and goes on behind it.
-            os.write(self._fd, b"\n")
+            written = os.write(self.fd, data)
         except OSError as error:
-            self.error = self.error or error
-        self.lost += 1
+            self.broke(0, len(data), error)
+            return False
+        if written == len(data):
+            self.torn = False
+            return True
+        self.broke(written, len(data), None)
         return False
+
+    def broke(self, written: int, size: int, error: OSError | None) -> None:
+        """A line was written in part, or not at all: it is counted, and the next one ends it."""
+        self.lost += 1
+        self.torn = self.torn or written > 0
+        if self.error is None:
+            self.error = error or OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
 
     def entry(self, *parts: Any) -> bool:
         """Append one entry of plain JSON values."""
-        return self.write(_dumps(parts) + "\n")
+        return self.write(line_bytes(*parts))
 
     @property
     def closed(self) -> bool:
         """Whether nothing is written any more."""
-        return self._fd < 0
+        return self.fd < 0
 
     def close(self) -> None:
         """Close the file; later writes are counted as lost."""
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            _retire(fd)
+
+    def disown(self) -> None:
+        """Close it in a forked child, where no other thread is left."""
+        fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+RETIREMENT_SECONDS = 10.0
+_retired: list[tuple[float, int]] = []
+
+
+def _retire(fd: int) -> None:
+    """Close a journal so that a thread that is about to write to it never writes to another file of its number.
+
+    Its number leads nowhere for a while, and is free again when a later journal is closed.
+    """
+    now = time.monotonic()
+    while _retired and now - _retired[0][0] > RETIREMENT_SECONDS:
+        os.close(_retired.pop(0)[1])
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, fd, inheritable=False)
+        os.close(nowhere)
+    except OSError:
+        os.close(fd)
+    else:
+        _retired.append((now, fd))
 
 
 @dataclass(frozen=True, slots=True)

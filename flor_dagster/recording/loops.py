@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_set_current = current.set
+
 
 class LoopExecution:
     """One execution of one `flor.loop`, as the journal knows it.
@@ -25,7 +27,8 @@ class LoopExecution:
     """
 
     __slots__ = (
-        "count", "entry", "frame", "id", "name", "opened", "ordinal", "parent", "path", "site", "source",
+        "count", "entry", "frame", "function", "id", "name", "noted", "opened", "ordinal", "parent", "path", "site",
+        "source",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +40,8 @@ class LoopExecution:
         self.name = name
         self.ordinal = ordinal
         self.frame = frame
+        self.function = "" if frame is None else frame.f_code.co_qualname
+        self.noted = False
         self.source = source
         self.count = 0
         self.site = site
@@ -87,7 +92,7 @@ class Loop(Generic[T]):
 class LoopIterator(Iterator[T]):
     """Pulls from the user's iterable and moves the loop context along."""
 
-    __slots__ = ("__weakref__", "_execution", "_it", "_open", "_session", "_watched")
+    __slots__ = ("__weakref__", "_execution", "_it", "_open", "_records", "_session", "_watched")
 
     def __init__(self, session: Session, execution: LoopExecution, items: Iterator[tuple[int, T]]) -> None:
         self._session = session
@@ -95,6 +100,7 @@ class LoopIterator(Iterator[T]):
         self._it = items
         self._open = True
         self._watched = session.watches(execution)
+        self._records = session.records
 
     def __next__(self) -> T:
         execution = self._execution
@@ -111,7 +117,7 @@ class LoopIterator(Iterator[T]):
             self._close("raise")
             raise
         execution.count = index + 1
-        current.set(Iteration(execution, index, value))
+        _set_current(Iteration(self._records, execution, index, value))
         return value
 
     def _close(self, how: str) -> None:

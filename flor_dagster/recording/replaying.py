@@ -91,6 +91,7 @@ class ReplaySession(Session):
         if self.ended:
             return
         self.ended = True
+        self.records.end()
         self.journal.entry("z", status, reason[:2000], time.time_ns())
         self.journal.close()
 
@@ -332,7 +333,7 @@ class ReplaySession(Session):
             else 0
         )
         failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
-        self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n")
+        self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n".encode())
 
 
 def live_global(module: str, name: str) -> Any:

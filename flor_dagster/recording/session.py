@@ -65,7 +65,6 @@ class Session:
         self.topology = topology
         self.module = module
         self.given = dict(args)
-        self.root = Iteration(None, 0, None)
         self.args: dict[str, str] = {}
         self.ended = False
         self._tags = dict(tags)
@@ -83,6 +82,7 @@ class Session:
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
         self.records = Records(self.journal, place.root, self.troubles)
+        self.root = Iteration(self.records, None, 0, None)
         self._begin()
 
     @property
@@ -128,6 +128,7 @@ class Session:
         if self.ended:
             return
         self.ended = True
+        self.records.end()
         self.capturing.close()
         if self._version is not None:
             late = self._version.wait()
@@ -143,7 +144,8 @@ class Session:
     def disown(self) -> None:
         """In a forked child: nothing here belongs to it."""
         self.ended = True
-        self.journal.close()
+        self.records.disown()
+        self.journal.disown()
 
     def generator_met(self, root: str, generator: Any) -> None:
         """A shared random generator is in use from here on: a replay of an unseeded run begins with its state."""
@@ -164,14 +166,16 @@ class Session:
         line = f'["a",{json.dumps(str(name))},{encode(value)},{encode(default)},"{source}"]\n'
         if self.args.get(name) != line:
             self.args[name] = line
-            self.journal.write(line)
+            self.journal.write(line.encode())
 
     # Loops ----------------------------------------------------------------------------------------------------------
 
     def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
         """A loop execution begins."""
         name = str(name)
-        parent = current.get() or self.root
+        parent = current.get()
+        if parent is None or parent.owner is not self.records:
+            parent = self.root
         with self._lock:
             self._loops += 1
             number = self._loops
@@ -180,12 +184,7 @@ class Session:
         execution = LoopExecution(number, parent, name, parent.next_ordinal(name), frame, source, site)
         if parent.execution is None:
             self._note_environment()
-        context = self.records.context_id(parent) if parent.execution is not None else 0
-        file = layout.relative_file(frame.f_code.co_filename, self.place.root)
-        self.journal.entry(
-            "l", number, context, name, execution.ordinal, file, frame.f_code.co_qualname, line, column,
-            execution.opened,
-        )  # fmt: skip
+        self.records.note_loop(execution)
         self.loop_begins(execution)
         return execution
 

@@ -101,7 +101,7 @@ def test_a_foreign_or_later_journal_is_refused(tmp_path: Path, text: str, words:
 def test_a_vanished_or_closed_journal_counts_what_is_lost(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path / "j")
     writer.close()
-    assert not writer.write("[1,0,2]\n")
+    assert not writer.write(b"[1,0,2]\n")
     assert writer.lost == 1
 
 

@@ -62,7 +62,7 @@ class Journal:
             call = self.calls[name, line] = len(self.calls) + 1
             self.entry("n", call, name, file, "<module>", line, 4)
         context = self.context()
-        assert self.writer.write(f"[{call},{context},{encode(value)}]\n")
+        assert self.writer.write(f"[{call},{context},{encode(value)}]\n".encode())
         return context
 
     def loop(

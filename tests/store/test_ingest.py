@@ -128,10 +128,10 @@ def test_a_torn_last_line_is_left_out_until_it_is_whole(sqlite_lab: Lab) -> None
     lab = sqlite_lab
     journal = lab.journal()
     journal.log("loss", 1.0)
-    os.write(journal.writer._fd, b"[1,0,2.")
+    os.write(journal.writer.fd, b"[1,0,2.")
     assert [r[3] for r in lab.store.records(lab.ingest(journal).id)] == [1.0]
     assert lab.store.ingest_all(lab.home) == []
-    os.write(journal.writer._fd, b"5]\n")
+    os.write(journal.writer.fd, b"5]\n")
     changed = lab.store.ingest_all(lab.home)
     assert [r[3] for r in lab.store.records(changed[0].id)] == [1.0, 2.5]
 
@@ -149,8 +149,8 @@ def test_a_shorter_journal_is_refused_and_nothing_is_lost(sqlite_lab: Lab) -> No
 def test_records_whose_context_was_torn_away_are_counted_not_shown(sqlite_lab: Lab) -> None:
     journal = sqlite_lab.journal()
     journal.log("loss", 1.0)
-    journal.writer.write("[1,77,2.0]\n")
-    journal.writer.write("[9,0,2.0]\n")
+    journal.writer.write(b"[1,77,2.0]\n")
+    journal.writer.write(b"[9,0,2.0]\n")
     journal.end()
     run = sqlite_lab.ingest(journal)
     assert len(sqlite_lab.store.records(run.id)) == 1
