@@ -54,10 +54,10 @@ def log(name: str, value: T, /) -> T:
                     try:
                         written = _write(site.fd, data)
                     except OSError as error:
-                        site.owner.broke(0, len(data), error)
+                        site.records.broke(0, len(data), error)
                         return value
                     if written != len(data):
-                        site.owner.broke(written, len(data), None)
+                        site.records.broke(written, len(data), None)
                     return value
     except TypeError:  # a name that has no hash
         pass

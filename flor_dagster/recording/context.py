@@ -7,19 +7,19 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flor_dagster.recording.journal import JournalWriter
     from flor_dagster.recording.loops import LoopExecution
-    from flor_dagster.recording.records import Records
 
 
 class Iteration:
     """One iteration of one loop execution, or the run itself (no execution, id 0).
 
-    `id` is its number in the journal once something was written in it, else None; `owner` writes that journal.
+    `id` is its number in the journal once something was written in it, else None; `owner` is that journal.
     """
 
     __slots__ = ("children", "execution", "id", "index", "owner", "value")
 
-    def __init__(self, owner: Records, execution: LoopExecution | None, index: int, value: Any) -> None:
+    def __init__(self, owner: JournalWriter, execution: LoopExecution | None, index: int, value: Any) -> None:
         self.owner = owner
         self.execution = execution
         self.index = index

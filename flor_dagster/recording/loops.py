@@ -92,7 +92,7 @@ class Loop(Generic[T]):
 class LoopIterator(Iterator[T]):
     """Pulls from the user's iterable and moves the loop context along."""
 
-    __slots__ = ("__weakref__", "_execution", "_it", "_open", "_records", "_session", "_watched")
+    __slots__ = ("__weakref__", "_execution", "_it", "_open", "_owner", "_session", "_watched")
 
     def __init__(self, session: Session, execution: LoopExecution, items: Iterator[tuple[int, T]]) -> None:
         self._session = session
@@ -100,7 +100,7 @@ class LoopIterator(Iterator[T]):
         self._it = items
         self._open = True
         self._watched = session.watches(execution)
-        self._records = session.records
+        self._owner = session.journal
 
     def __next__(self) -> T:
         execution = self._execution
@@ -117,7 +117,7 @@ class LoopIterator(Iterator[T]):
             self._close("raise")
             raise
         execution.count = index + 1
-        _set_current(Iteration(self._records, execution, index, value))
+        _set_current(Iteration(self._owner, execution, index, value))
         return value
 
     def _close(self, how: str) -> None:

@@ -27,15 +27,18 @@ APPEND_NEWLINE = 1 << 10
 class Site:
     """A call site of `flor.log` that the fast way knows: whoever calls from elsewhere by this name goes the long way."""
 
-    __slots__ = ("code", "fd", "lasti", "line", "number", "owner")
+    __slots__ = ("code", "fd", "lasti", "line", "number", "owner", "records")
 
-    def __init__(self, code: CodeType, lasti: int, number: int, fd: int, owner: Records) -> None:
+    def __init__(
+        self, code: CodeType, lasti: int, number: int, journal: JournalWriter, records: Records
+    ) -> None:
         self.code = code
         self.lasti = lasti
         self.number = number
-        self.fd = fd
-        self.owner = owner
-        self.line = owner.line
+        self.fd = journal.fd
+        self.owner = journal
+        self.records = records
+        self.line = records.line
 
 
 hot: dict[str, Site] = {}
@@ -87,10 +90,10 @@ class Records:
         call = self.calls.get((id(code), frame.f_lasti, name)) or self.intern_call(name, frame)
         site = hot.get(name)
         if site is None or site.number != call:
-            self._heat(name, Site(code, frame.f_lasti, call, self._journal.fd, self))
+            self._heat(name, Site(code, frame.f_lasti, call, self._journal, self))
         text = self.text(value) if type(value) is float and value - value == 0.0 else encode(value).encode()
         iteration = current.get()
-        if iteration is None or iteration.owner is not self:
+        if iteration is None or iteration.owner is not self._journal:
             kept = self._journal.write(b"[%d,0,%b]\n" % (call, text))
         elif iteration.id is not None:
             kept = self._journal.write(b"[%d,%d,%b]\n" % (call, iteration.id, text))

@@ -82,7 +82,7 @@ class Session:
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
         self.records = Records(self.journal, place.root, self.troubles)
-        self.root = Iteration(self.records, None, 0, None)
+        self.root = Iteration(self.journal, None, 0, None)
         self._begin()
 
     @property
@@ -174,7 +174,7 @@ class Session:
         """A loop execution begins."""
         name = str(name)
         parent = current.get()
-        if parent is None or parent.owner is not self.records:
+        if parent is None or parent.owner is not self.journal:
             parent = self.root
         with self._lock:
             self._loops += 1

@@ -178,6 +178,7 @@ class ResumeSession(ReplaySession):
                 EXIT_CHANGED,
             )
         execution.id = dead.id
+        execution.noted = True
         if parent.execution is None:
             self._check_libraries()
             self.generators.meet()
@@ -321,7 +322,7 @@ class ResumeSession(ReplaySession):
         self._contexts_by_path = contexts
         self._dead.executions = {n: e for n, e in self._dead.executions.items() if e.opened < cut}
         for first in range(0, len(kept), 1000):
-            self.journal.write(b"".join(kept[first : first + 1000]).decode("ascii"))
+            self.journal.write(b"".join(kept[first : first + 1000]))
         return calls
 
     def _is_before(self, fields: dict[str, Any], cut: int, loop: int, index: int | None) -> bool:
