@@ -31,6 +31,11 @@ VIEW_ROWS = 50
     type=click.Choice(["exact", "any"]),
     help="exact: only recorded and exact values; any: diverged ones too. Default: all but diverged ones.",
 )
+@click.option(
+    "--ranks",
+    metavar="RANKS",
+    help="Of distributed trainings, show these ranks (`0,3`) or `all`. Default: rank 0 alone.",
+)
 @click.option("--provenance", is_flag=True, help="Add the origin and the fidelity of each value.")
 @click.option(
     "--limit",
@@ -46,6 +51,7 @@ def view_command(
     keys: tuple[str, ...],
     latest: int | None,
     fidelity: Literal["exact", "any"] | None,
+    ranks: str | None,
     provenance: bool,
     limit: int | None,
 ) -> int:
@@ -53,7 +59,9 @@ def view_command(
     workspace.sync()
     runs = chosen_runs(workspace, keys, latest)
     wanted = None if not keys and latest is None else [run.key for run in runs]
-    frame = workspace.store.dataframe(*names, runs=wanted, fidelity=fidelity or "default", provenance=True)
+    frame = workspace.store.dataframe(
+        *names, runs=wanted, fidelity=fidelity or "default", provenance=True, ranks=_ranks(ranks)
+    )
     columns = [name for name in frame.columns if provenance or not _is_provenance(name, frame, fidelity)]
     limit = limit if limit is not None else 0 if output.as_json else VIEW_ROWS
     rows = frame_rows(frame.head(limit) if limit else frame, columns)
@@ -72,6 +80,14 @@ def view_command(
     for sentence, without in grouped(said):
         output.text(f"{these(without)}: {sentence}")
     return DONE
+
+
+def _ranks(text: str | None) -> Sequence[int] | Literal["all"] | None:
+    if text is None or text == "all":
+        return text
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise click.BadParameter(f"{text!r} is neither `all` nor numbers like `0,3`.", param_hint="--ranks")
+    return [int(part) for part in text.split(",")]
 
 
 def _is_provenance(column: str, frame: pd.DataFrame, fidelity: str | None) -> bool:

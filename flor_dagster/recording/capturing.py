@@ -29,11 +29,19 @@ class Capturing:
         journal: says which exist, and why others do not.
         troubles: told when the disk fails.
         walker: finds what belongs to an end state.
+        rank: whose they are; each rank of a run numbers its loops by itself.
     """
 
     def __init__(
-        self, store: CheckpointStore, run: str, journal: JournalWriter, troubles: Troubles, walker: Walker
+        self,
+        store: CheckpointStore,
+        run: str,
+        journal: JournalWriter,
+        troubles: Troubles,
+        walker: Walker,
+        rank: int = 0,
     ) -> None:
+        self._prefix = f"r{rank}-" if rank else ""
         self.policy = choose_policy()
         self._journal = journal
         self._troubles = troubles
@@ -97,7 +105,7 @@ class Capturing:
         if reasons:
             self._note_uncaptured(execution, index, reasons)
             return
-        name = str(execution.id) if index is None else f"{execution.id}.{index}"
+        name = self._prefix + (str(execution.id) if index is None else f"{execution.id}.{index}")
         loop, when = execution.id, time.time_ns()
 
         def done(manifest: Manifest, written: int) -> None:

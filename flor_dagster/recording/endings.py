@@ -47,6 +47,32 @@ def at_end(finish: Callable[[str, str], None]) -> None:
         finish(outcome[0], outcome[1])
 
     atexit.register(end)
+    _at_end_of_child(finish)
+
+
+def _at_end_of_child(finish: Callable[[str, str], None]) -> None:
+    """A process of `multiprocessing` leaves without Python's exit hooks, and calls its own."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if multiprocessing is None or util is None or multiprocessing.parent_process() is None:
+        return
+    pid = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == pid:
+            finish(*_outcome(sys.exc_info()[1]))
+
+    util.Finalize(None, end, exitpriority=-100)
+
+
+def _outcome(error: BaseException | None) -> tuple[str, str]:
+    """The status and reason of a process that an exception is leaving."""
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished", ""
+    if isinstance(error, SystemExit) and error.__context__ is not None:
+        error = error.__context__  # torch's launcher reports the error and leaves by one
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    return status, f"{type(error).__name__}: {error}"
 
 
 def _main_frame() -> FrameType | None:

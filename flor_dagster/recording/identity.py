@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 from dataclasses import dataclass
 
@@ -22,29 +21,22 @@ class Topology:
         rank: from 0; each rank writes a journal of its own.
         world_size: how many ranks there are.
         launcher: what started the ranks, empty for a process on its own.
+        parent: the id of the training run that this one goes on from, or was started from; empty where there is none.
+        leads: this process does what is done once for the run: its version, its package list.
     """
 
     run_id: str
     rank: int = 0
     world_size: int = 1
     launcher: str = ""
-
-    @property
-    def leads(self) -> bool:
-        """Whether this rank does what is done once for the run: its version, its package list."""
-        return self.rank == 0
+    parent: str = ""
+    leads: bool = True
 
     def header(self) -> dict[str, object]:
         """What the journal's header says of it."""
         fields: dict[str, object] = {"run": self.run_id, "rank": self.rank}
         if self.world_size > 1 or self.launcher:
             fields |= {"world_size": self.world_size, "launcher": self.launcher}
+        if self.parent:
+            fields["parent"] = self.parent
         return fields
-
-
-def find_topology() -> Topology:
-    """The topology of a process that begins a run by itself.
-
-    The id is taken out of the environment: a process that the script starts is another training run.
-    """
-    return Topology(os.environ.pop("FLOR_RUN_ID", "") or new_run_id())

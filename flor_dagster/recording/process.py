@@ -15,7 +15,8 @@ from flor_dagster.recording import layout
 from flor_dagster.recording.context import current
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.generators import early_states, keep_early
-from flor_dagster.recording.identity import Topology, find_topology, new_run_id
+from flor_dagster.recording.identity import Topology, new_run_id
+from flor_dagster.recording.ranks import find_rank, find_topology
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.trouble import warn
 
@@ -25,6 +26,8 @@ factory: Callable[[], Session] | None = None
 
 _starting = threading.Lock()
 _disabled = False
+_forked_from: str | None = None
+"""In a forked child the id of the run that its parent recorded, empty where it recorded none."""
 
 
 def start() -> Session | None:
@@ -36,7 +39,7 @@ def start() -> Session | None:
         if factory is not None:
             active = factory()
             return active
-        if _off():
+        if _off() or (_forked_from is not None and find_rank() is None):
             return None
         script = getattr(sys.modules.get("__main__"), "__file__", None)
         begin = Path(script).parent if script else Path.cwd()
@@ -51,8 +54,9 @@ def start() -> Session | None:
         # Taken out of the environment: a process that the script starts is another training run.
         origin = os.environ.pop("FLOR_ORIGIN", "") or ("script" if script else "notebook")
         try:
+            layout.ensure_home(place.home)
             active = Session(
-                place, entrypoint, topology=find_topology(), tags=_environment_object("FLOR_TAGS"), origin=origin,
+                place, entrypoint, topology=find_topology(place.home, parent=_forked_from or ""), tags=_environment_object("FLOR_TAGS"), origin=origin,
                 args=_environment_object("FLOR_ARGS"), versioned=versioned, begin=early_states(),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - recording must never break the training
@@ -83,11 +87,16 @@ def _environment_object(name: str) -> dict[str, Any]:
 
 
 def _disown_child() -> None:
-    global active
+    """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in."""
+    global active, _forked_from, _starting
+    _starting = threading.Lock()  # another thread of the parent may have held it
+    before = "" if active is None else active.run_id
     if active is not None:
         active.disown()
         active = None
-    _disable()
+    if factory is not None or find_rank() is not None:
+        _disable()
+    _forked_from = before
 
 
 os.register_at_fork(after_in_child=_disown_child)

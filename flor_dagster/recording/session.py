@@ -20,6 +20,7 @@ from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
 from flor_dagster.recording.modules import Modules
+from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.records import Records
 from flor_dagster.recording.runlock import hold_lock, release_lock
 from flor_dagster.recording.trouble import Troubles
@@ -109,7 +110,9 @@ class Session:
     def _begin(self) -> None:
         """What is noted once the journal stands."""
         store = CheckpointStore(layout.checkpoints_folder(self.place.home))
-        self.capturing = Capturing(store, self.run_id, self.journal, self.troubles, self.walker)
+        self.capturing = Capturing(
+            store, self.run_id, self.journal, self.troubles, self.walker, self.topology.rank
+        )
         self.journal.entry("m", self.modules.loaded())
         for root, state in self._early.items():
             self.journal.entry("b", root, state)
@@ -218,4 +221,16 @@ class Session:
         if not self._environment_noted:
             self._environment_noted = True
             self.generators.meet()
-            self.journal.entry("i", library_facts())
+            self.journal.entry("i", library_facts() | self._late_rank())
+
+    def _late_rank(self) -> dict[str, Any]:
+        """What is to be said where this process became a rank after the run had begun."""
+        rank = find_rank()
+        if rank is None or rank.world_size == self.topology.world_size:
+            return {}
+        self.troubles.tell(
+            f"this process became rank {rank.number} of {rank.world_size} after its first flor call, so it is recorded as "
+            "a training run of its own, which can't be replayed: call torch.distributed.init_process_group before the first "
+            "flor call, or start it with torchrun"
+        )
+        return {"rank": rank.number, "world_size": rank.world_size}

@@ -24,7 +24,7 @@ from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.values import Failure, decode
 from flor_dagster.replay.estimating import rates_of
-from flor_dagster.replay.exactness import why_approximate
+from flor_dagster.replay.exactness import why_approximate, why_not_alone
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
@@ -149,7 +149,15 @@ class Answerer:
                 settled[statement.id] = _cell(run, statement, "refused", self._why_no_version(run))
             sentence, todo = "its code was not kept", []
         elif todo:
-            record = read_record(self._journal(run))
+            reason = why_not_alone(run, None)
+            if not reason:
+                record = read_record(self._journal(run))
+                reason = why_not_alone(run, record)
+            if reason:
+                for statement in todo:
+                    settled[statement.id] = _cell(run, statement, "refused", f"refused: {reason}")
+                sentence, todo = reason, []
+        if todo and record is not None:
             todo, placed = self._place(run, record, todo, settled, placements, question)
             todo = self._reached(run, record, placed, todo, settled)
             if todo:

@@ -502,6 +502,7 @@ def dataframe(
     runs: Sequence[str] | None = None,
     fidelity: Literal["default", "exact", "any"] = "default",
     provenance: bool = False,
+    ranks: Sequence[int] | Literal["all"] | None = None,
 ) -> pd.DataFrame:
     """The log view of the project around the working directory.
 
@@ -511,6 +512,7 @@ def dataframe(
         fidelity: `default` leaves diverged values out, `exact` takes only what was compared and found equal, `any`
             shows everything, beside a column that says what it is.
         provenance: add a column of origin and fidelity per name.
+        ranks: of a distributed training, the ranks that are shown, or `all`; None shows rank 0.
 
     Returns:
         One row per training run and loop context: column `run` (the run's key), one column per loop (the iteration's
@@ -518,4 +520,6 @@ def dataframe(
     """
     with Workspace.open() as workspace:
         workspace.sync()
-        return workspace.store.dataframe(*names, runs=runs, fidelity=fidelity, provenance=provenance)
+        return workspace.store.dataframe(
+            *names, runs=runs, fidelity=fidelity, provenance=provenance, ranks=ranks
+        )

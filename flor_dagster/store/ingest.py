@@ -46,6 +46,7 @@ _GRAVITY = ("failed", "interrupted", "lost", "finished")
 _RECORDS = ("journal", "at", "ctx", "site", "kind", "num", "whole", "text")
 _BATCH = 50_000
 _NAMED_FILES = 5
+_NAMED_RANKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,13 +417,29 @@ def _status(folder: Folder, taken: list[_Journal]) -> tuple[str, str, int | None
     if open_ranks and folder.alive:
         return "running", "", None
     lost = "its process is gone without an end in its journal"
-    ends = [journal.end if journal.end[0] else ("lost", lost, int(folder.written * 1e9)) for journal in taken]
-    status = next((s for s in _GRAVITY if any(end[0] == s for end in ends)), "lost")
-    worst = next((n for n, end in enumerate(ends) if end[0] == status), 0)
-    reason = ends[worst][1]
-    if len(taken) > 1 and status != "finished":
-        reason = f"rank {taken[worst].rank}: {reason}"
-    return status, reason, max((end[2] for end in ends if end[2] is not None), default=None)
+    ends = {
+        journal.rank: journal.end if journal.end[0] else ("lost", lost, int(folder.written * 1e9))
+        for journal in taken
+    }
+    status = next((s for s in _GRAVITY if any(end[0] == s for end in ends.values())), "lost")
+    ended = max((end[2] for end in ends.values() if end[2] is not None), default=None)
+    size = folder.header.get("world_size") or len(ends)
+    if size == 1:
+        return status, next((end[1] for end in ends.values()), ""), ended
+    return status, _reasons_of_ranks(ends, size) if status != "finished" else "", ended
+
+
+def _reasons_of_ranks(ends: dict[int, tuple[str | None, str, int | None]], size: int) -> str:
+    """What became of each rank, the gravest first; ranks of one fate together."""
+    fates: dict[str, list[int]] = {}
+    for rank, (how, reason, _) in sorted(ends.items(), key=lambda item: _GRAVITY.index(item[1][0] or "lost")):
+        fates.setdefault(f"{how}: {reason}" if reason else str(how), []).append(rank)
+    silent = [rank for rank in range(min(size, _NAMED_RANKS)) if rank not in ends]
+    if silent:
+        fates["recorded nothing"] = silent
+    return "; ".join(
+        f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} {fate}" for fate, ranks in fates.items()
+    )
 
 
 def next_number(connection: Connection, name: str) -> int:

@@ -437,6 +437,7 @@ class LogStore:
         fidelity: Literal["default", "exact", "any"] = "default",
         provenance: bool = False,
         rank: int = 0,
+        ranks: Sequence[int] | Literal["all"] | None = None,
     ) -> pd.DataFrame:
         """The log view: one row per training run and innermost loop context of the names.
 
@@ -453,23 +454,36 @@ class LogStore:
                 leaves out nothing and adds a `<name>_fidelity` column.
             provenance: add `<name>_origin` and `<name>_fidelity`.
             rank: whose records; the first rank's by default.
+            ranks: several ranks, or `all`: rows of each, told apart by a column `rank`.
 
         Raises:
             UnknownNameError: when a name or a run is not known.
         """
+        from flor_dagster.store.ranks import of_ranks
         from flor_dagster.store.view import log_view
 
         if fidelity not in ("default", "exact", "any"):
             raise QueryError(f"fidelity={fidelity!r} is unknown; give 'default', 'exact' or 'any'.")
         picked = self._picked(runs)
-        return log_view(
-            self._database,
-            names,
-            picked,
-            all_runs=runs is None,
-            fidelity=fidelity,
-            provenance=provenance,
-            rank=rank,
+
+        def view_of(number: int) -> pd.DataFrame:
+            return log_view(
+                self._database,
+                names,
+                picked,
+                all_runs=runs is None,
+                fidelity=fidelity,
+                provenance=provenance,
+                rank=number,
+            )
+
+        if ranks is None:
+            return view_of(rank)
+        if ranks == "all":
+            with self._database.read() as connection:
+                ranks = rows.ranks(connection)
+        return of_ranks(
+            {number: view_of(number) for number in sorted(set(ranks))}, [run.key for run in picked]
         )
 
     def view(

@@ -140,6 +140,11 @@ def version_rows(connection: Connection, commit: str | None = None) -> list[Vers
     ]
 
 
+def ranks(connection: Connection) -> list[int]:
+    """Every rank that recorded something, in any run."""
+    return sorted(connection.execute(select(journals.c.rank).distinct()).scalars()) or [0]
+
+
 def loop_rows(connection: Connection, run: int, rank: int) -> list[LoopRow]:
     """The loop executions of a run in the order of their opening."""
     old, ctx = loops.c, contexts.c
