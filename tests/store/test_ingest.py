@@ -236,7 +236,7 @@ def test_ranks_are_one_run_and_the_gravest_end_counts(lab: Lab) -> None:
     first.end()
     second.end("failed", "CUDA out of memory")
     run = lab.ingest(first)
-    assert (run.status, run.reason) == ("failed", "rank 1: CUDA out of memory")
+    assert (run.status, run.reason) == ("failed", "rank 1 failed: CUDA out of memory; rank 0 finished")
     assert lab.store.dataframe("loss")["loss"].tolist() == [0.0, 1.0, 2.0]
     assert lab.store.dataframe("loss", rank=1)["loss"].tolist() == [100.0, 101.0, 102.0]
     assert len(lab.store.runs()) == 1
