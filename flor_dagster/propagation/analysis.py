@@ -9,9 +9,10 @@ from functools import lru_cache
 from flor_dagster.propagation.carrying import Carrier
 from flor_dagster.propagation.definitions import Definitions
 from flor_dagster.propagation.facts import Facts
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.nesting import Nesting
-from flor_dagster.propagation.placing import Gap, Placer
+from flor_dagster.propagation.placing import Placer
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.resolving import Names
 from flor_dagster.propagation.statements import Parsed, read

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from flor_dagster.propagation.analysis import Pair
 from flor_dagster.propagation.effects import classify
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.names import expressions, imported, stored
 from flor_dagster.propagation.paths import scope_of
-from flor_dagster.propagation.placing import Gap
 from flor_dagster.propagation.rewriting import rewritten
 from flor_dagster.propagation.tree import SCOPES, block_parts
 from flor_dagster.propagation.units import Unit

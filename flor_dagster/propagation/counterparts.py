@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 
 from flor_dagster.propagation.analysis import BOM, Pair, analyse
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.model import Statement
-from flor_dagster.propagation.placing import Gap
 from flor_dagster.propagation.reads import reads_of
 from flor_dagster.propagation.rewriting import rewritten
 from flor_dagster.propagation.statements import Found, bound_to

@@ -12,6 +12,7 @@ from flor_dagster.propagation.analysis import BOM, Pair, analyse
 from flor_dagster.propagation.clobbering import runs_again, spared
 from flor_dagster.propagation.counterparts import counterpart, same_expression, there_already
 from flor_dagster.propagation.effects import classify_unit, is_rank_test, waits_for_ranks
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.inserting import (
     Insertion,
     in_same_layout,
@@ -23,7 +24,7 @@ from flor_dagster.propagation.inserting import (
 from flor_dagster.propagation.model import Placement, Propagated, Refusal
 from flor_dagster.propagation.opening import open_lines
 from flor_dagster.propagation.ordering import in_order, position_of
-from flor_dagster.propagation.placing import Gap, Scored
+from flor_dagster.propagation.placing import Scored
 from flor_dagster.propagation.reads import reads_of
 from flor_dagster.propagation.refusing import line_of, refusal, sure, unreadable, without_place
 from flor_dagster.propagation.rewriting import captured

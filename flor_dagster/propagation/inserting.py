@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from flor_dagster.propagation.placing import Gap
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.tree import Node, is_docstring
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from flor_dagster.propagation.placing import Gap, Scored
+from flor_dagster.propagation.gaps import Gap
+from flor_dagster.propagation.placing import Scored
 
 _OPTIONS = 12  # places looked at for each statement
 _SWAPPED = 1.5  # what evidence must be worth that statements with others between them changed places

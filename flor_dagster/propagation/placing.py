@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, replace
 
+from flor_dagster.propagation.branches import Branches
 from flor_dagster.propagation.definitions import Definitions
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.nesting import Nest, Nesting, same_loops
 from flor_dagster.propagation.paths import Paths, Step, compare, loop_of, scope_of
@@ -21,24 +23,6 @@ from flor_dagster.propagation.tree import Block, Node, is_docstring
 _NEAR = 8  # neighbours looked at on each side
 _DECAY = 0.8
 _STRAY = 1.0  # a place in the right named loops may have so much less for it
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A place between statements: before item `index` of `block`."""
-
-    block: Block
-    index: int
-
-    @property
-    def before(self) -> Node | None:
-        """The statement just before."""
-        return self.block.items[self.index - 1] if self.index else None
-
-    @property
-    def after(self) -> Node | None:
-        """The statement just after."""
-        return self.block.items[self.index] if self.index < len(self.block.items) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +53,7 @@ class Search:
     lost_branch: Node | None = None
     torn: bool = False
     strayed: tuple[Nest, Nest] | None = None
+    only_branches: bool = False
 
 
 class Placer:
@@ -104,6 +89,10 @@ class Placer:
         places = [g for g in self._gaps(in_class=gap.block.owner.kind == "class") if self._same_loop(gap, g)]
         if not places:
             return Search((), lost_loop=self._new_paths.innermost_loop(gap.block, through_calls=True))
+        branches = Branches(self._matching, gap)
+        places = [p for p in places if branches.may_hold(p.block)]
+        if not places:
+            return Search((), only_branches=True)
         home = self._home(gap)
         scored: list[Scored] = []
         cache: dict[int, float] = {}

@@ -6,8 +6,9 @@ import ast
 import difflib
 
 from flor_dagster.propagation.analysis import Pair
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.model import Refusal, RefusalKind
-from flor_dagster.propagation.placing import Gap, Scored, Search
+from flor_dagster.propagation.placing import Scored, Search
 from flor_dagster.propagation.tree import Node
 from flor_dagster.propagation.units import Unit
 
@@ -36,6 +37,9 @@ def unreadable(unit: Unit, why: str) -> Refusal:
 
 def without_place(pair: Pair, unit: Unit, search: Search) -> Refusal | None:
     """Why what a search found is no place, or None if it is one."""
+    if search.only_branches:
+        sentence = "has no place: everything like its surroundings is under conditions of its own in this version."
+        return refusal(unit, "no-branch", "", None, sentence)
     if not search.candidates:
         return _no_loop(unit, search)
     best = search.candidates[0]

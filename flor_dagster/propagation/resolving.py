@@ -206,7 +206,7 @@ class Names:
         reaching = self._through_updates(reach.definitions, name)
         expected = {partners[d].number for d in reaching if d in partners}
         hits = found.definitions & expected
-        if not hits and self._is_code(found, new=False) != self._is_code(reach, new=True):
+        if not hits and self._is_code(other, found, new=False) != self._is_code(name, reach, new=True):
             kind = "other-definition" if name == other else "no-variable"
             return Resolved(name, other, weight - 5.0, refused=kind)
         score = min(weight, 1.5)
@@ -246,13 +246,12 @@ class Names:
                 todo.extend(self._new.reach(node.block, node.index, name).definitions)
         return frozenset(found)
 
-    def _is_code(self, reach: Reach, *, new: bool) -> bool:
+    def _is_code(self, name: str, reach: Reach, *, new: bool) -> bool:
         """Whether a name is a function, class or module: a variable never becomes one by a rename."""
         nodes = self._matching.new.nodes if new else self._matching.old.nodes
-        if reach.origin == "local" and any(nodes[d].kind == "def" for d in reach.definitions):
-            # A parameter is defined by its function, too.
-            return False
-        return any(nodes[d].kind in ("def", "class", "import") for d in reach.definitions)
+        kinds = ("def", "class", "import")
+        # A parameter is defined by its function, too, which has another name.
+        return any(nodes[d].kind in kinds and nodes[d].name in ("", name) for d in reach.definitions)
 
     def _imported(self, reach: Reach) -> bool:
         nodes = [self._matching.new.nodes[d] for d in reach.definitions]
@@ -280,6 +279,13 @@ class Names:
         (block, index), (old_block, old_index) = at, old_at
         name, attribute = chain.split(".")[0], chain.split(".")[1]
         if chain.count(".") == 1 and self._is_data(name, block, index):
+            if owner.refused is None and owner.old_name != name:
+                # `args` may be `cfg` now, and `args.width` still not be `cfg.width`.
+                direct = f"{owner.old_name}.{attribute}"
+                if not any(_covers(direct, c) for c in self._chains):
+                    other = self._renamed_chain(chain, scope_of(block), old_at)
+                    if other is not None:
+                        return Resolved(chain, other, 0.5)
             lost = owner.refused is not None or not self._has(owner.old_name, attribute, old_block)
             if lost and (owner.refused is not None or self._defines(name, attribute, block)):
                 other = self._renamed_chain(chain, scope_of(block), old_at)

@@ -11,8 +11,8 @@ from typing import Literal
 from flor_dagster.errors import PropagationError
 from flor_dagster.propagation.analysis import Pair
 from flor_dagster.propagation.effects import classify
+from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.model import Statement
-from flor_dagster.propagation.placing import Gap
 from flor_dagster.propagation.statements import Aliases, Found, Parsed, bound_to
 from flor_dagster.propagation.tree import block_parts
 
