@@ -38,7 +38,9 @@ def unreadable(unit: Unit, why: str) -> Refusal:
 def without_place(pair: Pair, unit: Unit, search: Search) -> Refusal | None:
     """Why what a search found is no place, or None if it is one."""
     if search.only_branches:
-        sentence = "has no place: everything like its surroundings is under conditions of its own in this version."
+        sentence = (
+            "has no place: everything like its surroundings is under conditions of its own in this version."
+        )
         return refusal(unit, "no-branch", "", None, sentence)
     if not search.candidates:
         return _no_loop(unit, search)

@@ -78,8 +78,13 @@ def _collect(node: ast.AST, changes: Mapping[str, str], spots: list[tuple[int, i
 
 def inside_strings(source: str) -> frozenset[int]:
     """1-based lines of a text that start inside a string: their indentation is content."""
+    return lines_inside_strings(ast.parse(source))
+
+
+def lines_inside_strings(syntax: ast.AST) -> frozenset[int]:
+    """Lines of some code that start inside a string, counted as the code is."""
     found: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(syntax):
         if isinstance(node, (ast.Constant, ast.JoinedStr)) and node.end_lineno:
             value = node.value if isinstance(node, ast.Constant) else ""
             if isinstance(value, (str, bytes)):

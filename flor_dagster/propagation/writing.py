@@ -9,7 +9,7 @@ from flor_dagster.propagation.analysis import Pair
 from flor_dagster.propagation.carrying import is_ours
 from flor_dagster.propagation.inserting import indentation, is_filler, split_lines
 from flor_dagster.propagation.placing import Scored
-from flor_dagster.propagation.rewriting import inside_strings, rewritten
+from flor_dagster.propagation.rewriting import inside_strings, lines_inside_strings, rewritten
 from flor_dagster.propagation.units import Unit
 
 
@@ -76,20 +76,32 @@ class Writer:
         self, syntax: ast.stmt, renamed: dict[str, str], indent: str, *, as_written: bool = True
     ) -> tuple[str, ...]:
         """A new statement's lines in the old version's names and indentation."""
-        written = ast.get_source_segment(self._source, syntax) if as_written else None
-        source = written or ast.unparse(syntax)
-        own = indentation(self._lines, syntax.lineno)
-        text = rewritten(source, renamed) if renamed else source
-        lines = [line.rstrip("\r\n") for line in split_lines(text)]
+        written = self._dedented(syntax) if as_written else ast.unparse(syntax)
+        text = rewritten(written, renamed) if renamed else written
         fixed = inside_strings(text)
-        return (
-            indent + lines[0],
-            *(
-                line if number in fixed else _shifted(line, own, indent)
-                for number, line in enumerate(lines[1:], start=2)
-            ),
+        lines = [line.rstrip("\r\n") for line in split_lines(text)]
+        comment = self._comment_behind(syntax) if as_written else ""
+        lines[-1] += comment
+        return tuple(
+            line if number in fixed or not line else indent + line for number, line in enumerate(lines, 1)
         )
 
+    def _dedented(self, syntax: ast.stmt) -> str:
+        """A statement as it is written, without the indentation that all of it has."""
+        source = ast.get_source_segment(self._source, syntax)
+        if source is None:
+            return ast.unparse(syntax)
+        own = indentation(self._lines, syntax.lineno)
+        fixed = lines_inside_strings(syntax)
+        lines = [
+            line if number in fixed else line.removeprefix(own)
+            for number, line in enumerate(split_lines(source), syntax.lineno)
+        ]
+        return "".join(lines)
 
-def _shifted(line: str, own: str, indent: str) -> str:
-    return indent + line[len(own) :] if line.startswith(own) else line
+    def _comment_behind(self, syntax: ast.stmt) -> str:
+        """The comment on the last line of a statement, with the space before it."""
+        if syntax.end_lineno is None or syntax.end_col_offset is None or syntax.end_lineno > len(self._lines):
+            return ""
+        rest = self._lines[syntax.end_lineno - 1].encode()[syntax.end_col_offset :].decode(errors="replace")
+        return rest.rstrip() if rest.strip().startswith("#") else ""
