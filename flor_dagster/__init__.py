@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         build_training_schedule,
         flor_asset,
     )
+    from flor_dagster.replay.asking import hindsight, plan
     from flor_dagster.replay.workspace import Workspace, dataframe
 
 __all__ = [
@@ -49,13 +50,17 @@ __all__ = [
     "checkpointing",
     "dataframe",
     "flor_asset",
+    "hindsight",
     "log",
     "loop",
+    "plan",
 ]
 
 _LAZY = {
     "FlorError": "flor_dagster.errors",
     "Workspace": "flor_dagster.replay.workspace",
+    "hindsight": "flor_dagster.replay.asking",
+    "plan": "flor_dagster.replay.asking",
     "dataframe": "flor_dagster.replay.workspace",
     **dict.fromkeys(
         (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flor_dagster.cli.command import chosen_runs, project_command
+from flor_dagster.cli.command import project_command
 from flor_dagster.cli.output import DONE, FAILED, Output
 from flor_dagster.cli.wording import because, counted, grouped, make_table, seconds_text, status_text, these
 
@@ -19,22 +20,25 @@ if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
 
 
-def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | Literal["last"], ...]] | None:
-    """`LOOP=0,5,last` as loop name → iterations; None where nothing was given.
+_ITERATION = re.compile(r"last|\d+|-?\d*:-?\d*(:-?[1-9]\d*)?")
+
+
+def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] | None:
+    """`LOOP=0,5,10:20,last` as loop name → iterations; None where nothing was given.
 
     Raises:
         click.BadParameter: for anything else.
     """
-    chosen: dict[str, tuple[int | Literal["last"], ...]] = {}
+    chosen: dict[str, tuple[int | str, ...]] = {}
     for value in values:
         loop, equals, text = value.partition("=")
         parts = [part.strip() for part in text.split(",")]
-        if not equals or not loop or not all(part == "last" or part.isdecimal() for part in parts):
+        if not equals or not loop or not all(_ITERATION.fullmatch(part) for part in parts):
             raise click.BadParameter(
-                f"{value!r} is not LOOP=0,5,last (iteration indices from 0, or last)",
+                f"{value!r} is not LOOP=0,5,last (iteration indices from 0, last, or a range like 0:10 or ::5)",
                 param_hint="--iterations",
             )
-        chosen[loop] = tuple("last" if part == "last" else int(part) for part in parts)
+        chosen[loop] = tuple(int(part) if part.isdecimal() else part for part in parts)
     return chosen or None
 
 
@@ -46,12 +50,18 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | Literal["la
 @click.option(
     "--runs", "keys", multiple=True, metavar="RUN", help="Ask this training run (key or its start)."
 )
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Ask the training runs that fulfil it: 'args.lr > 0.01 and last(loss) < 2'. Also tags.NAME, first, min, max, mean, "
+    "count, key, status, entrypoint, origin, commit, started, ended, seconds.",
+)
 @click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Ask the latest N training runs.")
 @click.option(
     "--iterations",
     multiple=True,
     metavar="LOOP=0,5,last",
-    help="Only these iterations of a loop; the question stays open.",
+    help="Only these iterations of a loop (indices from 0, last, 0:10, ::5); the question stays open.",
 )
 @click.option("--max-seconds", type=click.FloatRange(min=0), help="Start nothing more beyond this estimate.")
 @click.option("--without-checkpoints", is_flag=True, help="Execute each training run from its beginning.")
@@ -70,6 +80,7 @@ def hindsight_command(
     names: tuple[str, ...],
     plan_only: bool,
     keys: tuple[str, ...],
+    where: str | None,
     latest: int | None,
     iterations: tuple[str, ...],
     max_seconds: float | None,
@@ -85,11 +96,12 @@ def hindsight_command(
 
     wanted = parse_iterations(iterations)
     workspace.sync()
-    runs = chosen_runs(workspace, keys, latest)
-    everything = not keys and latest is None
+    workspace.require_runs()
     question = Question(
         statements=names,
-        runs=None if everything else tuple(run.key for run in runs),
+        runs=keys or None,
+        where=where,
+        latest=latest,
         iterations=wanted,
         max_seconds=max_seconds,
         workers=workers,
@@ -103,7 +115,15 @@ def hindsight_command(
 
 def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
     plan = workspace.plan(question)
-    output.document({"plan": plan, "estimated_seconds": plan.estimated_seconds})
+    rates = plan.rates
+    output.document(
+        {
+            "plan": plan,
+            "estimated_seconds": plan.estimated_seconds,
+            "estimate_error": rates.error,
+            "replays_known": rates.replays,
+        }
+    )
     table = make_table("run", "to do", "settled", "estimate", "trained in", right=("estimate", "trained in"))
     for part in plan.runs:
         table.add_row(
@@ -116,18 +136,40 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
     output.text(table)
     said = [(part.sentence, part.run.key) for part in plan.runs]
     said += [
-        (f"{statement.key} is refused{because(placement.sentence)}", part.run.key)
+        (f"  {note}", part.run.key)
         for part in plan.runs
-        for statement, placement in part.refused
+        if part.todo
+        for note in part.detail.get("notes", ())
+    ]
+    said += [
+        (f"{statement_key} {sentence}", part.run.key)
+        for part in plan.runs
+        for statement_key, sentence in _placed(part)
     ]
     for sentence, keys in grouped(said):
         output.text(f"{these(keys)}: {sentence}")
     todo = [part for part in plan.runs if part.todo]
+    known = f" ({rates.sentence})" if rates.sentence else ""
     output.text(
-        f"{len(todo)} of {len(plan.runs)} training runs to replay, about {plan.estimated_seconds:.1f} s on one worker; "
+        f"{len(todo)} of {len(plan.runs)} training runs to replay, about {plan.estimated_seconds:.1f} s on one worker{known}; "
         f"training them took {_trained(todo):.1f} s. Nothing was run."
     )
     return DONE
+
+
+def _placed(part: RunPlan) -> list[tuple[str, str]]:
+    """Where each statement stands in the run's version, or why it is refused there."""
+    refused = {statement.id for statement, _ in part.refused}
+    names = {statement.id: statement.key for statement in (*part.todo, *part.settled)}
+    names |= {statement.id: statement.key for statement, _ in part.refused}
+    return [
+        (
+            names[p.statement_id],
+            f"is refused{because(p.sentence)}" if p.statement_id in refused else p.sentence,
+        )
+        for p in part.placements
+        if p.statement_id in names
+    ]
 
 
 def _trained(parts: Iterable[RunPlan]) -> float:

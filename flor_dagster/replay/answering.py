@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from flor_dagster.errors import FlorError, UnknownNameError
+from flor_dagster.errors import FlorError
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
@@ -29,9 +29,10 @@ from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
-from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
+from flor_dagster.replay.planning import LoopPlan, Target, absent_loops, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.selecting import choose_runs
 from flor_dagster.replay.verifying import Verdict, tainted_statements, verify
 from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
 
@@ -74,7 +75,7 @@ class Answerer:
     def plan(self, question: Question) -> Plan:
         """What would be done."""
         statements, prepared = self._prepare(question)
-        return Plan(question, statements, tuple(p.plan for p in prepared))
+        return Plan(question, statements, tuple(p.plan for p in prepared), rates_of(self._store.replays()))
 
     def _prepare(self, question: Question) -> tuple[tuple[StatementRow, ...], list[_Prepared]]:
         self._workspace.sync()
@@ -95,19 +96,7 @@ class Answerer:
         return self._workspace.resolve(name)
 
     def _select(self, question: Question) -> list[RunRow]:
-        runs = list(self._workspace.runs())
-        if question.runs is None:
-            return runs
-        known = {r.id for r in runs}
-        chosen: dict[str, RunRow] = {}
-        for name in question.runs:
-            run = self._store.run(name)
-            if run.id not in known:
-                raise UnknownNameError(
-                    f"training run {run.key} belongs to another entry point ({run.entrypoint})"
-                )
-            chosen[run.id] = run
-        return [r for r in runs if r.id in chosen]
+        return list(choose_runs(self._workspace.runs(), self._store, question))
 
     def _prepare_run(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> _Prepared:
         cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
@@ -160,7 +149,10 @@ class Answerer:
         if todo and record is not None:
             todo, placed = self._place(run, record, todo, settled, placements, question)
             todo = self._reached(run, record, placed, todo, settled)
-            if todo:
+            absent = absent_loops(record, question.iterations)
+            if todo and absent:
+                sentence, todo = f"nothing to replay: {absent}", []
+            elif todo:
                 loops = self._loops(run, record, placed, todo, question)
                 sentence = loops.sentence
             else:

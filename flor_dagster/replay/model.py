@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from flor_dagster.replay.estimating import UNMEASURED, Rates
 from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
 
 
@@ -16,8 +17,10 @@ class Question:
     Args:
         statements: names or keys; a name means its newest definition in the newest source.
         runs: keys, ids or unique prefixes of training runs; None asks all of them.
-        iterations: loop name → the iterations wanted, as indices or `last`; None wants all. A question with iterations
-            leaves its cells open.
+        where: a condition that the runs fulfil, like `args.lr > 0.01 and last(loss) < 2` (see `selecting`).
+        latest: only so many of the youngest of them.
+        iterations: loop name → the iterations wanted, as indices, `last`, or `first:end:step` as Python slices; None wants
+            all. A question with iterations leaves its cells open.
         max_seconds: start nothing more once the estimate of what was started exceeds it.
         workers: children at once; 0 takes one per core.
         without_checkpoints: execute everything from the beginning.
@@ -26,7 +29,9 @@ class Question:
 
     statements: tuple[str, ...]
     runs: tuple[str, ...] | None = None
-    iterations: Mapping[str, tuple[int | Literal["last"], ...]] | None = None
+    where: str | None = None
+    latest: int | None = None
+    iterations: Mapping[str, tuple[int | str, ...]] | None = None
     max_seconds: float | None = None
     workers: int = 0
     without_checkpoints: bool = False
@@ -54,11 +59,12 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of one question, a part per training run."""
+    """The plan of one question, a part per training run. `rates` are what its estimates are made with, and how good they were."""
 
     question: Question
     statements: tuple[StatementRow, ...]
     runs: tuple[RunPlan, ...]
+    rates: Rates = UNMEASURED
 
     @property
     def estimated_seconds(self) -> float:

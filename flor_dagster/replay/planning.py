@@ -117,6 +117,16 @@ def _holds_all(_: str) -> Held:
     return Held()
 
 
+def absent_loops(record: RunRecord, iterations: Iterations | None) -> str:
+    """Loops whose iterations are asked for and that the run does not have, in words; empty where it has them all."""
+    there = {execution.name for execution in record.executions.values()}
+    absent = sorted(set(iterations or ()) - there)
+    if not absent:
+        return ""
+    has = ", ".join(sorted(there)) or "none"
+    return f"this training run has no loop {' or '.join(f'`{name}`' for name in absent)} (its loops: {has})"
+
+
 def never_reached(
     record: RunRecord, reach: Reach, targets: Iterable[Target], added: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:

@@ -1,0 +1,90 @@
+"""`flor hindsight --plan` and `flor.plan` look first: which runs, what is executed and why, what it costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import flor_dagster as flor
+from flor_dagster.cli import cli
+from tests.replay.conftest import Lab, lab
+
+__all__ = ["lab"]
+
+SCRIPT = """\
+import flor_dagster as flor
+lr = flor.arg("lr", 1.0)
+numbers = iter(range(1000))
+total = 0.0
+for epoch in flor.loop("epoch", range(3)):
+    for step in flor.loop("step", range(4)):
+        total += lr * next(numbers)
+    flor.log("loss", total)
+    {more}
+"""
+
+
+@pytest.fixture
+def trained(lab: Lab) -> Lab:
+    lab.commit({"train.py": SCRIPT.format(more="")})
+    for lr in (1.0, 2.0, 3.0):
+        lab.train(lr=lr)
+    lab.write({"train.py": SCRIPT.format(more='flor.log("asked", total / lr)')})
+    return lab
+
+
+def run(lab: Lab, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, [*arguments, "--project", str(lab.root)])
+
+
+def test_a_plan_names_the_runs_that_a_condition_selects_and_why_loops_are_executed(trained: Lab) -> None:
+    done = run(trained, "hindsight", "asked", "--plan", "--where", "args.lr > 1.5 and last(loss) < 150")
+    assert done.exit_code == 0, done.output
+    assert "1 of 1 training runs to replay" in done.output
+    assert "step is executed 3 times: its end state can't be captured: `numbers`" in done.output
+    assert "asked goes to train.py:9" in done.output
+    assert "Nothing was run" in done.output
+    document = json.loads(
+        run(trained, "hindsight", "asked", "--plan", "--where", "args.lr > 1.5", "--json").stdout
+    )
+    assert [part["run"]["args"]["lr"] for part in document["plan"]["runs"]] == [2.0, 3.0]
+    assert document["estimate_error"] is None, "no replay was made yet"
+
+
+def test_a_wrong_condition_or_loop_is_said_and_nothing_is_run(trained: Lab) -> None:
+    wrong = run(trained, "hindsight", "asked", "--plan", "--where", "lr > 1")
+    assert wrong.exit_code == 1
+    assert "args.lr" in wrong.output
+    absent = run(trained, "hindsight", "asked", "--plan", "--iterations", "batch=0")
+    assert "no loop `batch` (its loops: epoch, step)" in absent.output
+    assert "0 of 3 training runs to replay" in absent.output
+    assert run(trained, "hindsight", "asked", "--plan", "--iterations", "epoch=1:2:x").exit_code == 2
+
+
+def test_iterations_may_be_ranges(trained: Lab) -> None:
+    done = run(trained, "hindsight", "asked", "--latest", "1", "--iterations", "epoch=:2")
+    assert done.exit_code == 0, done.output
+    with trained.open() as workspace:
+        frame = workspace.store.dataframe("asked").dropna()
+        assert list(frame["epoch"]) == [0, 1]
+
+
+def test_from_python_too_and_estimates_learn_from_what_replays_took(
+    trained: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.root)
+    plan = flor.plan("asked", where="args.lr >= 2")
+    assert [part.run.args["lr"] for part in plan.runs] == [2.0, 3.0]
+    assert plan.rates.error is None
+    report = flor.hindsight("asked", workers=1)
+    assert {answer.cell.fidelity for answer in report.cells} == {"exact"}
+    real = [replay.seconds for replay in report.replays if replay.seconds]
+    Path("train.py").write_text(SCRIPT.format(more='flor.log("again", total - lr)'))
+    again = flor.plan("again")
+    assert again.rates.replays == 3
+    assert again.rates.sentence.startswith("estimates were within ±")
+    # Learned from the three before: no guess any more, whatever the machine is busy with.
+    assert all(min(real) / 3 < (part.estimated_seconds or 0) < max(real) * 3 for part in again.runs)
