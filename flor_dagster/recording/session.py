@@ -131,6 +131,7 @@ class Session:
         if self.ended:
             return
         self.ended = True
+        over = time.time_ns()  # what follows is our own business, no part of the training's time
         self.records.end()
         self.capturing.close()
         if self._version is not None:
@@ -140,7 +141,7 @@ class Session:
         self.journal.entry("m", self.modules.loaded())
         if self.journal.lost:
             self.journal.entry("w", "lost", f"{self.journal.lost} journal lines could not be written")
-        self.journal.entry("z", status, reason[:2000], time.time_ns())
+        self.journal.entry("z", status, reason[:2000], over)
         self.journal.close()
         release_lock(self._run_lock)
 

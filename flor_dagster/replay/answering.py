@@ -149,12 +149,8 @@ class Answerer:
         if todo and record is not None:
             todo, placed = self._place(run, record, todo, settled, placements, question)
             todo = self._reached(run, record, placed, todo, settled)
-            absent = absent_loops(record, question.iterations)
-            if todo and absent:
-                sentence, todo = f"nothing to replay: {absent}", []
-            elif todo:
-                loops = self._loops(run, record, placed, todo, question)
-                sentence = loops.sentence
+            if todo:
+                todo, loops, sentence = self._planned(run, record, placed, todo, question)
             else:
                 sentence = "nothing to replay: this version takes none of the statements, or has them already"
         refused = tuple((s, placements[s.id]) for s in statements
@@ -165,6 +161,15 @@ class Answerer:
             {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes} if loops else {},
         )  # fmt: skip
         return _Prepared(plan, record, placed, placements, loops, settled)
+
+    def _planned(
+        self, run: RunRow, record: RunRecord, placed: PlacedVersion, todo: list[StatementRow], question: Question
+    ) -> tuple[list[StatementRow], LoopPlan | None, str]:
+        absent = absent_loops(record, question.iterations)
+        if absent:
+            return [], None, f"nothing to replay: {absent}"
+        loops = self._loops(run, record, placed, todo, question)
+        return todo, loops, loops.sentence
 
     def _why_no_version(self, run: RunRow) -> str:
         path = layout.run_folder(self._workspace.home, run.id) / "version.json"

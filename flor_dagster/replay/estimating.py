@@ -69,8 +69,8 @@ def rates_of(replays: Iterable[ReplayRow]) -> Rates:
     errors = sorted(abs(estimate - seconds) / seconds for seconds, estimate, _ in known)
     error = errors[min(int(len(errors) * _SHARE), len(errors) - 1)] if len(errors) >= _ENOUGH else None
     parts = [(s, float(c["work"]), float(c["restores"])) for s, _, c in known if isinstance(c, dict)]
-    short = [s - w - RESTORE_SECONDS * n for s, w, n in parts if w <= s / 2]
-    start = min(max(median(short), 0.05), 120.0) if len(short) >= _ENOUGH else START_SECONDS
+    short = [max(s - w - RESTORE_SECONDS * n, 0.05) for s, w, n in parts if w <= max(s / 2, 1.0)]
+    start = min(median(short), 120.0) if len(short) >= _ENOUGH else START_SECONDS
     long = [(s - start - RESTORE_SECONDS * n) / w for s, w, n in parts if w >= max(2.0, 2 * start)]
     work = min(max(median(long), 0.2), 5.0) if len(long) >= _ENOUGH else 1.0
     return Rates(start, work, RESTORE_SECONDS, error, len(errors))
