@@ -163,7 +163,12 @@ class Answerer:
         return _Prepared(plan, record, placed, placements, loops, settled)
 
     def _planned(
-        self, run: RunRow, record: RunRecord, placed: PlacedVersion, todo: list[StatementRow], question: Question
+        self,
+        run: RunRow,
+        record: RunRecord,
+        placed: PlacedVersion,
+        todo: list[StatementRow],
+        question: Question,
     ) -> tuple[list[StatementRow], LoopPlan | None, str]:
         absent = absent_loops(record, question.iterations)
         if absent:
