@@ -233,6 +233,8 @@ def _module_function(call: ast.Call, name: str) -> Effects:
 def _method(call: ast.Call, function: ast.Attribute, owner: str) -> Effects:
     name = function.attr
     last = owner.rpartition(".")[2]
+    if name == "read" and call.args and isinstance(getattr(call.args[0], "value", None), str):
+        return "unknown"  # a member of an archive; a file is read on from where it was
     if name in known.CHANGING_METHODS or _in_place(name) or name in known.IN_PLACE_COLLECTIVES:
         return "changes-training"
     if name in known.DRAWING_METHODS and owner:

@@ -62,6 +62,7 @@ UNKNOWN = """
     iter(xs)
     handlers[0](x)
     torch.empty(3)
+    archive.read('x')
 """
 CHANGING = """
     next(batches)
@@ -109,6 +110,8 @@ CHANGING = """
     os.remove('x')
     subprocess.run(['x'])
     f.readline()
+    f.read(10)
+    f.read()
     list(map(next, its))
     [x for x in batch_iter]
     sum(stream)
