@@ -17,7 +17,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from flor_dagster.recording.api import arg, checkpointing, log, loop
+from flor_dagster.recording.api import (
+    arg,
+    capture,
+    checkpointing,
+    commit,
+    iteration,
+    log,
+    loop,
+    run,
+    tags,
+)
 
 if TYPE_CHECKING:
     from flor_dagster.errors import FlorError
@@ -47,13 +57,18 @@ __all__ = [
     "build_flor_definitions",
     "build_hindsight_schedule",
     "build_training_schedule",
+    "capture",
     "checkpointing",
+    "commit",
     "dataframe",
     "flor_asset",
     "hindsight",
+    "iteration",
     "log",
     "loop",
     "plan",
+    "run",
+    "tags",
 ]
 
 _LAZY = {

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run:run_command",
     "runs": "runs:runs_command",
     "view": "view:view_command",
+    "output": "said:output_command",
     "propagate": "propagate:propagate_command",
     "hindsight": "hindsight:hindsight_command",
 }

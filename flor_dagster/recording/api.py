@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from flor_dagster.recording import process as sessions
+from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.context import current
 from flor_dagster.recording.loops import Loop
 from flor_dagster.recording.records import APPEND_NEWLINE, hot
+from flor_dagster.recording.session import Session
+from flor_dagster.recording.telling import Told
 
 T = TypeVar("T")
 
@@ -129,3 +132,78 @@ def checkpointing(**objects: Any) -> Generator[None]:
         yield
     finally:
         session.walker.registered = before
+
+
+def iteration(name: str, index: int, value: Any = None, /) -> Told:
+    """One iteration of a named loop that somebody else runs: a trainer that only calls back, a generator, a service.
+
+    Use it as `with flor.iteration("step", number):`; what is recorded inside is in that loop context. The loop's
+    iterations are executed by every replay: nothing of it can be skipped. An index that is not greater than the last one
+    begins another execution of the loop.
+
+    Args:
+        name: a column of the log view.
+        index: the iteration's number, from 0.
+        value: what the iteration is of, where that is not its number.
+    """
+    session = sessions.active or sessions.start()
+    number = int(index)
+    return Told(session, str(name), number, number if value is None else value, _caller(1))
+
+
+def run(
+    name: str = "", /, *, tags: Mapping[str, object] | None = None, args: Mapping[str, Any] | None = None
+) -> AbstractContextManager[Session | None]:
+    """Record a block as one training run: in a notebook, a service, or several in one script.
+
+    What was being recorded outside any block ends as a run of its own (a flor call behind the block begins the next); the
+    block's run ends with it:
+    `finished`, or `failed` or `interrupted` by the error that leaves it. A replay of it executes the script up to the
+    block, and nothing behind it.
+
+    Args:
+        name: free text, shown as the tag `flor/name`.
+        tags: free texts kept with the run.
+        args: arguments of the run: they win over the defaults in the code, `flor run --arg` wins over them.
+
+    Raises:
+        RuntimeError: inside another such block, or inside a named loop.
+    """
+    named = {"flor/name": name} if name else {}
+    given = {str(key): str(value) for key, value in (tags or {}).items()}
+    return sessions.run_block(name, named | given, args)
+
+
+def commit() -> str:
+    """End the training run that is being recorded: all of it is on disk, with its version; the next call begins another.
+
+    For notebooks and services, whose process outlives their trainings. Where the run can't end yet (inside a `flor.run`
+    block, an asset or a named loop) everything recorded so far is made to survive even a loss of power, and it goes on.
+
+    Returns:
+        The id of the training run, empty where none is recorded.
+    """
+    return sessions.commit()
+
+
+def tags(**texts: object) -> None:
+    """Add tags to the training run; a later one of the same name wins.
+
+    Args:
+        texts: by name; kept as text.
+    """
+    session = sessions.active or sessions.start()
+    if session is not None and not session.ended:
+        session.add_tags(texts)
+
+
+def capture(*, print: bool = True, logging: bool = True) -> Channel:  # noqa: A002 - named for what is captured
+    """Keep what the training prints and logs from here on, beside its records and out of its metrics: see `flor output`.
+
+    It ends with the run, by `.stop()`, or with the `with` block where it is used as one.
+
+    Args:
+        print: calls of `print` to standard output and error.
+        logging: what reaches the root logger.
+    """
+    return Channel(sessions.active or sessions.start(), printed=print, logged=logging)

@@ -1,66 +1,89 @@
-"""How the process ended: seen from the hooks that Python has, and from the script's last instruction."""
+"""How the process ended: seen from the hooks that Python has, from its signals, and from the script's last instruction.
+
+No hook of Python's is called for a `SystemExit`, and nothing keeps its code. `sys.exit`, `exit` and `quit` are seen where
+they are called. One that is raised by hand is seen by `sys.monitoring` from Python 3.12 on, as it leaves the script; on
+3.11 only its place can be seen, and its code where that is written there as a number or a text.
+"""
 
 from __future__ import annotations
 
+import ast
 import atexit
+import builtins
+import contextlib
 import functools
+import linecache
 import opcode
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
+
+UNKNOWN = object()
+SIGNALS = ("SIGTERM", "SIGHUP")
+
+
+class _Watch:
+    """What has been seen of this process's end."""
+
+    def __init__(self, finish: Callable[[str, str], None]) -> None:
+        self.finish = finish
+        self.pid = os.getpid()
+        self.main = _main_frame()
+        self.status = "finished"
+        self.reason = ""
+        self.left: list[Any] = []
+
+    def exiting(self, status: Any) -> None:
+        """`sys.exit`, `exit` or `quit` is called, or a `SystemExit` leaves the script."""
+        if threading.current_thread() is threading.main_thread():
+            self.left[:] = [status]
+
+    def end(self) -> None:
+        """Python's exit hooks run."""
+        if os.getpid() != self.pid:
+            return
+        # A SystemExit that was caught has not ended the script: it came to its last instruction.
+        if self.status == "finished" and _left_by_an_exception(self.main):
+            code = self.left[0] if self.left else _code_by_hand(self.main)
+            if code is UNKNOWN:
+                self.reason = "left by a SystemExit whose code can't be seen on Python 3.11"
+            elif code not in (None, 0):
+                self.status, self.reason = "failed", f"SystemExit: {code}"
+        self.finish(self.status, self.reason)
+
+
+_watch: _Watch | None = None
 
 
 def at_end(finish: Callable[[str, str], None]) -> None:
-    """Have `finish(status, reason)` called when this process ends."""
-    outcome = ["finished", ""]
-    previous = sys.excepthook
-
-    def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        outcome[0] = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        outcome[1] = f"{kind.__name__}: {error}"
-        previous(kind, error, trace)
-
-    sys.excepthook = note
-    pid = os.getpid()
-    main = _main_frame()
-    leave = sys.exit
-    left: list[Any] = []
-
-    # No hook of Python's is called for SystemExit, and nothing keeps its code: the call is where it can be seen.
-    @functools.wraps(leave)
-    def exit_noted(status: Any = None, /) -> NoReturn:
-        if threading.current_thread() is threading.main_thread():
-            left[:] = [status]
-        leave(status)
-
-    sys.exit = exit_noted
-
-    def end() -> None:
-        if os.getpid() != pid:
-            return
-        # A SystemExit that was caught has not ended the script: it came to its last instruction.
-        if outcome[0] == "finished" and left and left[0] not in (None, 0) and _left_by_an_exception(main):
-            outcome[:] = ["failed", f"SystemExit: {left[0]}"]
-        finish(outcome[0], outcome[1])
-
-    atexit.register(end)
-    _at_end_of_child(finish)
+    """Have `finish(status, reason)` called when this process ends; a later one takes an earlier one's place."""
+    global _watch
+    if _watch is not None and _watch.pid == os.getpid():
+        _watch.finish = finish
+        _watch.left.clear()
+        return
+    watch = _watch = _Watch(finish)
+    _watch_errors(watch)
+    _watch_exits(watch)
+    _watch_signals(watch)
+    atexit.register(watch.end)
+    _watch_child(watch)
 
 
-def _at_end_of_child(finish: Callable[[str, str], None]) -> None:
+def _watch_child(watch: _Watch) -> None:
     """A process of `multiprocessing` leaves without Python's exit hooks, and calls its own."""
     multiprocessing = sys.modules.get("multiprocessing.process")
     util = sys.modules.get("multiprocessing.util")
     if multiprocessing is None or util is None or multiprocessing.parent_process() is None:
         return
-    pid = os.getpid()
 
     def end() -> None:
-        if os.getpid() == pid:
-            finish(*_outcome(sys.exc_info()[1]))
+        if os.getpid() == watch.pid:
+            watch.finish(*_outcome(sys.exc_info()[1]))
 
     util.Finalize(None, end, exitpriority=-100)
 
@@ -72,7 +95,88 @@ def _outcome(error: BaseException | None) -> tuple[str, str]:
     if isinstance(error, SystemExit) and error.__context__ is not None:
         error = error.__context__  # torch's launcher reports the error and leaves by one
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    return status, f"{type(error).__name__}: {error}"
+    return status, f"{type(error).__name__}: {_text(error)}"
+
+
+def _watch_errors(watch: _Watch) -> None:
+    previous = sys.excepthook
+
+    def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        watch.status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        watch.reason = f"{kind.__name__}: {_text(error)}"
+        previous(kind, error, trace)
+
+    sys.excepthook = note
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an error's own code may fail
+        return "<its text can't be had>"
+
+
+def _watch_exits(watch: _Watch) -> None:
+    leave = sys.exit
+
+    @functools.wraps(leave)
+    def exit_noted(status: Any = None, /) -> NoReturn:
+        watch.exiting(status)
+        leave(status)
+
+    sys.exit = exit_noted
+    quitter: Any = type(getattr(builtins, "exit", None))
+    if quitter.__module__ == "_sitebuiltins":
+        quit_plainly = quitter.__call__
+
+        def quit_noted(self: Any, code: Any = None) -> None:
+            watch.exiting(code)
+            quit_plainly(self, code)
+
+        quitter.__call__ = quit_noted
+    if watch.main is not None:
+        _watch_unwinding(watch, watch.main.f_code)
+
+
+def _watch_unwinding(watch: _Watch, code: CodeType) -> None:
+    """Python 3.12 and later: be told of exceptions that leave a frame. Nothing is paid where none does."""
+    monitoring: Any = getattr(sys, "monitoring", None)
+    if monitoring is None:
+        return
+
+    def unwound(left: CodeType, offset: int, error: BaseException) -> None:
+        del offset
+        if left is code and isinstance(error, SystemExit):
+            watch.exiting(error.code)
+
+    for tool in (4, 3):
+        if monitoring.get_tool(tool) is None:
+            with contextlib.suppress(ValueError):
+                monitoring.use_tool_id(tool, "flor_dagster")
+                monitoring.register_callback(tool, monitoring.events.PY_UNWIND, unwound)
+                monitoring.set_events(tool, monitoring.events.PY_UNWIND)
+            return
+
+
+def _watch_signals(watch: _Watch) -> None:
+    """A batch system's request to end is an end that can be told; the process then dies of it as it would have."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() == watch.pid:
+            with contextlib.suppress(Exception):
+                watch.finish("interrupted", signal.Signals(number).name)
+        os.kill(os.getpid(), number)
+
+    for name in SIGNALS:
+        number = getattr(signal, name, None)
+        # A handler of the training's own, or of a batch system's library, is left alone.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            with contextlib.suppress(OSError, ValueError):
+                signal.signal(number, note)
 
 
 def _main_frame() -> FrameType | None:
@@ -89,3 +193,22 @@ def _left_by_an_exception(frame: FrameType | None) -> bool:
     if frame is None:
         return True
     return not opcode.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")
+
+
+def _code_by_hand(frame: FrameType | None) -> Any:
+    """The code of a SystemExit that nothing has seen: None, what stands in its `raise`, or `UNKNOWN`."""
+    if frame is None:
+        return None
+    if hasattr(sys, "monitoring"):
+        return None
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).strip()
+    with contextlib.suppress(SyntaxError, ValueError):
+        (statement,) = ast.parse(text).body
+        match statement:
+            case ast.Raise(exc=ast.Call(func=ast.Name(id="SystemExit"), args=[ast.Constant(value=code)])):
+                return code
+            case ast.Raise(exc=ast.Name(id="SystemExit") | ast.Call(func=ast.Name(id="SystemExit"), args=[])):
+                return None
+            case _:
+                pass
+    return UNKNOWN

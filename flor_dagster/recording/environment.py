@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import platform
 import socket
@@ -20,8 +23,63 @@ def process_facts() -> dict[str, Any]:
         "cwd": str(Path.cwd()), "python": platform.python_version(), "executable": sys.executable,
         "platform": platform.platform(), "hashseed": os.environ.get("PYTHONHASHSEED"),
         "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-        "cores": os.cpu_count(),
+        "cores": os.cpu_count(), "hardware": hardware_facts(),
     }  # fmt: skip
+
+
+def hardware_facts() -> dict[str, Any]:
+    """The machine, as the system's own files tell it: asking a GPU's library would start it up in this process."""
+    facts: dict[str, Any] = {"machine": platform.machine(), "cpu": "", "memory": None, "gpus": []}
+    with contextlib.suppress(OSError, ValueError):
+        facts["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+        named = (line.partition(":") for line in file)
+        facts["cpu"] = next((value.strip() for key, _, value in named if key.strip() == "model name"), "")
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            named = (line.partition(":") for line in text.splitlines())
+            facts["gpus"] += [value.strip() for key, _, value in named if key.strip() == "Model"]
+    return facts
+
+
+def installed_packages() -> list[str]:
+    """`name==version` of what is installed on the import path, by the names of its metadata folders; sorted.
+
+    Reading the folders' names takes milliseconds; reading their metadata would take the training's time.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                stem, dot, kind = entry.name.rpartition(".")
+                name, dash, version = stem.partition("-")
+                if dot and dash and kind in ("dist-info", "egg-info"):
+                    # What stands earlier on the path is what is imported.
+                    found.setdefault(name.replace("_", "-").lower(), version.partition("-py")[0])
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def keep_packages(home: Path) -> str:
+    """The digest of the installed packages; the list itself lies once under it in the home.
+
+    `home/packages/<digest>.json` is a JSON list of `name==version`.
+    """
+    packages = installed_packages()
+    text = json.dumps(packages)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    path = packages_file(home, digest)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{digest}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    return digest
+
+
+def packages_file(home: Path, digest: str) -> Path:
+    """Where a list of packages lies."""
+    return home / "packages" / f"{digest}.json"
 
 
 def library_facts() -> dict[str, Any]:
@@ -30,7 +88,7 @@ def library_facts() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         facts["torch_threads"] = torch.get_num_threads()
-        facts["cuda"] = bool(torch.cuda.is_available())
+        facts["cuda"] = bool(torch.cuda.is_initialized())
     facts["versions"] = {
         name: str(getattr(sys.modules[name], "__version__", ""))
         for name in ("numpy", "torch", "sklearn", "scipy", "pandas")

@@ -10,6 +10,8 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["l", loop, context, name, ordinal, file, function, line, column, t]   a loop execution opened
     ["c", context, loop, index, value]                 an iteration of it, interned when first needed
     ["e", loop, how, count, t]                         it ended: exhausted, break, return, raise or open
+    ["t", {name: text}]                                tags that were added while it ran
+    ["o", context, t, channel, source, text]           what was printed or logged under `flor.capture`; channel: print or logging
     ["a", name, value, default, source]                an argument; source: default, given or history
     ["i", {...}]                                       the libraries' versions and thread counts, at the first loop
     ["b", root, {...}]                                 the state that it was in before the script drew from it, if another
@@ -30,6 +32,7 @@ since the epoch. `line` and `column` of a loop are where the `flor.loop(...)` ca
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -95,6 +98,11 @@ class JournalWriter:
     def entry(self, *parts: Any) -> bool:
         """Append one entry of plain JSON values."""
         return self.write(line_bytes(*parts))
+
+    def sync(self) -> None:
+        """Have what is written survive a loss of power."""
+        with contextlib.suppress(OSError):
+            os.fsync(self.fd)
 
     @property
     def closed(self) -> bool:

@@ -17,15 +17,22 @@ from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.generators import early_states, keep_early
 from flor_dagster.recording.identity import Topology, new_run_id
 from flor_dagster.recording.ranks import find_rank, find_topology
-from flor_dagster.recording.session import Session
+from flor_dagster.recording.session import PARENT_RUN, Session
 from flor_dagster.recording.trouble import warn
 
 active: Session | None = None
 factory: Callable[[], Session] | None = None
 """What a replay's child begins at the first flor call, where a training run begins its recording."""
 
-_starting = threading.Lock()
+wanted = 1
+"""In a replay: which of the runs of the recorded process it is of."""
+
+_starting = threading.RLock()
 _disabled = False
+_number = 0
+_silent = False
+_in_block = False
+_warned: set[str] = set()
 _forked_from: str | None = None
 """In a forked child the id of the run that its parent recorded, empty where it recorded none."""
 
@@ -36,35 +43,145 @@ def start() -> Session | None:
     with _starting:
         if active is not None:
             return active
+        if _silent or (factory is None and (_off() or _is_child())):
+            return None
+        active = _begin()
+        return active
+
+
+def _is_child() -> bool:
+    """Whether this is a process that a training made for its own work, and no rank of it: it records nothing.
+
+    So a worker of a loader or a pool, however it was started, neither writes into its parent's run nor begins another.
+    """
+    if _forked_from is not None:
+        return find_rank() is None
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return (
+        multiprocessing is not None and multiprocessing.parent_process() is not None and find_rank() is None
+    )
+
+
+def _begin(
+    name: str = "", tags: Mapping[str, str] | None = None, args: Mapping[str, Any] | None = None
+) -> Session | None:
+    """Begin the next run of this process. In a replay only the one that is asked for begins."""
+    global _number, _silent
+    _number += 1
+    if factory is not None:
+        if _number != wanted:
+            _silent = True
+            return None
+        return factory()
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    begin = Path(script).parent if script else Path.cwd()
+    place = layout.find_place(begin) or layout.find_place(Path.cwd())
+    versioned = place is not None
+    if place is None:
+        place = layout.place_without_git(Path.cwd())
+        _warn_once(
+            f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed"
+        )
+    entrypoint = layout.relative_file(script, place.root) if script else "<notebook>"
+    # Taken out of the environment: a process that the script starts is another training run.
+    origin = os.environ.pop("FLOR_ORIGIN", "") or ("script" if script else "notebook")
+    try:
+        layout.ensure_home(place.home)
+        session = Session(
+            place, entrypoint, topology=find_topology(place.home, parent=_forked_from or ""),
+            tags=_environment_object("FLOR_TAGS") | dict(tags or {}), origin=origin,
+            args=dict(args or {}) | _environment_object("FLOR_ARGS"), versioned=versioned,
+            begin=early_states() if _number == 1 else None, nth=_number, name=name,
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001 - recording must never break the training
+        warn(f"this run is not recorded: {type(error).__name__}: {error}")
+        _disable()
+        return None
+    at_end(session.finish)
+    os.environ[PARENT_RUN] = session.run_id
+    return session
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warn(message)
+
+
+def _over(session: Session | None, status: str = "finished", reason: str = "") -> None:
+    """End a run; the next flor call of this process begins another one."""
+    global active, factory, _silent
+    if session is not None:
+        session.finish(status, reason)
         if factory is not None:
-            active = factory()
-            return active
-        if _off() or (_forked_from is not None and find_rank() is None):
-            return None
-        script = getattr(sys.modules.get("__main__"), "__file__", None)
-        begin = Path(script).parent if script else Path.cwd()
-        place = layout.find_place(begin) or layout.find_place(Path.cwd())
-        versioned = place is not None
-        if place is None:
-            place = layout.place_without_git(Path.cwd())
-            warn(
-                f"no git repository around {begin}: this run is recorded in {place.home}, but can't be replayed"
-            )
-        entrypoint = layout.relative_file(script, place.root) if script else "<notebook>"
-        # Taken out of the environment: a process that the script starts is another training run.
-        origin = os.environ.pop("FLOR_ORIGIN", "") or ("script" if script else "notebook")
-        try:
-            layout.ensure_home(place.home)
-            active = Session(
-                place, entrypoint, topology=find_topology(place.home, parent=_forked_from or ""), tags=_environment_object("FLOR_TAGS"), origin=origin,
-                args=_environment_object("FLOR_ARGS"), versioned=versioned, begin=early_states(),
-            )  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - recording must never break the training
-            warn(f"this run is not recorded: {type(error).__name__}: {error}")
-            _disable()
-            return None
-        at_end(active.finish)
-    return active
+            if session.mode == "replay":
+                session.stop()  # where the record ends, the replay does
+            factory = None  # a resumed run is over; the next one is none
+        if session.parent:
+            os.environ[PARENT_RUN] = session.parent
+        else:
+            os.environ.pop(PARENT_RUN, None)
+    active = None
+    _silent = False
+
+
+@contextlib.contextmanager
+def run_block(
+    name: str, tags: Mapping[str, str] | None, args: Mapping[str, Any] | None
+) -> Generator[Session | None]:
+    """Record a block as one run of this process; what was being recorded outside of it ends."""
+    global active, _in_block
+    if _in_block:
+        raise RuntimeError(
+            f"the run {name!r} begins inside another `flor.run` block of this process; end that one first"
+        )
+    if active is not None and current.get() is not None and not active.ended and active.here().execution:
+        raise RuntimeError(
+            f"the run {name!r} begins inside a named loop of training run {active.run_id}; begin it outside"
+        )
+    if active is not None and active.embedded and not active.ended:
+        raise RuntimeError(
+            f"the run {name!r} begins inside training run {active.run_id}, which is an asset's"
+        )
+    if factory is None and (_off() or _is_child()):
+        yield None
+        return
+    with _starting:
+        _over(active)
+        session = active = _begin(name, tags, args)
+        _in_block = True
+    token = current.set(None)
+    status, reason = "finished", ""
+    try:
+        yield session
+    except KeyboardInterrupt:
+        status, reason = "interrupted", "KeyboardInterrupt"
+        raise
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            status, reason = "failed", f"SystemExit: {error.code}"
+        raise
+    except BaseException as error:
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        _in_block = False
+        current.reset(token)
+        _over(session, status, reason)
+
+
+def commit() -> str:
+    """End the run that is being recorded, or make it durable where it can't end; its id, empty where there is none."""
+    session = active
+    if session is None or session.ended:
+        if _silent:
+            _over(None)
+        return ""
+    if _in_block or session.embedded or session.here().execution is not None:
+        session.sync()
+    else:
+        _over(session)
+    return session.run_id
 
 
 def _disable() -> None:
@@ -89,7 +206,7 @@ def _environment_object(name: str) -> dict[str, Any]:
 def _disown_child() -> None:
     """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in."""
     global active, _forked_from, _starting
-    _starting = threading.Lock()  # another thread of the parent may have held it
+    _starting = threading.RLock()  # another thread of the parent may have held it
     before = "" if active is None else active.run_id
     if active is not None:
         active.disown()
@@ -139,6 +256,7 @@ def recorded_run(
         place or layout.place_without_git(root), entrypoint, topology=Topology(new_run_id()), tags=tags or {},
         origin=origin, args=args or {}, versioned=place is not None, module=module,
     )  # fmt: skip
+    session.embedded = True
     active = session
     token = current.set(None)
     try:

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -22,7 +22,7 @@ from flor_dagster.errors import CheckpointError, ReplayError
 from flor_dagster.recording import layout
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
-from flor_dagster.recording.context import current
+from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_EFFECT
 from flor_dagster.recording.generators import global_generators, put_state
 from flor_dagster.recording.graft import Grafter
@@ -130,6 +130,25 @@ class ReplaySession(Session):
         """A loop execution begins, skipped or not."""
         self._check_rebound()
         return super().open_loop(name, frame, line, column)
+
+    def open_told(
+        self, name: str, parent: Iteration, frame: FrameType, line: int, column: int
+    ) -> LoopExecution:
+        """An execution of a told loop begins; there is nothing to skip in it."""
+        self._check_rebound()
+        execution = super().open_told(name, parent, frame, line, column)
+        spec = self._spec(execution)
+        if spec is None:
+            self.journal.entry("x", "loop", f"the recorded run has no loop execution {execution.path}")
+        elif spec["action"] == "stop":
+            self.stop()
+        return execution
+
+    def add_tags(self, tags: Mapping[str, object]) -> None:
+        """Nothing: a replay is no training run of its own."""
+
+    def keep_output(self, t: int, channel: str, source: str, text: str) -> None:
+        """Nothing: what a replay prints is not what the training printed."""
 
     def _spec(self, execution: LoopExecution) -> dict[str, Any] | None:
         return self.plan["loops"].get(execution.path)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.arguments import convert, jsonable
 from flor_dagster.recording.capturing import Capturing
+from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import Iteration, current
-from flor_dagster.recording.environment import library_facts, process_facts
+from flor_dagster.recording.endings import SIGNALS
+from flor_dagster.recording.environment import keep_packages, library_facts, process_facts
 from flor_dagster.recording.generators import Generators, generator_state
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
@@ -23,12 +27,16 @@ from flor_dagster.recording.modules import Modules
 from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.records import Records
 from flor_dagster.recording.runlock import hold_lock, release_lock
+from flor_dagster.recording.telling import ToldLoops
 from flor_dagster.recording.trouble import Troubles
 from flor_dagster.recording.values import encode
 from flor_dagster.recording.versioning import VersionChild
 from flor_dagster.recording.walking import Walker
 
 T = TypeVar("T")
+
+PARENT_RUN = "FLOR_PARENT_RUN"
+"""Tells the processes that a run starts which run they belong to."""
 
 
 class Session:
@@ -43,6 +51,8 @@ class Session:
         args: arguments given from outside; they win over the defaults in the code.
         versioned: whether the place is a git repository.
         module: the name that an entry point's module was imported by.
+        nth: which of the runs of its process this is, from 1.
+        name: what `flor.run` calls it.
         begin: the states of shared random generators before the script drew from them, where they have moved on since.
     """
 
@@ -59,6 +69,8 @@ class Session:
         args: Mapping[str, Any],
         versioned: bool,
         module: str = "",
+        nth: int = 1,
+        name: str = "",
         begin: Mapping[str, Any] | None = None,
     ) -> None:
         self.place = place
@@ -80,10 +92,17 @@ class Session:
         self.modules = Modules(place.root)
         self.generators = Generators(self.generator_met)
         self.walker = Walker(place.root, self.modules.is_own, self.generators)
+        self.parent = os.environ.get(PARENT_RUN, "")
+        self.embedded = False  # begun and ended by somebody else's block
+        self.nth = nth
+        self.name = name
+        self._packages = ""
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
         self.records = Records(self.journal, place.root, self.troubles)
         self.root = Iteration(self.journal, None, 0, None)
+        self.told = ToldLoops(self)
+        self.channels: list[Channel] = []
         self._begin()
 
     @property
@@ -95,6 +114,8 @@ class Session:
 
     def _open_journal(self) -> JournalWriter:
         layout.ensure_home(self.place.home)
+        with contextlib.suppress(OSError):
+            self._packages = keep_packages(self.place.home)
         folder = layout.run_folder(self.place.home, self.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         rank = self.topology.rank
@@ -123,18 +144,24 @@ class Session:
         return self.topology.header() | process_facts() | {
             "mode": self.mode, "entrypoint": self.entrypoint, "module": self.module,
             "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": self._tags,
-            "given": jsonable(self.given),
+            "given": jsonable(self.given), "parent": self.parent, "packages": self._packages,
+            "nth": self.nth, "name": self.name,
         }  # fmt: skip
 
     def finish(self, status: str, reason: str = "") -> None:
         """Close the run: what is queued is written, the version awaited, the end noted."""
         if self.ended:
             return
+        if status == "finished":
+            self.told.end_all()
+        for channel in self.channels:
+            channel.stop()
         self.ended = True
         over = time.time_ns()  # what follows is our own business, no part of the training's time
         self.records.end()
-        self.capturing.close()
-        if self._version is not None:
+        if reason not in SIGNALS:  # there is no time: what is under way is written or is no checkpoint
+            self.capturing.close()
+        if self._version is not None and reason not in SIGNALS:
             late = self._version.wait()
             if late:
                 self.troubles.tell(late)
@@ -145,6 +172,18 @@ class Session:
         self.journal.close()
         release_lock(self._run_lock)
 
+    def sync(self) -> None:
+        """Have what is recorded so far survive a loss of power, with the code's version."""
+        if self._version is not None:
+            late = self._version.wait()
+            if late:
+                self.troubles.tell(late)
+        self.journal.sync()
+
+    def stop(self) -> NoReturn:
+        """A replay's end; a recording has none."""
+        raise NotImplementedError
+
     def disown(self) -> None:
         """In a forked child: nothing here belongs to it."""
         self.ended = True
@@ -154,6 +193,16 @@ class Session:
     def generator_met(self, root: str, generator: Any) -> None:
         """A shared random generator is in use from here on: a replay of an unseeded run begins with its state."""
         self.journal.entry("g", root, generator_state(root, generator))
+
+    # Tags, output ---------------------------------------------------------------------------------------------------
+
+    def add_tags(self, tags: Mapping[str, object]) -> None:
+        """More free texts; a later one of the same name wins."""
+        self.journal.entry("t", {str(name): str(value) for name, value in tags.items()})
+
+    def keep_output(self, t: int, channel: str, source: str, text: str) -> None:
+        """What the training printed or logged elsewhere, in the loop context where it did."""
+        self.journal.entry("o", self.records.context_id(self.here()), t, channel, source, text)
 
     # Arguments ------------------------------------------------------------------------------------------------------
 
@@ -177,12 +226,8 @@ class Session:
     def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
         """A loop execution begins."""
         name = str(name)
-        parent = current.get()
-        if parent is None or parent.owner is not self.journal:
-            parent = self.root
-        with self._lock:
-            self._loops += 1
-            number = self._loops
+        parent = self.here()
+        number = self._new_loop()
         source = find_source(frame, line, column)
         site = (frame.f_code.co_filename, line, column)
         execution = LoopExecution(number, parent, name, parent.next_ordinal(name), frame, source, site)
@@ -190,6 +235,29 @@ class Session:
             self._note_environment()
         self.records.note_loop(execution)
         self.loop_begins(execution)
+        return execution
+
+    def here(self) -> Iteration:
+        """The loop context that a call stands in; a context that another run has left behind is none."""
+        iteration = current.get()
+        return self.root if iteration is None or iteration.owner is not self.journal else iteration
+
+    def _new_loop(self) -> int:
+        with self._lock:
+            self._loops += 1
+            return self._loops
+
+    def open_told(
+        self, name: str, parent: Iteration, frame: FrameType, line: int, column: int
+    ) -> LoopExecution:
+        """An execution begins of a loop whose iterations are told."""
+        site = (frame.f_code.co_filename, line, column)
+        function = frame.f_code.co_qualname
+        execution = LoopExecution(self._new_loop(), parent, name, parent.next_ordinal(name), None, None, site)
+        execution.function = function
+        if parent.execution is None:
+            self._note_environment()
+        self.records.note_loop(execution)
         return execution
 
     def loop_begins(self, execution: LoopExecution) -> None:

@@ -31,6 +31,7 @@ def main(plan_path: str) -> int:
     os.chdir(plan["cwd"])
     sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
     sys.path[0] = str(path.parent)
+    sessions.wanted = plan.get("nth") or 1
     sessions.factory = lambda: ReplaySession(plan)
     builtins.__dict__["__flor__"] = _Lazy()
     try:
@@ -47,6 +48,8 @@ def main(plan_path: str) -> int:
         if not plan.get("ended_badly"):
             return _fail(f"{type(error).__name__}: {error}", 1)
         # The recorded run ended in an error too: it has come to the same place.
+    if sessions.active is None and (plan.get("nth") or 1) > 1:
+        return _fail(f"the script never began the run that was the {plan['nth']}. of its process", 1)
     _session().finish("finished")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -57,7 +60,13 @@ class _Lazy:
     """What the patched source calls `__flor__`: the session, begun at the first call where none was before."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_session(), name)
+        session = sessions.active or sessions.start()
+        # Before the run that is asked for begins, nothing is put back and nothing watched.
+        return _nothing if session is None else getattr(session, name)
+
+
+def _nothing(*_: Any) -> bool:
+    return False
 
 
 def _session() -> Session:
@@ -68,8 +77,13 @@ def _session() -> Session:
 
 
 def _fail(reason: str, status: int) -> int:
-    _print_traceback()
-    _session().finish("failed", reason)
+    if sys.exc_info()[0] is not None:
+        _print_traceback()
+    session = sessions.active or sessions.start()
+    if session is None:
+        sys.stderr.write(f"flor_dagster: {reason}\n")
+    else:
+        session.finish("failed", reason)
     return status
 
 

@@ -150,7 +150,7 @@ def _child_plan(job: Job, root: Path, journal: Path, statements: dict[str, dict[
     return {
         "run": job.run.id, "replay": job.replay_id, "root": str(root.resolve()), "home": str(job.home),
         "user_root": str(job.user_root), "journal": str(journal), "entrypoint": job.run.entrypoint,
-        "script": job.run.entrypoint, "module": header.get("module"), "argv": _moved(header.get("argv", []), header, root),
+        "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "argv": _moved(header.get("argv", []), header, root),
         "cwd": _moved([header.get("cwd") or str(root)], header, root)[0], "args": job.record.args,
         "begin": job.record.begin, "generators": job.record.generators, "loops": job.loops.loops, "statements": statements, "ended_badly": not job.record.finished,
     }  # fmt: skip

@@ -27,6 +27,7 @@ from flor_dagster.store.schema import (
     journal_calls,
     journals,
     loops,
+    outputs,
     records,
     run_warnings,
     runs,
@@ -363,7 +364,7 @@ class _KnownJournal:
             )
 
     def take_rest(self, lines: Lines) -> None:
-        """Arguments, checkpoints, uncaptured states, warnings, modules."""
+        """Arguments, checkpoints, uncaptured states, warnings, output, tags, modules."""
         connection, number, run = self.connection, self.journal.number, self.journal.run
         insert_rows(
             connection,
@@ -385,6 +386,19 @@ class _KnownJournal:
         )
         for name, (value, preset, source) in lines.args.items():
             self._take_arg(label(name), to_json(value), to_json(preset), str(source))
+        insert_rows(
+            connection,
+            outputs,
+            ("journal", "at", "ctx", "t", "channel", "source", "text"),
+            [
+                (number, at, context, t, label(channel), label(source), label(text))
+                for at, context, t, channel, source, text in lines.outputs
+            ],
+        )
+        if lines.tags and self.journal.rank == 0:
+            known = connection.execute(select(runs.c.tags).where(runs.c.run == run)).scalar_one()
+            merged = json.loads(known) | lines.tags
+            connection.execute(update(runs).where(runs.c.run == run).values(tags=to_json(merged)))
         if lines.modules:
             known = connection.execute(select(runs.c.modules).where(runs.c.run == run)).scalar_one()
             merged = json.loads(known) | lines.modules

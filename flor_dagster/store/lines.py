@@ -36,6 +36,10 @@ class Lines:
     uncaptured: list[tuple[int, list[Any]]] = field(default_factory=list[tuple[int, list[Any]]])
     warnings: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     modules: dict[str, str] = field(default_factory=dict[str, str])
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    outputs: list[tuple[int, int, int, str, str, str]] = field(
+        default_factory=list[tuple[int, int, int, str, str, str]]
+    )
     last: list[Any] | None = None
 
 
@@ -86,6 +90,10 @@ def _sort(lines: Lines, offset: int, parts: list[Any]) -> None:
             lines.modules.update(modules)
         case ["w", code, message]:
             lines.warnings.append((offset, str(code), str(message)))
+        case ["t", dict(tags)]:
+            lines.tags.update({str(name): str(value) for name, value in tags.items()})
+        case ["o", int(context), int(t), str(channel), str(source), str(text)]:
+            lines.outputs.append((offset, context, t, channel, source, text))
         case ["z", status, reason, t]:
             lines.last = [status, reason, t]
         case _:

@@ -262,6 +262,11 @@ class LogStore:
         with self._database.read() as connection:
             return rows.warning_rows(connection, rows.run_number(connection, run_id))
 
+    def output(self, run_id: str) -> list[dict[str, Any]]:
+        """What a run printed and logged elsewhere under `flor.capture`: `path`, `channel`, `source`, `text`, `time`."""
+        with self._database.read() as connection:
+            return rows.output_rows(connection, run_id)
+
     # Statements, placements, cells.
 
     def add_statement(

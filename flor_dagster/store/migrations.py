@@ -12,8 +12,14 @@ from flor_dagster.store import schema
 
 Migration = Callable[[Connection], None]
 
+
+def _keep_output(connection: Connection) -> None:
+    """Schema 2: what a training printed and logged elsewhere."""
+    schema.outputs.create(connection, checkfirst=True)
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (_keep_output,)
 
 NEWEST = len(MIGRATIONS) + 1
 

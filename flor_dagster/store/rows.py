@@ -23,6 +23,7 @@ from flor_dagster.store.schema import (
     journals,
     loops,
     names,
+    outputs,
     records,
     run_warnings,
     runs,
@@ -107,6 +108,24 @@ def find_run(connection: Connection, asked: str) -> RunRow:
         else f"The store knows {len(known) // 2} training run(s)."
     )
     raise UnknownNameError(f"No training run is called {asked!r}. {hint}")
+
+
+def output_rows(connection: Connection, run_id: str) -> list[dict[str, Any]]:
+    """What a run printed and logged elsewhere, in its order: `path`, `channel`, `source`, `text`, `time`."""
+    run = run_number(connection, run_id)
+    o, j, c = outputs.c, journals.c, contexts.c
+    query = (
+        select(o.channel, o.source, o.text, o.t.label("at_time"), c.path)
+        .join(journals, j.journal == o.journal)
+        .outerjoin(contexts, (c.run == j.run) & (c.rank == j.rank) & (c.ctx == o.ctx))
+        .where(j.run == run, j.replay_id.is_(None))
+        .order_by(j.rank, o.at)
+    )
+    return [
+        {"path": ", ".join(f"{k}={v}" for k, v in json.loads(row.path or "{}").items()), "channel": row.channel, "source": row.source, "text": row.text,
+         "time": moment(row.at_time)}
+        for row in connection.execute(query)
+    ]  # fmt: skip
 
 
 def run_number(connection: Connection, run_id: str) -> int:

@@ -247,6 +247,19 @@ run_warnings = Table(
     Column("message", Text, nullable=False),
 )
 
+# What the training printed and logged elsewhere, where it asked for that to be kept.
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("journal", ForeignKey("journals.journal"), primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("ctx", BigInteger, nullable=False),
+    Column("t", BigInteger, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("text", Text, nullable=False),
+)
+
 placements = Table(
     "placements",
     metadata,
