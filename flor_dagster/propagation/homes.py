@@ -6,7 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 
-from flor_dagster.propagation.modules import defined_functions, local_imports, parsed
+from flor_dagster.propagation.modules import LocalImport, defined_functions, local_imports, parsed
 from flor_dagster.propagation.trees import Counterparts, SourceTree, alike, changed_files, python_files
 
 _SAME_NAME = 0.25  # least likeness of two functions of one name in files that are no counterparts
@@ -40,6 +40,7 @@ class HomeFinder:
         self._counterparts = counterparts
         self._entry_point = entry_point
         self._changed: tuple[str, ...] | None = None
+        self._changed_new: tuple[str, ...] = ()
         self._loaded: frozenset[str] | None = None
 
     def of(self, path: str, line: int) -> Homes:
@@ -55,6 +56,9 @@ class HomeFinder:
         at_home = self._likeness_in(own, name, body) if own is not None else None
         if at_home is not None and at_home >= _STRANGER:
             return Homes(first)
+        linked = self._by_imports(path, own, name) if at_home is None else None
+        if linked is not None:
+            return Homes((linked, *(p for p in first if p != linked)))
         ranked = self._elsewhere(own, name, body)
         if not ranked:
             return Homes(first)
@@ -69,6 +73,43 @@ class HomeFinder:
             path_of_best = loaded[0]
         return Homes((path_of_best, *first))
 
+    def _by_imports(self, path: str, own: str | None, name: str) -> str | None:
+        """Where the function is by what imports say, however little of its body is left.
+
+        The file's counterpart takes it from another file; or a file of the new version takes it from this one, and that
+        file's counterpart has it itself.
+        """
+        simple = name.partition(".")[0]
+        if own is not None:
+            for found in self._imports(self._old, own):
+                if found.name == simple and self._defines(found.path, name):
+                    return found.path
+        if self._changed is None:
+            self._look_at_changes()
+        for importer in self._changed_new:
+            if any(i.path == path and i.name == simple for i in self._imports(self._new, importer)):
+                other = self._counterparts.of(importer)
+                if other is not None and other != own and self._defines(other, name):
+                    return other
+        return None
+
+    @staticmethod
+    def _imports(tree: SourceTree, path: str) -> tuple[LocalImport, ...]:
+        text = tree.read(path)
+        module = parsed(text) if text is not None else None
+        return local_imports(module, path, python_files(tree)) if module is not None else ()
+
+    def _defines(self, path: str, name: str) -> bool:
+        text = self._old.read(path)
+        module = parsed(text) if text is not None else None
+        return module is not None and name in defined_functions(module)
+
+    def _look_at_changes(self) -> tuple[str, ...]:
+        self._changed_new, self._changed = changed_files(self._new, self._old)
+        self._new.prepare(self._changed_new)
+        self._old.prepare(self._changed)
+        return self._changed
+
     def _likeness_in(self, path: str, name: str, body: str) -> float | None:
         """How alike the function of a name in one file of the old version is; None where the file has none."""
         text = self._old.read(path)
@@ -78,14 +119,12 @@ class HomeFinder:
 
     def _elsewhere(self, own: str | None, name: str, body: str) -> list[tuple[float, str]]:
         """Other files whose function of that name, or else of another one, is alike; best first."""
-        if self._changed is None:
-            self._changed = changed_files(self._new, self._old)[1]
-            self._old.prepare(self._changed)
+        changed = self._look_at_changes() if self._changed is None else self._changed
         simple = name.rpartition(".")[2]
         pattern = re.compile(rf"\b(def|class)\s+{re.escape(simple)}\b")
         named: list[tuple[float, str]] = []
         others: list[tuple[float, str]] = []
-        for path in self._changed:
+        for path in changed:
             text = self._old.read(path) if path != own else None
             module = parsed(text) if text is not None else None
             if text is None or module is None:
