@@ -42,6 +42,7 @@ class Nesting:
                     self._loops[node.number] = name
         self.names = frozenset(self._loops.values())
         self._nests: dict[int, Nest] = {}
+        self._calls: dict[int, Nest] = {}
         self._mentions: dict[str, list[tuple[Node, str]]] = {}
         functions = {n.name for n in tree.nodes if n.kind == "def"}
         for node in tree.nodes:
@@ -65,17 +66,27 @@ class Nesting:
         if block is None:
             return Nest(tuple(loops), complete=True)
         function = block.owner
-        if function.number in seen:
-            return Nest(tuple(loops), complete=False)
-        around: set[Nest] = set()
+        outer = self._calls.get(function.number)
+        if outer is None and function.number not in seen:
+            outer = self._around_calls(function, seen | {function.number})
+            if outer is not None:
+                self._calls[function.number] = outer
+        return Nest(tuple(loops), complete=False) if outer is None else Nest((*outer.loops, *loops), True)
+
+    def _around_calls(self, function: Node, seen: frozenset[int]) -> Nest | None:
+        """The named loops around all calls of a function, None where they differ or can't be seen.
+
+        The first that can't be seen decides: looking at every way through a large call graph would take for ever.
+        """
+        around: Nest | None = None
         for caller, how in self._mentions.get(function.name, []):
             if not how:  # handed on, or called who knows how often
-                return Nest(tuple(loops), complete=False)
-            around.add(self._around(caller.block, seen | {function.number}))
-        if len(around) != 1:
-            return Nest(tuple(loops), complete=False)
-        outer = around.pop()
-        return Nest((*outer.loops, *loops), outer.complete)
+                return None
+            found = self._around(caller.block, seen)
+            if not found.complete or (around is not None and found != around):
+                return None
+            around = found
+        return around
 
 
 def same_loops(new: Nesting, block: Block, old: Nesting, other: Block) -> bool:

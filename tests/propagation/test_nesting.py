@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,23 @@ def test_the_loop_of_the_same_name_wins_over_one_that_looks_alike() -> None:
         close(model)
     """
     assert [p.lines for p in ask(old).placements] == [(10, 10)]
+
+
+def test_a_large_call_graph_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [f"    f{m}()" for m in range(14)]
+    functions = [f"def f{n}():\n" + "\n".join(c for c in calls if c != f"    f{n}()") for n in range(14)]
+    text = "import flor\n" + "\n".join(functions) + "\nfor e in flor.loop('epoch', range(3)):\n    f1()\n"
+    module = ast.parse(text)
+    tree = build(text, Interner(), module=module)
+    looked: list[int] = []
+    around = Nesting._around
+
+    def counted(*arguments: Any) -> Nest:
+        looked.append(1)
+        assert len(looked) < 1000  # every way through these calls would be millions
+        return around(*arguments)
+
+    monkeypatch.setattr(Nesting, "_around", counted)
+    nesting = Nesting(tree, aliases(module))
+    function = next(node for node in tree.nodes if node.name == "f1")
+    assert not nesting.of(function.blocks[0]).complete
