@@ -43,7 +43,7 @@ def _broken(case: dict) -> Iterator[str]:
         if not _whole(propagate(new, ending, [line]), ending):
             yield "other texts of the old file, byte for byte"
     flat = ast.unparse(ast.parse(new))
-    if _place(propagate(flat, old, [_marked(flat)])) != _place(first):
+    if _tree(propagate(flat, old, [_marked(flat)])) != _tree(first):
         yield "reformatting the new version does not change the place"
     even = ast.unparse(ast.parse(old))
     if _tree(propagate(new, even, [line])) != _tree(first):
@@ -124,10 +124,6 @@ def _same_program(result: Propagated, old: str) -> bool:
     marked = {n for p in result.placements for n in range(p.lines[0], p.lines[1] + 1)}
     kept = "".join(t for n, t in enumerate(lines, 1) if n not in marked)
     return _parses(kept) and ast.dump(ast.parse(kept)) == ast.dump(ast.parse(old))
-
-
-def _place(result: Propagated) -> list[int]:
-    return [p.lines[0] for p in result.placements]
 
 
 def _tree(result: Propagated) -> str:

@@ -16,16 +16,9 @@ from flor_dagster.propagation.placing import Placer
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.resolving import Names
 from flor_dagster.propagation.statements import Parsed, read
-from flor_dagster.propagation.tree import (
-    SCOPES,
-    Interner,
-    Node,
-    Tree,
-    block_parts,
-    build,
-    header_tokens,
-    is_elif_of,
-)
+from flor_dagster.propagation.syntax import SCOPES, block_parts, is_elif_of
+from flor_dagster.propagation.tokens import header_tokens
+from flor_dagster.propagation.tree import Interner, Node, Tree, build
 
 BOM = "\ufeff"
 

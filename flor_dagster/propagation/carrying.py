@@ -15,7 +15,8 @@ from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.names import free_names, imported
 from flor_dagster.propagation.paths import scope_of
 from flor_dagster.propagation.statements import PACKAGES
-from flor_dagster.propagation.tree import FUNCTIONS, Block, Node
+from flor_dagster.propagation.syntax import FUNCTIONS
+from flor_dagster.propagation.tree import Block, Node
 
 _NUMBERS = frozenset(
     [

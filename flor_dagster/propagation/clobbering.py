@@ -11,7 +11,7 @@ from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.names import expressions, imported, stored
 from flor_dagster.propagation.paths import scope_of
 from flor_dagster.propagation.rewriting import rewritten
-from flor_dagster.propagation.tree import SCOPES, block_parts
+from flor_dagster.propagation.syntax import SCOPES, block_parts
 from flor_dagster.propagation.units import Unit
 
 

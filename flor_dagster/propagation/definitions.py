@@ -19,7 +19,8 @@ from flor_dagster.propagation.names import (
     parameters,
     stored,
 )
-from flor_dagster.propagation.tree import TRIES, WITHS, Block, Node, Tree
+from flor_dagster.propagation.syntax import TRIES, WITHS
+from flor_dagster.propagation.tree import Block, Node, Tree
 
 UNBOUND = -1
 State = Mapping[str, frozenset[int]]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from flor_dagster.propagation import effect_names as known
 from flor_dagster.propagation.names import dotted
-from flor_dagster.propagation.tree import parse
+from flor_dagster.propagation.syntax import parse
 
 Effects = Literal["pure", "unknown", "changes-training", "clock"]
 

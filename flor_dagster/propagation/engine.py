@@ -29,7 +29,8 @@ from flor_dagster.propagation.reads import reads_of
 from flor_dagster.propagation.refusing import line_of, refusal, sure, unreadable, without_place
 from flor_dagster.propagation.rewriting import captured
 from flor_dagster.propagation.statements import Found, read
-from flor_dagster.propagation.tree import Node, compile_error
+from flor_dagster.propagation.syntax import compile_error
+from flor_dagster.propagation.tree import Node
 from flor_dagster.propagation.units import Unit, evaluated, units_at, units_of
 from flor_dagster.propagation.writing import Writer
 

@@ -27,7 +27,7 @@ from flor_dagster.propagation.project import (
     propagate_tree,
 )
 from flor_dagster.propagation.statements import find_statements
-from flor_dagster.propagation.tree import LOOPS
+from flor_dagster.propagation.syntax import LOOPS
 from flor_dagster.propagation.trees import PatchedTree, SourceTree, as_tree, python_files, unchanged
 
 _MOST_HOPS = 48  # for one statement and one version

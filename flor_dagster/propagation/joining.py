@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from flor_dagster.propagation.inserting import split_lines
 from flor_dagster.propagation.modules import LocalImport, local_imports, parsed
-from flor_dagster.propagation.tree import SCOPES
+from flor_dagster.propagation.syntax import SCOPES
 
 
 @dataclass(frozen=True, slots=True)

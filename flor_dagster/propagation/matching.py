@@ -7,18 +7,15 @@ other side lacks (a `with`, a `try`, an extracted function). The steps feed each
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from flor_dagster.propagation.aligning import EQUAL, Aligner
 from flor_dagster.propagation.callsites import unique_call_sites
+from flor_dagster.propagation.likeness import Likeness, dice_of, targets_of, within
 from flor_dagster.propagation.tree import Block, Node, Tree
 
-_FIXED = 3.0  # weight of a pair that is known
-_EQUAL = 1.2  # weight of equal text
-_ALIKE = 0.5  # least similarity of a pair
 _ROUNDS = 3
-_EMPTY = ("Pass", "Break", "Continue", "try")  # statements that say nothing about what holds them
 
 
 class Matching:
@@ -33,9 +30,8 @@ class Matching:
         self.old_sites = unique_call_sites(old)
         self._calls_new = {s.number: new.nodes[f] for f, s in self.new_sites.items()}
         self._calls_old = {s.number: old.nodes[f] for f, s in self.old_sites.items()}
-        self._likeness: dict[tuple[int, int], float] = {}
-        self._contents: dict[tuple[bool, int], Counter[int]] = {}
-        self._targets_of: dict[tuple[bool, int], set[str]] = {}
+        self.likeness = Likeness(new, old, self._calls_new, self._calls_old)
+        self._aligner = Aligner(self.partner, self.back, self.likeness)
         self._match()
 
     def old_of(self, node: Node) -> Node | None:
@@ -45,14 +41,6 @@ class Matching:
     def new_of(self, node: Node) -> Node | None:
         """Counterpart in the new tree."""
         return self.back.get(node.number)
-
-    def likeness(self, a: Node, b: Node) -> float:
-        """How alike two statements are, 0 to 1; 1 is equal text."""
-        key = (a.number, b.number)
-        known = self._likeness.get(key)
-        if known is None:
-            known = self._likeness[key] = self._compare(a, b)
-        return known
 
     # ------------------------------------------------------------------ the steps
 
@@ -109,7 +97,7 @@ class Matching:
         for a in news:
             for b in olds:
                 if a.kind == b.kind:
-                    share = self._shared_content(a, b)
+                    share = self.likeness.shared_content(a, b)
                     if a.name == b.name:
                         share = 0.4 + 0.6 * share
                     ranked.append((share, a.number, b.number))
@@ -123,18 +111,14 @@ class Matching:
             other = self.old_of(scope)
             if other is None:
                 continue
-            mine = [n for n in self._within(self.new, scope) if n.number not in self.partner]
-            theirs = [n for n in self._within(self.old, other) if n.number not in self.back]
+            mine = [n for n in within(self.new, scope) if n.number not in self.partner]
+            theirs = [n for n in within(self.old, other) if n.number not in self.back]
             self._pair_unique(mine, theirs, least=1)
 
     def _unique_anywhere(self) -> None:
         mine = [n for n in self.new.nodes if n.number not in self.partner]
         theirs = [n for n in self.old.nodes if n.number not in self.back]
         self._pair_unique(mine, theirs, least=8)
-
-    @staticmethod
-    def _within(tree: Tree, scope: Node) -> list[Node]:
-        return [n for n in tree.nodes[scope.number + 1 : scope.last + 1] if n.scope is scope]
 
     def _pair_unique(self, mine: Sequence[Node], theirs: Sequence[Node], least: int) -> None:
         """Pair identical subtrees that occur once on either side, the largest first."""
@@ -162,7 +146,7 @@ class Matching:
             other = self.old_of(node)
             if other is not None and node.blocks and other.blocks:
                 for mine, theirs in _block_pairs(node, other):
-                    self._accept(self._align(mine.items, theirs.items))
+                    self._accept(self._aligner.align(mine.items, theirs.items))
 
     def _containers(self, least: float = 0.35, *, same_depth: bool = False) -> None:
         """Pair compound statements by what they hold, innermost first."""
@@ -170,7 +154,7 @@ class Matching:
             if not node.blocks or node.is_scope or node.number in self.partner:
                 continue
             votes: Counter[int] = Counter()
-            for inner in self._holds(node):
+            for inner in self.likeness.holds(node):
                 other = self.partner.get(inner.number)
                 if other is not None:
                     for owner in self._owners(other):
@@ -185,25 +169,11 @@ class Matching:
                     other, self.old, self._calls_old
                 )
                 dice = 2 * shared / max(1, sizes - 2)
-                if dice >= least or (_dice(node.bag, other.bag) > 0.8 and shared):
+                if dice >= least or (dice_of(node.bag, other.bag) > 0.8 and shared):
                     ranked.append((dice, number))
             if ranked:
                 best = max(ranked, key=lambda r: (r[0], r[1]))
                 self._pair(node, self.old.nodes[best[1]])
-
-    def _holds(self, node: Node, *, new: bool = True) -> Iterable[Node]:
-        """What a statement holds, with what is in the functions that only it calls."""
-        calls = self._calls_new if new else self._calls_old
-        seen: set[int] = set()
-        todo = [node]
-        while todo:
-            top = todo.pop()
-            for inner in top.walk():
-                yield inner
-                function = calls.get(inner.number)
-                if function is not None and function.number not in seen and not function.contains(node):
-                    seen.add(function.number)
-                    todo.extend(item for block in function.blocks for item in block.items)
 
     def _owners(self, node: Node) -> Iterable[Node]:
         """Old statements around one, also around the only call of its function."""
@@ -232,9 +202,9 @@ class Matching:
 
         def single(tree: Tree, scope: Node) -> dict[tuple[str, ...], Node]:
             groups: dict[tuple[str, ...], list[Node]] = defaultdict(list)
-            for node in self._within(tree, scope):
-                if node.kind == "assign" and _targets(node):
-                    groups[_targets(node)].append(node)
+            for node in within(tree, scope):
+                if node.kind == "assign" and targets_of(node):
+                    groups[targets_of(node)].append(node)
             return {targets: nodes[0] for targets, nodes in groups.items() if len(nodes) == 1}
 
         for scope in [n for n in self.new.nodes if n.is_scope]:
@@ -276,7 +246,9 @@ class Matching:
                     n for n in flat if n.number not in known_flat or known_flat[n.number].number in inside
                 ]
                 pairs = (
-                    self._align(candidates, block.items) if old_side else self._align(block.items, candidates)
+                    self._aligner.align(candidates, block.items)
+                    if old_side
+                    else self._aligner.align(block.items, candidates)
                 )
                 weight = sum(w * min(a.size, b.size, 4) for a, b, w in pairs)
                 if weight > best[0]:
@@ -309,11 +281,11 @@ class Matching:
             if other is None:
                 continue
             table: dict[int, list[Node]] = defaultdict(list)
-            for node in self._within(self.old, other):
+            for node in within(self.old, other):
                 if node.number not in self.back:
                     table[node.digest].append(node)
             groups: dict[int, list[Node]] = defaultdict(list)
-            for node in self._within(self.new, scope):
+            for node in within(self.new, scope):
                 if node.number not in self.partner and node.digest in table:
                     groups[node.digest].append(node)
             for digest, news in groups.items():
@@ -322,142 +294,13 @@ class Matching:
                         if self._free(a, b):
                             self._pair_trees(a, b)
 
-    # ------------------------------------------------------------------ alignment
-
     def _accept(self, pairs: Iterable[tuple[Node, Node, float]]) -> None:
         for a, b, weight in pairs:
             if self._free(a, b):
-                if weight == _EQUAL and a.digest == b.digest:
+                if weight == EQUAL and a.digest == b.digest:
                     self._pair_trees(a, b)
                 else:
                     self._pair(a, b)
-
-    def _align(self, mine: Sequence[Node], theirs: Sequence[Node]) -> list[tuple[Node, Node, float]]:
-        """Order-keeping pairs of two runs of statements with the largest weight in all."""
-        fixed = self._fixed_points(mine, theirs)
-        pairs: list[tuple[Node, Node, float]] = []
-        i = j = 0
-        for x, y in [*fixed, (len(mine), len(theirs))]:
-            pairs.extend(self._align_gap(mine[i:x], theirs[j:y]))
-            if x < len(mine):
-                pairs.append((mine[x], theirs[y], _FIXED))
-            i, j = x + 1, y + 1
-        return pairs
-
-    def _fixed_points(self, mine: Sequence[Node], theirs: Sequence[Node]) -> list[tuple[int, int]]:
-        """The longest ordered run of pairs that are known already."""
-        at = {n.number: k for k, n in enumerate(theirs)}
-        known: list[tuple[int, int]] = []
-        for k, node in enumerate(mine):
-            other = self.partner.get(node.number)
-            if other is not None and other.number in at:
-                known.append((k, at[other.number]))
-        tails: list[int] = []
-        ends: list[int] = []
-        previous: list[int] = []
-        for k, (_, y) in enumerate(known):
-            spot = bisect_left(tails, y)
-            previous.append(ends[spot - 1] if spot else -1)
-            if spot == len(tails):
-                tails.append(y)
-                ends.append(k)
-            else:
-                tails[spot], ends[spot] = y, k
-        run: list[tuple[int, int]] = []
-        k = ends[-1] if ends else -1
-        while k >= 0:
-            run.append(known[k])
-            k = previous[k]
-        return run[::-1]
-
-    def _align_gap(self, mine: Sequence[Node], theirs: Sequence[Node]) -> list[tuple[Node, Node, float]]:
-        a = [n for n in mine if n.number not in self.partner]
-        b = [n for n in theirs if n.number not in self.back]
-        if not a or not b:
-            return []
-        table = [[0.0] * (len(b) + 1) for _ in range(len(a) + 1)]
-        weights = [[self._weight(x, y) for y in b] for x in a]
-        for i in range(len(a) - 1, -1, -1):
-            row, below, weight = table[i], table[i + 1], weights[i]
-            for j in range(len(b) - 1, -1, -1):
-                best = max(below[j], row[j + 1])
-                taken = below[j + 1] + weight[j]
-                row[j] = taken if weight[j] and taken > best else best
-        pairs: list[tuple[Node, Node, float]] = []
-        i = j = 0
-        while i < len(a) and j < len(b):
-            taken = table[i + 1][j + 1] + weights[i][j]
-            if weights[i][j] and abs(table[i][j] - taken) < 1e-9:
-                pairs.append((a[i], b[j], weights[i][j]))
-                i, j = i + 1, j + 1
-            elif table[i + 1][j] >= table[i][j + 1]:
-                i += 1
-            else:
-                j += 1
-        return pairs
-
-    def _weight(self, a: Node, b: Node) -> float:
-        if a.digest == b.digest:
-            return _EQUAL if len(a.bag) > 1 else 0.6
-        alike = self.likeness(a, b)
-        return alike if alike >= _ALIKE else 0.0
-
-    # ------------------------------------------------------------------ similarity
-
-    def _compare(self, a: Node, b: Node) -> float:
-        if a.digest == b.digest:
-            return 1.0
-        if a.kind != b.kind:
-            if {a.kind, b.kind} == {"assign", "expr"}:
-                return 0.8 * _dice(a.bag, b.bag)
-            return 0.0
-        if a.is_scope:
-            return 0.0  # functions and classes are paired by name or content
-        header = 1.0 if a.text == b.text else max(_dice(a.bag, b.bag), 0.8 * _dice(a.shape, b.shape))
-        if a.kind == "assign" and self._other_targets(a, b):
-            return 0.0
-        if a.blocks:
-            content = self._shared_content(a, b)
-            if a.kind in ("try", "with"):
-                return max(content, 0.4 * header + 0.6 * content)
-            return max(0.4 * header + 0.6 * content, 0.9 * header if header > 0.8 else 0.0)
-        if a.kind == "assign" and _targets(a) == _targets(b):
-            return 0.35 + 0.65 * header
-        return header
-
-    def _other_targets(self, a: Node, b: Node) -> bool:
-        """Whether one assigns a name that the other side's function has an assignment of its own for."""
-        mine, theirs = set(_targets(a)), set(_targets(b))
-        if mine == theirs or a.scope is None or b.scope is None:
-            return False
-        return bool((mine - theirs) & self._assigned(b.scope, new=False)) or bool(
-            (theirs - mine) & self._assigned(a.scope, new=True)
-        )
-
-    def _assigned(self, scope: Node, *, new: bool) -> set[str]:
-        known = self._targets_of.get((new, scope.number))
-        if known is None:
-            within = self._within(self.new if new else self.old, scope)
-            known = {t for n in within if n.kind == "assign" for t in _targets(n)}
-            self._targets_of[new, scope.number] = known
-        return known
-
-    def _shared_content(self, a: Node, b: Node) -> float:
-        """Dice of the simple statements inside, half credit for those that differ in names only."""
-        return max(
-            _counter_dice(self._content(a, new=True, shape=False), self._content(b, new=False, shape=False)),
-            0.85
-            * _counter_dice(self._content(a, new=True, shape=True), self._content(b, new=False, shape=True)),
-        )
-
-    def _content(self, node: Node, *, new: bool, shape: bool) -> Counter[int]:
-        key = (new, node.number * 2 + shape)
-        known = self._contents.get(key)
-        if known is None:
-            inner = [n for n in self._holds(node, new=new) if n is not node and n.kind not in _EMPTY]
-            known = Counter((n.shape_text if shape else n.text) for n in inner)
-            self._contents[key] = known
-        return known
 
 
 def _block_pairs(a: Node, b: Node) -> list[tuple[Block, Block]]:
@@ -481,28 +324,3 @@ def _depth(node: Node) -> int:
         depth += 1
         loop = loop.loop
     return depth
-
-
-def _targets(node: Node) -> tuple[str, ...]:
-    return node.facts.targets
-
-
-def _dice(a: dict[str, int], b: dict[str, int]) -> float:
-    if len(a) > len(b):
-        a, b = b, a
-    shared = 0
-    for token, count in a.items():
-        other = b.get(token)
-        if other:
-            shared += min(other, count)
-    total = sum(a.values()) + sum(b.values())
-    return 2 * shared / total if total else 1.0
-
-
-def _counter_dice(a: Counter[int], b: Counter[int]) -> float:
-    total = a.total() + b.total()
-    if not total:
-        return 0.0
-    if len(a) > len(b):
-        a, b = b, a
-    return 2 * sum(min(count, b[thing]) for thing, count in a.items()) / total

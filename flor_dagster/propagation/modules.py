@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flor_dagster.errors import SourceSyntaxError
-from flor_dagster.propagation.tree import FUNCTIONS, SCOPES, block_parts, parse
+from flor_dagster.propagation.syntax import FUNCTIONS, SCOPES, block_parts, parse
 
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__", "__doc__", "__builtins__", "__spec__"}
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -22,7 +22,7 @@ from flor_dagster.propagation.model import Placement, Propagated, Refusal, Refus
 from flor_dagster.propagation.modules import parsed
 from flor_dagster.propagation.statements import find_statements
 from flor_dagster.propagation.supplying import Missing, Supplier
-from flor_dagster.propagation.tree import compile_error
+from flor_dagster.propagation.syntax import compile_error
 from flor_dagster.propagation.trees import Counterparts, PatchedTree, SourceTree, as_tree
 
 FINAL: frozenset[RefusalKind] = frozenset({"changes-training", "unsupported-syntax"})

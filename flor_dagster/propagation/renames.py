@@ -13,7 +13,9 @@ from typing import cast
 
 from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.names import dotted, expressions, parameters, stored
-from flor_dagster.propagation.tree import FUNCTIONS, TRIES, Node, add_tokens
+from flor_dagster.propagation.syntax import FUNCTIONS, TRIES
+from flor_dagster.propagation.tokens import add_tokens
+from flor_dagster.propagation.tree import Node
 
 
 class Renames:

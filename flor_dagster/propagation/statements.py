@@ -11,7 +11,7 @@ from typing import Literal
 
 from flor_dagster.propagation.model import Statement
 from flor_dagster.propagation.names import dotted, expressions
-from flor_dagster.propagation.tree import FUNCTIONS, block_parts, parse
+from flor_dagster.propagation.syntax import FUNCTIONS, block_parts, parse
 
 PACKAGES = ("flor_dagster", "flor", "flordb")
 

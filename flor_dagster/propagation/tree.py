@@ -8,20 +8,13 @@ redundant parentheses can't change a result.
 from __future__ import annotations
 
 import ast
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
 
-from flor_dagster.errors import SourceSyntaxError
 from flor_dagster.propagation.facts import Facts, facts_of
-
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-LOOPS = (ast.For, ast.AsyncFor, ast.While)
-WITHS = (ast.With, ast.AsyncWith)
-TRIES = (ast.Try, ast.TryStar)
-SCOPES = (*FUNCTIONS, ast.ClassDef)
+from flor_dagster.propagation.syntax import SCOPES, block_parts, is_elif_of
+from flor_dagster.propagation.tokens import add_tokens, header_tokens
 
 # Statements that may stand in for each other after an edit share a kind; others are never similar.
 _KINDS: dict[type[ast.AST], str] = {
@@ -167,36 +160,6 @@ class Tree:
         return ".".join(p for p in reversed(parts) if p) or "<module>"
 
 
-def parse(source: str, what: str = "source") -> ast.Module:
-    """Parse Python source.
-
-    Raises:
-        SourceSyntaxError: the text is no Python of the running interpreter (Python 2, torn or conflicted files).
-    """
-    try:
-        with warnings.catch_warnings():
-            # Old code may draw warnings; they are not for whoever asks about it.
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
-    except SyntaxError as error:
-        message = f"the {what} can't be parsed: line {error.lineno or '?'}: {error.msg}"
-        raise SourceSyntaxError(message) from error
-    except (ValueError, RecursionError) as error:
-        message = f"the {what} can't be parsed: {error}"
-        raise SourceSyntaxError(message) from error
-
-
-def compile_error(source: str) -> str | None:
-    """Why Python would not compile a text, or None; finds what parsing alone does not (a late `global`)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(source, "old version", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        return str(error)
-    return None
-
-
 def build(
     source: str,
     interner: Interner,
@@ -307,103 +270,9 @@ class _Builder:
         return self.interner(("label", *tokens))
 
 
-def block_parts(syntax: ast.stmt | ast.Module) -> Iterator[tuple[str, ast.AST | None, list[ast.stmt]]]:
-    """Blocks of a statement as (role, handler or case, statements), in source order."""
-    body = getattr(syntax, "body", None)
-    if isinstance(body, list):
-        yield "body", None, cast("list[ast.stmt]", body)
-    for handler in cast("list[ast.ExceptHandler]", getattr(syntax, "handlers", [])):
-        yield "handler", handler, handler.body
-    for case in cast("list[ast.match_case]", getattr(syntax, "cases", [])):
-        yield "case", case, case.body
-    for role in ("orelse", "finalbody"):
-        rest = cast("list[ast.stmt]", getattr(syntax, role, []))
-        if rest:
-            yield role, None, rest
-
-
 def is_docstring(block: Block) -> bool:
     """Whether a block starts with a documentation string."""
     if not (block.owner.is_scope and block.items):
         return False
     value = getattr(block.items[0].syntax, "value", None)
     return block.items[0].kind == "expr" and isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-def is_elif_of(syntax: ast.AST, role: str, statements: list[ast.stmt]) -> bool:
-    """`elif` is an `If` that starts where the word `elif` does: no statement can be put before or after it."""
-    if not (isinstance(syntax, ast.If) and role == "orelse" and len(statements) == 1):
-        return False
-    inner = statements[0]
-    return isinstance(inner, ast.If) and inner.col_offset == syntax.col_offset
-
-
-def header_tokens(syntax: ast.stmt | ast.Module, out: list[str], renames: dict[str, str]) -> None:
-    """Tokens of a statement without the statements inside."""
-    out.append(type(syntax).__name__)
-    if isinstance(syntax, SCOPES):
-        out.append("n:" + renames.get(syntax.name, syntax.name))
-    for name, value in ast.iter_fields(syntax):
-        if name in (
-            "body",
-            "orelse",
-            "finalbody",
-            "handlers",
-            "cases",
-            "type_ignores",
-            "name",
-            "type_comment",
-        ):
-            continue
-        _add_value(value, out, renames)
-
-
-def add_tokens(node: ast.AST, out: list[str], renames: dict[str, str]) -> None:
-    """Tokens of an expression: `n:` names, `a:` attributes, `c:` constants, `k:` keywords, the rest structure."""
-    if isinstance(node, ast.Name):
-        out.append("n:" + renames.get(node.id, node.id))
-    elif isinstance(node, ast.Constant):
-        _add_constant(node.value, out)
-    elif isinstance(node, ast.Attribute):
-        add_tokens(node.value, out, renames)
-        out.append("a:" + node.attr)
-    elif isinstance(node, ast.arg):
-        out.append("n:" + renames.get(node.arg, node.arg))
-        if node.annotation is not None:
-            add_tokens(node.annotation, out, renames)
-    elif isinstance(node, ast.keyword):
-        out.append(f"k:{node.arg}")
-        add_tokens(node.value, out, renames)
-    elif isinstance(node, ast.alias):
-        out.append("i:" + node.name)
-        if node.asname:
-            out.append("n:" + node.asname)
-    elif not isinstance(node, ast.expr_context):
-        out.append(type(node).__name__)
-        for _, value in ast.iter_fields(node):
-            _add_value(value, out, renames)
-
-
-def _add_value(value: object, out: list[str], renames: dict[str, str]) -> None:
-    if isinstance(value, ast.AST):
-        add_tokens(value, out, renames)
-    elif isinstance(value, list):
-        out.append(f"[{len(value)}")
-        for item in cast("list[object]", value):
-            _add_value(item, out, renames)
-    elif value is None:
-        out.append("-")
-    else:
-        out.append(f"s:{value}")
-
-
-def _add_constant(value: object, out: list[str]) -> None:
-    if isinstance(value, str):
-        # The words of a message tell that it is the same message after an edit; the whole text, that it is equal.
-        out.append("-" + value)
-        words = value.split()[:8]
-        out.extend("c:" + word for word in words)
-        if not words:
-            out.append("c:''")
-    else:
-        out.append(f"c:{value!r}")

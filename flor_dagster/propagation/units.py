@@ -14,7 +14,7 @@ from flor_dagster.propagation.effects import classify
 from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.model import Statement
 from flor_dagster.propagation.statements import Aliases, Found, Parsed, bound_to
-from flor_dagster.propagation.tree import block_parts
+from flor_dagster.propagation.syntax import block_parts
 
 
 @dataclass(frozen=True, slots=True)
