@@ -9,7 +9,13 @@ from pathlib import Path
 NO_COMMIT = "nogit000"
 
 # Where the process began: a script's own name may be relative to it, and the script may go elsewhere.
-_BEGAN_IN = Path.cwd()
+_began_in = Path.cwd()
+
+
+def began_in(folder: str) -> None:
+    """Say where the program begins, in a process that was forked for it somewhere else."""
+    global _began_in
+    _began_in = Path(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ def checkpoints_folder(home: Path) -> Path:
 def relative_file(file: str, root: Path) -> str:
     """A source file as the journal names it: relative to the repository where it lies in it, else absolute."""
     try:
-        path = (_BEGAN_IN / file).resolve()
+        path = (_began_in / file).resolve()
         return path.relative_to(root).as_posix()
     except (ValueError, OSError):
         return file

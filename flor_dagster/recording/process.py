@@ -205,7 +205,7 @@ def _environment_object(name: str) -> dict[str, Any]:
 
 def _disown_child() -> None:
     """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in."""
-    global active, _forked_from, _starting
+    global active, factory, _forked_from, _starting
     _starting = threading.RLock()  # another thread of the parent may have held it
     before = "" if active is None else active.run_id
     if active is not None:
@@ -213,6 +213,7 @@ def _disown_child() -> None:
         active = None
     if factory is not None or find_rank() is not None:
         _disable()
+    factory = None
     _forked_from = before
 
 

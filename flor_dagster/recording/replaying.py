@@ -81,6 +81,13 @@ class ReplaySession(Session):
         journal.entry("flor", FORMAT, header)
         return journal
 
+    def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
+        """A loop execution begins, skipped or not."""
+        self._check_rebound()
+        if self._loops == 0:
+            pin_torch_threads(self.plan)
+        return super().open_loop(name, frame, line, column)
+
     def _begin(self) -> None:
         self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
         self.journal.entry("m", self.modules.loaded())
@@ -92,6 +99,11 @@ class ReplaySession(Session):
             return
         self.ended = True
         self.records.end()
+        if self.journal.lost and status == "finished":
+            status, reason = (
+                "failed",
+                f"{self.journal.lost} lines of the replay's journal could not be written",
+            )
         self.journal.entry("z", status, reason[:2000], time.time_ns())
         self.journal.close()
 
@@ -125,11 +137,6 @@ class ReplaySession(Session):
     def watches(self, execution: LoopExecution) -> bool:
         """Every iteration's end may be compared."""
         return True
-
-    def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
-        """A loop execution begins, skipped or not."""
-        self._check_rebound()
-        return super().open_loop(name, frame, line, column)
 
     def open_told(
         self, name: str, parent: Iteration, frame: FrameType, line: int, column: int
@@ -353,6 +360,14 @@ class ReplaySession(Session):
         )
         failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
         self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n".encode())
+
+
+def pin_torch_threads(plan: dict[str, Any]) -> None:
+    """Give torch the number of threads that the recorded run had: sums differ between numbers of threads."""
+    torch = sys.modules.get("torch")
+    wanted = plan.get("torch_threads")
+    if torch is not None and wanted and torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
 
 
 def live_global(module: str, name: str) -> Any:

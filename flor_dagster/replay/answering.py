@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -21,19 +18,23 @@ from flor_dagster.errors import FlorError
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
-from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
-from flor_dagster.recording.values import Failure, decode
+from flor_dagster.replay.attempting import Passing, StoppedError
+from flor_dagster.replay.carrying import LEAST_TIMEOUT, TIMEOUT_FACTOR, Carrier, Places
+from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.exactness import why_approximate, why_not_alone
-from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, absent_loops, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
+from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
 from flor_dagster.replay.selecting import choose_runs
-from flor_dagster.replay.verifying import Verdict, tainted_statements, verify
+from flor_dagster.replay.verifying import tainted_statements
+from flor_dagster.replay.warmth import preloadable
+from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Answerer:
             sentence, todo = "still running: ask again when it is over", []
         elif todo and run.commit is None:
             for statement in todo:
-                settled[statement.id] = _cell(run, statement, "refused", self._why_no_version(run))
+                settled[statement.id] = plain_cell(run, statement, "refused", self._why_no_version(run))
             sentence, todo = "its code was not kept", []
         elif todo:
             reason = why_not_alone(run, None)
@@ -144,7 +145,7 @@ class Answerer:
                 reason = why_not_alone(run, record)
             if reason:
                 for statement in todo:
-                    settled[statement.id] = _cell(run, statement, "refused", f"refused: {reason}")
+                    settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {reason}")
                 sentence, todo = reason, []
         if todo and record is not None:
             todo, placed = self._place(run, record, todo, settled, placements, question)
@@ -200,9 +201,9 @@ class Answerer:
             self._store.save_placement(row)
             placements[statement.id] = row
             if row.status == "refused":
-                settled[statement.id] = _cell(run, statement, "refused", f"refused: {row.sentence}")
+                settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {row.sentence}")
             elif not _loads(record, row.file):
-                settled[statement.id] = _cell(
+                settled[statement.id] = plain_cell(
                     run, statement, "refused", f"refused: this run never loaded {row.file}"
                 )
             elif row.status == "already-there":
@@ -243,7 +244,9 @@ class Answerer:
         never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
         for statement in todo:
             if statement.key in never:
-                settled[statement.id] = _cell(run, statement, "refused", f"refused: {never[statement.key]}")
+                settled[statement.id] = plain_cell(
+                    run, statement, "refused", f"refused: {never[statement.key]}"
+                )
         return [statement for statement in todo if statement.key not in never]
 
     def _reach(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> Reach:
@@ -259,6 +262,13 @@ class Answerer:
                     del self._reaches[next(iter(self._reaches))]
                 self._reaches[key] = Reach({f: text for f, text in texts.items() if text is not None})
             return self._reaches[key]
+
+    def _loaded_sources(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> dict[str, str]:
+        """The texts of the files that the run said it had loaded, and of those that statements were put into."""
+        tree = self._workspace.placer().tree(run.commit or "")
+        files = sorted(f for f in loaded_files(record) | placed.files.keys() if f.endswith(".py"))
+        texts = {f: placed.files[f].text if f in placed.files else tree.read(f) for f in files}
+        return {f: text for f, text in texts.items() if text is not None}
 
     def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
         """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
@@ -279,12 +289,46 @@ class Answerer:
     def answer(
         self, question: Question, *, on_cell: OnCell | None = None, on_line: OnLine | None = None
     ) -> Report:
-        """Replay what is open."""
+        """Replay what is open. Stopped by an exception such as KeyboardInterrupt, it ends its children and keeps what is finished."""
         begin = time.perf_counter()
         statements, prepared = self._prepare(question)
-        state = _Answers(on_cell)
+        jobs, cells = self._within_budget(question, statements, prepared)
+        slots = question.workers or self._default_slots(jobs)
+        state = _Answers(on_cell, self._workspace.backend(slots), question.max_seconds)
+        for item, statement, cell in cells:
+            state.tell(item, statement, cell)
+        bounds = self._split(question, jobs, slots)
+        carriers = [self._carrier(item, question, state, on_line) for item in jobs]
+        state.spend(sum(item.plan.estimated_seconds or 0.0 for item in jobs))
+        for carrier, item, parts in zip(carriers, jobs, bounds, strict=True):
+            if item.loops is not None:
+                state.backend.expect(carrier.example(item.placed, item.loops), len(parts or ()) or 1)
+        with ThreadPoolExecutor(
+            max_workers=max(1, min(slots, len(jobs))), thread_name_prefix="flor-run"
+        ) as pool:
+            futures = [
+                pool.submit(self._answer_run, item, carrier, parts, state)
+                for item, carrier, parts in zip(jobs, carriers, bounds, strict=True)
+            ]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._workspace.stop_backend()
+                raise
+        plan = Plan(question, statements, tuple(p.plan for p in prepared))
+        order = {run.run.id: i for i, run in enumerate(plan.runs)}
+        told = tuple(sorted(state.cells, key=lambda c: (order[c.run.id], c.statement.id)))
+        return Report(plan, told, tuple(state.replays), state.children, time.perf_counter() - begin)
+
+    def _within_budget(
+        self, question: Question, statements: Sequence[StatementRow], prepared: Sequence[_Prepared]
+    ) -> tuple[list[_Prepared], list[tuple[_Prepared, StatementRow, CellRow]]]:
+        """The runs to replay, longest first, and the cells that are known without a replay."""
         started = 0.0
         jobs: list[_Prepared] = []
+        cells: list[tuple[_Prepared, StatementRow, CellRow]] = []
         for item in sorted(
             prepared, key=lambda p: p.plan.run.started, reverse=True
         ):  # newest first, where time is bounded
@@ -292,35 +336,46 @@ class Answerer:
             for statement in statements:
                 if statement.id in item.settled:
                     self._settle(item.settled[statement.id])
-                    state.tell(item, statement, item.settled[statement.id])
+                    cells.append((item, statement, item.settled[statement.id]))
             if not item.plan.todo:
                 continue
             if question.max_seconds is not None and started + estimate > question.max_seconds:
                 for statement in item.plan.todo:
                     words = f"open: replaying it (about {estimate:.0f} s) is beyond the {question.max_seconds:.0f} s that were asked"
-                    state.tell(item, statement, _cell(item.plan.run, statement, "open", words))
+                    cells.append((item, statement, plain_cell(item.plan.run, statement, "open", words)))
                 continue
             started += estimate
             jobs.append(item)
         jobs.sort(key=lambda p: p.plan.estimated_seconds or 0.0, reverse=True)
-        workers = question.workers or os.cpu_count() or 1
-        with ThreadPoolExecutor(max_workers=max(1, min(workers, len(jobs) or 1))) as pool:
-            futures = [pool.submit(self._answer_run, item, question, state, on_line) for item in jobs]
-            for future in futures:
-                future.result()
-        plan = Plan(question, statements, tuple(p.plan for p in prepared))
-        order = {run.run.id: i for i, run in enumerate(plan.runs)}
-        cells = tuple(sorted(state.cells, key=lambda c: (order[c.run.id], c.statement.id)))
-        return Report(plan, cells, tuple(state.replays), state.children, time.perf_counter() - begin)
+        return jobs, cells
+
+    def _default_slots(self, jobs: Sequence[_Prepared]) -> int:
+        """One child per core, fewer where memory is short."""
+        needs = [memory_needed(item.record) for item in jobs if item.record is not None]
+        return min(default_slots(), max(1, int(available_memory() // max(needs, default=1))))
+
+    def _split(self, question: Question, jobs: Sequence[_Prepared], slots: int) -> list[Bounds | None]:
+        """Where each run's segments begin and end."""
+        rates = rates_of(self._store.replays())
+        costs = [
+            costs_of(item.record, item.loops, rates)
+            if item.loops is not None and item.record is not None
+            else None
+            for item in jobs
+        ]
+        if question.segments:
+            return [None if c is None else divide(c, question.segments) for c in costs]
+        # As many threads as the recorded run had must find a core each: with fewer of them, they wait for one another.
+        threads = max((torch_threads(item.record) for item in jobs if item.record is not None), default=1)
+        workers = max(1, slots // threads)
+        return choose(costs, [item.plan.estimated_seconds or 0.0 for item in jobs], workers)
 
     def _settle(self, cell: CellRow) -> None:
         known = self._store.cells(run_ids=[cell.run_id], statement_ids=[cell.statement_id])
         if not known or (known[0].status, known[0].sentence) != (cell.status, cell.sentence):
             self._store.save_cell(cell)
 
-    def _answer_run(
-        self, item: _Prepared, question: Question, state: _Answers, on_line: OnLine | None
-    ) -> None:
+    def _answer_run(self, item: _Prepared, carrier: Carrier, bounds: Bounds | None, state: _Answers) -> None:
         run = item.plan.run
         folder = self._workspace.home / "replays"
         folder.mkdir(parents=True, exist_ok=True)
@@ -329,10 +384,15 @@ class Answerer:
             if not todo:
                 return
             try:
-                self._replay(item, todo, question, state, on_line)
+                if item.loops is not None and len(todo) == len(item.plan.todo):
+                    carrier.carry(todo, item.placed, item.loops, bounds)
+                else:
+                    carrier.carry(todo, *carrier.replan(todo), None)
+            except StoppedError:
+                return
             except FlorError as error:
                 for statement in todo:
-                    self._fail(item, statement, str(error), (), state, None)
+                    carrier.fail(statement, str(error), (), None)
 
     def _still_open(self, item: _Prepared, state: _Answers) -> list[StatementRow]:
         """What nobody else has answered while we waited for the run."""
@@ -346,126 +406,31 @@ class Answerer:
                 todo.append(statement)
         return todo
 
-    def _replay(
-        self,
-        item: _Prepared,
-        todo: list[StatementRow],
-        question: Question,
-        state: _Answers,
-        on_line: OnLine | None,
-    ) -> None:
+    def _carrier(
+        self, item: _Prepared, question: Question, state: _Answers, on_line: OnLine | None
+    ) -> Carrier:
         run, record = item.plan.run, item.record
-        if record is None:
-            return
-        placed, loops = item.placed, item.loops
-        if loops is None or len(todo) != len(item.plan.todo):
+        assert record is not None
+
+        def replan(
+            todo: Sequence[StatementRow], *, without: frozenset[str] = frozenset(), jump: bool = True
+        ) -> tuple[PlacedVersion, LoopPlan]:
             placed = self._placer(question).place(run.commit or "", run.entrypoint, todo)
-            loops = self._loops(run, record, placed, todo, question)
-        # Each retry leaves out what the one before met: a jump, all checkpoints, one statement.
-        for _ in range(len(todo) + 3):
-            replay = self._begin(run, loops)
-            job = Job(
-                replay.id, run, record, placed, tuple(todo), loops, self._workspace.home, self._workspace.root,
-                self._workspace.cache, max(600.0, 20 * (run.seconds or 0.0)),
-            )  # fmt: skip
-            state.started()
-            outcome = execute(job, on_line)
-            if outcome.status == EXIT_RESTORE and (loops.start is not None or loops.skipped):
-                self._store.fail_replay(replay.id, outcome.reason)
-                jump = loops.start is None
-                without = frozenset("*") if jump else frozenset[str]()
-                if on_line is not None:
-                    on_line(
-                        f"{run.key}: {outcome.reason}; {'executing it from the beginning' if jump else 'not jumping'}"
-                    )
-                loops = self._loops(run, record, placed, todo, question, without=without, jump=False)
-                continue
-            if outcome.status == EXIT_EFFECT:
-                self._store.fail_replay(replay.id, outcome.reason)
-                todo = self._refuse_effect(item, todo, outcome, state)
-                if not todo:
-                    return
-                placed = self._placer(question).place(run.commit or "", run.entrypoint, todo)
-                loops = self._loops(run, record, placed, todo, question)
-                continue
-            self._conclude(item, todo, job, replay, outcome, question, state)
-            return
+            return placed, self._loops(run, record, placed, todo, question, without=without, jump=jump)
 
-    def _begin(self, run: RunRow, loops: LoopPlan) -> ReplayRow:
-        now = datetime.now().astimezone()
-        replay = ReplayRow(
-            secrets.token_hex(8), run.id, now, None, loops.estimated_seconds, "running", None, 0, 0, loops.sentence,
-            {"executed": loops.executed, "skipped": loops.skipped, "start": loops.start, "sentence": loops.sentence,
-             "cost": loops.cost},
-        )  # fmt: skip
-        self._store.begin_replay(replay)
-        return replay
-
-    def _refuse_effect(
-        self, item: _Prepared, todo: list[StatementRow], outcome: Outcome, state: _Answers
-    ) -> list[StatementRow]:
-        key = next(
-            (p[2] for _, k, p in read_record(outcome.journal).events if k == "x" and p[1] == "effect"), None
-        )
-        for statement in todo:
-            if statement.key == key:
-                words = (
-                    f"refused: evaluating `{statement.expression}` draws random numbers, which would change the training "
-                    "that is replayed"
-                )
-                cell = _cell(item.plan.run, statement, "refused", words)
-                self._store.save_cell(cell)
-                state.tell(item, statement, cell)
-        return [s for s in todo if s.key != key]
-
-    def _fail(
-        self,
-        item: _Prepared,
-        statement: StatementRow,
-        words: str,
-        tail: Sequence[str],
-        state: _Answers,
-        replay: str | None,
-    ) -> None:
-        cell = replace(
-            _cell(item.plan.run, statement, "failed", f"failed: {words}"), replay_id=replay,
-            detail={"tail": list(tail), "commit": item.plan.run.commit},
-        )  # fmt: skip
-        self._store.save_cell(cell)
-        state.tell(item, statement, cell)
-
-    def _conclude(
-        self, item: _Prepared, todo: list[StatementRow], job: Job, replay: ReplayRow, outcome: Outcome,
-        question: Question, state: _Answers,
-    ) -> None:  # fmt: skip
-        run = item.plan.run
-        if outcome.status != 0:
-            words = outcome.reason or f"the child ended with status {outcome.status}"
-            if outcome.status == EXIT_DAMAGED:
-                words += ". Ask again with --without-checkpoints to execute the run from its beginning"
-            elif outcome.status < 0:
-                words = f"the child was ended by signal {-outcome.status} after {outcome.seconds:.0f} s"
-            self._store.fail_replay(replay.id, words)
-            for statement in todo:
-                self._fail(item, statement, words, outcome.tail, state, replay.id)
-            return
-        replayed = read_record(outcome.journal)
-        lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
-        verdict = verify(job.record, replayed, job.loops, lines, self._tainted(run, job.record))
-        partial = question.iterations is not None
-        cells = [
-            self._cell_of(item, statement, job, replayed, outcome, verdict, replay.id, partial=partial)
-            for statement in todo
-        ]
-        done = replace(
-            replay, seconds=outcome.seconds, status="finished", fidelity=verdict.fidelity,
-            compared_records=verdict.records, compared_digests=verdict.digests, sentence=verdict.sentence,
-        )  # fmt: skip
-        with self._write:
-            self._store.commit_replay(done, [outcome.journal], cells)
-        state.replayed(done)
-        for statement, cell in zip(todo, cells, strict=True):
+        def tell(statement: StatementRow, cell: CellRow) -> None:
             state.tell(item, statement, cell)
+
+        passing = Passing(state.backend, self._tainted(run, record), on_line, state.started)
+        libraries = preloadable(self._loaded_sources(run, record, item.placed))
+        timeout = question.timeout_seconds or max(LEAST_TIMEOUT, TIMEOUT_FACTOR * (run.seconds or 0.0))
+        place_ = Places(self._workspace.home, self._workspace.root, self._workspace.cache)
+        approximate = why_approximate(self._store, run)
+        return Carrier(
+            self._store, self._write, place_, passing, run, record, replan=replan, tell=tell, done=state.replayed,
+            allows=state.allows, timeout=timeout, libraries=libraries if question.warm else None,
+            partial=question.iterations is not None, approximate=approximate,
+        )  # fmt: skip
 
     def _tainted(self, run: RunRow, record: RunRecord) -> frozenset[tuple[str, int]]:
         found: set[tuple[str, int]] = set()
@@ -475,49 +440,14 @@ class Answerer:
                 found |= tainted_statements(file, text)
         return frozenset(found)
 
-    def _cell_of(
-        self, item: _Prepared, statement: StatementRow, job: Job, replayed: RunRecord, outcome: Outcome,
-        verdict: Verdict, replay_id: str, *, partial: bool,
-    ) -> CellRow:  # fmt: skip
-        file, placement = job.placed.placements[statement.id]
-        by_line = outcome.statements.get(file, {})
-        values = [
-            decode(json.loads(r.text))
-            for r in replayed.records
-            if r.file == file and by_line.get(r.line) == statement.key
-        ]
-        failures = [v for v in values if isinstance(v, Failure)]
-        good = len(values) - len(failures)
-        fidelity = verdict.fidelity
-        words = f"{good} value{'s' * (good != 1)}, {verdict.sentence}"
-        status = "open" if partial else "replayed"
-        if fidelity == "diverged":
-            status, words = "failed", verdict.sentence
-        elif failures:
-            first = failures[0]
-            words = f"{first.type}: {first.message} ({file}, line {first.line}) in {len(failures)} of {len(values)} loop contexts"
-            status = "failed" if not good else status
-            words = words if not good else f"{good} values; {words}; {verdict.sentence}"
-        detail: dict[str, Any] = {
-            "values": summarise(values), "diff": placement.diff, "seconds": outcome.seconds, "commit": item.plan.run.commit,
-            "file": file, "line": placement.lines[0], "plan": job.loops.sentence, "tail": list(outcome.tail)[-5:],
-        }  # fmt: skip
-        approximate = why_approximate(self._store, item.plan.run)
-        if approximate:
-            words += f"; its version is approximate: {approximate}"
-        if partial and status == "open":
-            words = f"asked for some iterations only: {words}"
-        return CellRow(
-            item.plan.run.id, statement.id, status, fidelity, words, len(values), replay_id,
-            datetime.now().astimezone(), detail,
-        )  # fmt: skip
-
 
 class _Answers:
     """What became known so far; told from several threads."""
 
-    def __init__(self, on_cell: OnCell | None) -> None:
+    def __init__(self, on_cell: OnCell | None, backend: LocalBackend, max_seconds: float | None) -> None:
         self._on_cell = on_cell
+        self._left = max_seconds
+        self.backend = backend
         self._lock = threading.Lock()
         self.cells: list[CellAnswer] = []
         self.replays: list[ReplayRow] = []
@@ -530,6 +460,22 @@ class _Answers:
             if self._on_cell is not None:
                 self._on_cell(answer)
 
+    def spend(self, seconds: float) -> None:
+        """Take something off the seconds that were asked."""
+        with self._lock:
+            if self._left is not None:
+                self._left -= seconds
+
+    def allows(self, seconds: float) -> bool:
+        """Whether something that was not planned stays within the seconds that were asked; takes them off if so."""
+        with self._lock:
+            if self._left is None:
+                return True
+            if self._left < seconds:
+                return False
+            self._left -= seconds
+            return True
+
     def started(self) -> None:
         with self._lock:
             self.children += 1
@@ -537,10 +483,6 @@ class _Answers:
     def replayed(self, replay: ReplayRow) -> None:
         with self._lock:
             self.replays.append(replay)
-
-
-def _cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
-    return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
 
 
 def _targets(placed: PlacedVersion, todo: Sequence[StatementRow], reach: Reach) -> list[Target]:
@@ -560,10 +502,14 @@ def _added(placed: PlacedVersion) -> dict[str, tuple[int, ...]]:
     return {file: state.added for file, state in placed.files.items()}
 
 
+def loaded_files(record: RunRecord) -> frozenset[str]:
+    """The repository's files that a run said it had loaded."""
+    return frozenset(name for _, kind, parts in record.events if kind == "m" for name in parts[1])
+
+
 def _loads(record: RunRecord, file: str) -> bool:
     """Whether the run loaded a file. A run that died only said what it had loaded at its start: it may have loaded more."""
-    modules = {name for _, kind, parts in record.events if kind == "m" for name in parts[1]}
-    return file in modules or record.ended is None
+    return file in loaded_files(record) or record.ended is None
 
 
 def _function_at(text: str, line: int) -> str:
@@ -587,19 +533,3 @@ def _function_at(text: str, line: int) -> str:
 
     visit(ast.parse(text), [])
     return ".".join(best) if best else "<module>"
-
-
-def summarise(values: Sequence[Any]) -> dict[str, Any]:
-    """First, last, and for numbers the extremes."""
-    good = [v for v in values if not isinstance(v, Failure)]
-    if not good:
-        return {"count": 0}
-    summary: dict[str, Any] = {"count": len(good), "first": _plain(good[0]), "last": _plain(good[-1])}
-    numbers = [v for v in good if isinstance(v, int | float) and not isinstance(v, bool) and v == v]
-    if numbers:
-        summary |= {"min": min(numbers), "max": max(numbers)}
-    return summary
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)[:200]

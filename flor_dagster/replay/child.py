@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import contextlib
+import faulthandler
 import importlib.util
 import json
 import os
 import sys
+import threading
 import traceback
 import types
 from pathlib import Path
@@ -16,16 +20,19 @@ from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorErr
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
-from flor_dagster.recording.replaying import ReplaySession
+from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
-
-_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+from flor_dagster.replay.confining import confine
+from flor_dagster.replay.processes import STACK_SIGNAL
 
 
 def main(plan_path: str) -> int:
     """Replay by the plan in a file; the exit status of the process."""
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
-    _guard_user_files(Path(plan["user_root"]), Path(plan["home"]))
+    stack = Path(plan["stack"]).open("w", encoding="utf-8")  # noqa: SIM115 - open for as long as the process lives
+    faulthandler.enable()
+    faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
+    confine(plan["user_root"], plan["own_folders"])
     script, _, function = plan["script"].partition(":")
     path = Path(plan["root"]) / script
     os.chdir(plan["cwd"])
@@ -34,26 +41,53 @@ def main(plan_path: str) -> int:
     sessions.wanted = plan.get("nth") or 1
     sessions.factory = lambda: ReplaySession(plan)
     builtins.__dict__["__flor__"] = _Lazy()
+    if plan.get("other_machine"):
+        pin_torch_threads(plan)
+    pid = os.getpid()
+    status = _carry_out(plan, pid, path, function)
+    if os.getpid() != pid:
+        os._exit(status)
+    return status
+
+
+def _carry_out(plan: dict[str, Any], pid: int, path: Path, function: str) -> int:
     try:
         _run(path, function, plan.get("module") or path.stem, plan)
+        _wind_up()
     except DamagedCheckpointError as error:
         return _fail(str(error), EXIT_DAMAGED)
     except CheckpointError as error:
         return _fail(str(error), EXIT_RESTORE)
     except SystemExit as exit_:
         code = exit_.code
-        if code not in (None, 0) and not plan.get("ended_badly"):
+        if os.getpid() == pid and code not in (None, 0) and not plan.get("ended_badly"):
             return _fail(f"the script left with exit status {code}", 1)
+        _wind_up()
     except BaseException as error:  # noqa: BLE001 - an old version may raise anything
-        if not plan.get("ended_badly"):
+        if os.getpid() != pid or not plan.get("ended_badly"):
             return _fail(f"{type(error).__name__}: {error}", 1)
         # The recorded run ended in an error too: it has come to the same place.
-    if sessions.active is None and (plan.get("nth") or 1) > 1:
-        return _fail(f"the script never began the run that was the {plan['nth']}. of its process", 1)
-    _session().finish("finished")
-    sys.stdout.flush()
-    sys.stderr.flush()
+        _wind_up()
+    if os.getpid() == pid:  # else the old code forked, and this copy of it came to the script's end
+        if sessions.active is None and (plan.get("nth") or 1) > 1:
+            return _fail(f"the script never began the run that was the {plan['nth']}. of its process", 1)
+        _session().finish("finished")
+    _flush()
     return 0
+
+
+def _wind_up() -> None:
+    """What the interpreter does at a script's end, before the recorder's own last hook."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 class _Lazy:
@@ -78,12 +112,14 @@ def _session() -> Session:
 
 def _fail(reason: str, status: int) -> int:
     if sys.exc_info()[0] is not None:
-        _print_traceback()
+        with contextlib.suppress(Exception):
+            _print_traceback()
     session = sessions.active or sessions.start()
     if session is None:
         sys.stderr.write(f"flor_dagster: {reason}\n")
     else:
         session.finish("failed", reason)
+    _flush()
     return status
 
 
@@ -116,32 +152,3 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
     sys.modules["__main__"] = main_module
     code = compile(path.read_bytes(), str(path), "exec")
     exec(code, main_module.__dict__)
-
-
-def _guard_user_files(root: Path, home: Path) -> None:
-    """Refuse what would change the user's own files, also through links to untracked data."""
-    top = os.path.realpath(root)
-    own = os.path.realpath(home)
-
-    def inside(target: Any) -> bool:
-        if isinstance(target, bytes):
-            target = os.fsdecode(target)
-        if not isinstance(target, str | os.PathLike):
-            return False
-        real = os.path.realpath(target)
-        return (real == top or real.startswith(top + os.sep)) and not real.startswith(own + os.sep)
-
-    changing = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2,
-                "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1, "shutil.rmtree": 1}  # fmt: skip
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            target, mode, flags = (*args, None, None)[:3]
-            writes = isinstance(flags, int) and flags & _WRITE_FLAGS
-            writes = writes or (isinstance(mode, str) and any(c in mode for c in "wax+"))
-            if writes and inside(target):
-                raise PermissionError(f"a replay may not write the user's file {target}")
-        elif event in changing and any(inside(target) for target in args[: changing[event]]):
-            raise PermissionError(f"a replay may not change the user's file {args[0]} ({event})")
-
-    sys.addaudithook(hook)

@@ -8,9 +8,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,8 @@ from flor_dagster.replay.patch import Guarded, Patched, patch
 from flor_dagster.replay.placing import PlacedVersion, log_lines
 from flor_dagster.replay.planning import LoopPlan, shifted
 from flor_dagster.replay.record import RunRecord
+from flor_dagster.replay.stuck import Stuck, last_context, where_stuck
+from flor_dagster.replay.units import Backend, Ended, Unit
 from flor_dagster.store.models import RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
 
@@ -32,15 +32,27 @@ ALLOWED_VARIABLES = re.compile(
     r"CUDA_\w+|NVIDIA_\w+|HF_HOME|TORCH_HOME|XDG_\w+|SSL_CERT_\w+|(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS)$"
 )
 
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from flor_dagster.replay.child import main; "
-    "sys.path[0] = ''; sys.exit(main(sys.argv[2]))"
-)
+# Trackers that a script talks to write into the checkout, which goes with the replay, and stay off the network.
+_OUTPUTS = ".flor-outputs"
+
+
+def tracker_variables(root: Path) -> dict[str, str]:
+    """What turns other trackers' network off and their files into a folder of the checkout."""
+    outputs = root / _OUTPUTS
+    return {
+        "WANDB_MODE": "offline", "WANDB_DIR": str(outputs), "WANDB_SILENT": "true",
+        "MLFLOW_TRACKING_URI": (outputs / "mlruns").as_uri(), "NEPTUNE_MODE": "offline",
+        "CLEARML_OFFLINE_MODE": "1", "MPLBACKEND": "Agg",
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a child did: its exit status, its journal, its last lines, how long it took."""
+    """What a child did: how it ended, its journal, its last lines, how long it took.
+
+    `status` is 0 only where its journal is whole too. `reason` is what went wrong, in words; `stuck` is the hindsight
+    statement that it hung in.
+    """
 
     status: int
     journal: Path
@@ -48,11 +60,16 @@ class Outcome:
     seconds: float
     statements: dict[str, dict[int, str]]
     reason: str
+    ended: Ended
+    stuck: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One replay of one training run, ready to be carried out."""
+    """One segment of a replay of one training run, ready to be carried out.
+
+    `part` tells it from the replay's other segments and attempts. `libraries` are what a warm worker may have imported.
+    """
 
     replay_id: str
     run: RunRow
@@ -64,13 +81,17 @@ class Job:
     user_root: Path
     cache: Path
     timeout: float
+    part: str = "0"
+    libraries: tuple[str, ...] | None = None
+    seconds: float = 0.0
 
 
-def execute(job: Job, on_line: Callable[[str], None] | None = None) -> Outcome:
-    """Carry out one replay in a child process.
+def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = None) -> Outcome:
+    """Carry out one segment in a child process.
 
     Args:
         job: what is to be done.
+        backend: starts the child.
         on_line: told of what goes on, in words.
 
     Returns:
@@ -87,23 +108,69 @@ def execute(job: Job, on_line: Callable[[str], None] | None = None) -> Outcome:
         )
     repository = Repository(job.user_root)
     clone = Clone.open(job.user_root, job.cache)
-    work = clone.place / "replays" / job.replay_id
+    # A segment has a checkout of its own: what the old code writes must not meet what another segment of it writes.
+    work = clone.place / "replays" / f"{job.replay_id}.{job.part}"
     try:
         checkout = clone.checkout(job.run.commit, work)
         link_untracked(job.user_root, checkout.path)
+        (checkout.path / _OUTPUTS).mkdir(exist_ok=True)
         statements = _write_files(job, repository, checkout.path)
-        plan_path = folder / "plan.json"
-        journal = folder / "journal.0.jsonl"
+        journal = folder / f"part.{job.part}.jsonl"
         journal.unlink(missing_ok=True)
-        plan = _child_plan(job, checkout.path, journal, statements)
+        stack = folder / f"stack.{job.part}.txt"
+        plan = _child_plan(job, checkout.path, journal, statements, stack)
+        plan_path = folder / f"plan.{job.part}.json"
         plan_path.write_text(json.dumps(plan), encoding="utf-8")
         if on_line is not None:
             on_line(f"{job.run.key}: {job.loops.sentence}")
-        status, seconds = _run_child(job, plan_path, folder / "output.txt", checkout.path)
-        tail = _tail(folder / "output.txt", checkout.path, job.user_root)
-        return Outcome(status, journal, tail, seconds, statements, _reason(journal))
+        unit = unit_of(job, plan_path, folder / f"output.{job.part}.txt", checkout.path)
+        ended = backend.run(unit)
+        tail = _tail(Path(unit.output), checkout.path, job.user_root)
+        hung = where_stuck(stack, checkout.path, statements) if ended.why == "timeout" else Stuck("", "")
+        status, reason = _judge(job, journal, ended, hung)
+        stack.unlink(missing_ok=True)
+        return Outcome(status, journal, tail, ended.seconds, statements, reason, ended, hung.statement)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def unit_of(job: Job, plan: Path, output: Path, root: Path) -> Unit:
+    """The plain description of a job's work."""
+    header = job.record.header
+    recorded = header.get("executable")
+    interpreter = recorded if recorded and os.access(recorded, os.X_OK) else sys.executable
+    return Unit(
+        str(plan), str(root.resolve()), str(output), interpreter, _environment(header), tracker_variables(root),
+        job.libraries, job.timeout, job.seconds or job.loops.estimated_seconds,
+    )  # fmt: skip
+
+
+def _judge(job: Job, journal: Path, ended: Ended, hung: Stuck) -> tuple[int, str]:
+    """A child's status and what went wrong, from how it ended and what its journal says."""
+    status, last = journal_end(journal)
+    if ended.why == "timeout":
+        place = f" {hung.where}" if hung.where else ""
+        last_place = last_context(journal)
+        context = f", in {last_place}" if last_place else ""
+        return (
+            -signal.SIGKILL,
+            f"stopped after {ended.seconds:.0f} s, its time limit:{place}{context or ' no record was made'}",
+        )
+    if ended.why == "stopped":
+        return -signal.SIGTERM, "stopped from outside"
+    if ended.why == "worker":
+        return -signal.SIGKILL, "its worker process was lost"
+    if ended.status < 0:
+        name = signal.Signals(-ended.status).name
+        memory = " (out of memory?)" if ended.status == -signal.SIGKILL else ""
+        return ended.status, f"the child was killed by {name}{memory} after {ended.seconds:.0f} s"
+    if ended.status:
+        return ended.status, last or f"the child left with exit status {ended.status}"
+    if status == "finished" or (status == "" and job.record.ended is None and journal.exists()):
+        return 0, last
+    if status == "failed":
+        return 1, last
+    return 1, "the child ended before its replay was over (os._exit, or its journal was closed)"
 
 
 def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict[int, str]]:
@@ -145,14 +212,20 @@ def _write_text(path: Path, text: str) -> None:
     path.chmod(mode | 0o200)
 
 
-def _child_plan(job: Job, root: Path, journal: Path, statements: dict[str, dict[int, str]]) -> dict[str, Any]:
+def _child_plan(
+    job: Job, root: Path, journal: Path, statements: dict[str, dict[int, str]], stack: Path
+) -> dict[str, Any]:
     header = job.record.header
+    facts = next((parts[1] for _, kind, parts in job.record.events if kind == "i"), {})
     return {
         "run": job.run.id, "replay": job.replay_id, "root": str(root.resolve()), "home": str(job.home),
         "user_root": str(job.user_root), "journal": str(journal), "entrypoint": job.run.entrypoint,
         "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "argv": _moved(header.get("argv", []), header, root),
         "cwd": _moved([header.get("cwd") or str(root)], header, root)[0], "args": job.record.args,
-        "begin": job.record.begin, "generators": job.record.generators, "loops": job.loops.loops, "statements": statements, "ended_badly": not job.record.finished,
+        "begin": job.record.begin, "generators": job.record.generators, "loops": job.loops.loops, "statements": statements,
+        "ended_badly": not job.record.finished, "stack": str(stack), "own_folders": [str(root.resolve()), str(journal.parent)],
+        "torch_threads": facts.get("torch_threads"),
+        "other_machine": header.get("cores") not in (None, os.cpu_count()),
     }  # fmt: skip
 
 
@@ -178,50 +251,29 @@ def _environment(header: Mapping[str, Any]) -> dict[str, str]:
     return environment
 
 
-def _run_child(job: Job, plan: Path, output: Path, root: Path) -> tuple[int, float]:
-    header = job.record.header
-    recorded = header.get("executable")
-    interpreter = recorded if recorded and os.access(recorded, os.X_OK) else sys.executable
-    package_parent = str(Path(__file__).resolve().parents[2])
-    command = [interpreter, "-P", "-c", _BOOT, package_parent, str(plan)]
-    begin = time.perf_counter()
-    with output.open("wb") as stream:
-        child = subprocess.Popen(
-            command, cwd=root, env=_environment(header), stdin=subprocess.DEVNULL, stdout=stream,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            status = child.wait(job.timeout)
-        except subprocess.TimeoutExpired:
-            _kill(child)
-            stream.write(f"\nflor_dagster: stopped after {job.timeout:.0f} s\n".encode())
-            status = -signal.SIGKILL
-        except BaseException:
-            _kill(child)
-            raise
-    return status, time.perf_counter() - begin
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
 def _tail(output: Path, root: Path, user_root: Path, lines: int = 20) -> tuple[str, ...]:
     """The child's last lines, with the checkout's paths as the repository's."""
+    if not output.exists():
+        return ()
     text = output.read_bytes()[-20_000:].decode("utf-8", errors="replace")
     text = text.replace(str(root.resolve()), str(user_root)).replace(str(root), str(user_root))
     return tuple(text.splitlines()[-lines:])
 
 
-def _reason(journal: Path) -> str:
+def journal_end(journal: Path) -> tuple[str, str]:
+    """How a journal says that it ended: status and reason, empty where it has no end."""
+    for parts in _last_lines(journal):
+        if parts and parts[0] == "z":
+            return parts[1], parts[2]
+    return "", ""
+
+
+def _last_lines(journal: Path) -> list[list[Any]]:
+    """The last few entries of a journal, youngest first."""
     if not journal.exists():
-        return "the child ended before it began to replay"
-    last = ""
-    for raw in journal.read_bytes().splitlines()[-3:]:
+        return []
+    entries: list[list[Any]] = []
+    for raw in reversed(journal.read_bytes().splitlines()[-3:]):
         with contextlib.suppress(ValueError):
-            parts = json.loads(raw)
-            if parts and parts[0] == "z":
-                last = parts[2]
-    return last
+            entries.append(json.loads(raw))
+    return entries

@@ -25,6 +25,9 @@ class Question:
         workers: children at once; 0 takes one per core.
         without_checkpoints: execute everything from the beginning.
         allow_effects: also put in expressions that are known to change the training; what they change shows as diverged.
+        warm: whether children may be forked from a worker that has imported their libraries; else each one starts cold.
+        segments: into how many parts each run is split at most; 0 takes as many as make the answer faster.
+        timeout_seconds: the time that one child may take; None takes twenty times the run's, ten minutes at least.
     """
 
     statements: tuple[str, ...]
@@ -36,6 +39,9 @@ class Question:
     workers: int = 0
     without_checkpoints: bool = False
     allow_effects: bool = False
+    warm: bool = True
+    segments: int = 0
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

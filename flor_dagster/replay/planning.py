@@ -39,7 +39,8 @@ class LoopPlan:
     `loops` is what the child reads: path → action, checkpoint, points, count, how, start, stop. `executed` and `skipped`
     are numbers of loop executions. `sentence` says it in words. `cut` is the position in the recorded journal that the
     replay ends before, None where it goes to the record's end. `notes` say why loops are executed; `cost` are the parts of
-    the estimate: seconds of the recorded run that are executed again, end states that are put back.
+    the estimate: seconds of the recorded run that are executed again, end states that are put back. `split` is the
+    outermost loop that segments may begin in: its path, the iterations that it can be entered at, the wanted ones (None: all).
     """
 
     loops: dict[str, dict[str, Any]]
@@ -52,6 +53,7 @@ class LoopPlan:
     start: tuple[str, int] | None
     notes: tuple[str, ...] = ()
     cost: dict[str, float] = field(default_factory=dict[str, float])
+    split: tuple[str, tuple[int, ...], tuple[int, ...] | None] | None = None
 
 
 Iterations = Mapping[str, tuple[int | str, ...]]
@@ -308,8 +310,24 @@ class _Planner:
         work, restores, iterations = self._work(loops, cut)
         return LoopPlan(
             loops, executed, skipped, iterations, self.rates.seconds(work, restores), sentence, cut, start,
-            self._notes(loops, why), {"work": work, "restores": restores},
+            self._notes(loops, why), {"work": work, "restores": restores}, self._split(loops) if jump else None,
         )  # fmt: skip
+
+    def _split(
+        self, loops: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str, tuple[int, ...], tuple[int, ...] | None] | None:
+        """The loop that segments may begin in: the one that is bounded already, else the one that took longest."""
+        able = [e for e in self.record.executions.values()
+                if e.parent is None and loops.get(e.path, {}).get("action") == "execute"]  # fmt: skip
+        bounded = [e for e in able if {"start", "stop"} & loops[e.path].keys()]
+        if not able:
+            return None
+        chosen = max(bounded or able, key=lambda e: e.seconds)
+        entries = tuple(
+            sorted(i + 1 for i, n in chosen.points.items() if i + 1 < chosen.count and self._usable(n))
+        )
+        wanted = self.wanted_indices(chosen) if chosen.id in self.must else None
+        return chosen.path, entries, None if wanted is None else tuple(sorted(wanted))
 
     def _end(self) -> Execution | None:
         """The first outermost loop that every statement's place lies before, where executing it would be a waste.

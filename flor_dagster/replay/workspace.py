@@ -32,6 +32,7 @@ from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.placing import VersionPlacer
+from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
@@ -95,6 +96,7 @@ class Workspace:
         self.entrypoints = tuple(entrypoints)
         self._linker = Linker(repository, store)
         self._placers: dict[bool, VersionPlacer] = {}
+        self._backend: LocalBackend | None = None
 
     @classmethod
     def open(
@@ -122,8 +124,25 @@ class Workspace:
         return cls(Repository(located.root), located.home, store, entrypoints)
 
     def close(self) -> None:
-        """Close the log store."""
+        """End the worker processes, close the log store."""
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
         self.store.close()
+
+    def backend(self, slots: int) -> LocalBackend:
+        """What carries out replays: its warm workers stay for the next question."""
+        if self._backend is None:
+            self._backend = LocalBackend(slots)
+        self._backend.resize(slots)
+        return self._backend
+
+    def stop_backend(self) -> None:
+        """End every replay that is going on, and the workers with them."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.stop()
+            backend.close()
 
     def __enter__(self) -> Self:
         return self

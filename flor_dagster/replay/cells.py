@@ -1,0 +1,84 @@
+"""What the cells of an answered question say: values in short, a verdict in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from flor_dagster.recording.values import Failure, decode
+from flor_dagster.replay.attempting import Attempt
+from flor_dagster.replay.placing import PlacedVersion
+from flor_dagster.store.models import CellRow, RunRow, StatementRow
+
+
+def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
+    """A cell without values."""
+    return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
+
+
+def answered_cell(
+    run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
+    partial: bool, approximate: str,
+) -> CellRow:  # fmt: skip
+    """The cell of a statement that a replay came through with.
+
+    Args:
+        run: the training run.
+        statement: the statement.
+        placed: where it was put in the run's version.
+        attempt: the replay: finished, merged and compared with the record.
+        replay_id: its id.
+        partial: whether only some iterations were asked: the cell stays open.
+        approximate: why the version may not be what ran; empty where it is.
+    """
+    file, placement = placed.placements[statement.id]
+    by_line = attempt.statements.get(file, {})
+    values = [
+        decode(json.loads(r.text))
+        for r in attempt.replayed.records
+        if r.file == file and by_line.get(r.line) == statement.key
+    ]
+    failures = [v for v in values if isinstance(v, Failure)]
+    good = len(values) - len(failures)
+    verdict = attempt.verdict
+    words = f"{good} value{'s' * (good != 1)}, {verdict.sentence}"
+    status = "open" if partial else "replayed"
+    if verdict.fidelity == "diverged":
+        status, words = "failed", verdict.sentence
+        if attempt.diagnosis:
+            words += f". {attempt.diagnosis}"
+    elif failures:
+        first = failures[0]
+        words = f"{first.type}: {first.message} ({file}, line {first.line}) in {len(failures)} of {len(values)} loop contexts"
+        status = "failed" if not good else status
+        words = words if not good else f"{good} values; {words}; {verdict.sentence}"
+    detail: dict[str, Any] = {
+        "values": summarise(values), "diff": placement.diff, "seconds": attempt.seconds, "commit": run.commit,
+        "file": file, "line": placement.lines[0], "plan": attempt.sentence, "tail": list(attempt.tail)[-5:],
+        "segments": len(attempt.outcomes), "diagnosis": attempt.diagnosis,
+    }  # fmt: skip
+    if approximate:
+        words += f"; its version is approximate: {approximate}"
+    if partial and status == "open":
+        words = f"asked for some iterations only: {words}"
+    return CellRow(
+        run.id, statement.id, status, verdict.fidelity, words, len(values), replay_id, datetime.now().astimezone(), detail,
+    )  # fmt: skip
+
+
+def summarise(values: Sequence[Any]) -> dict[str, Any]:
+    """First, last, and for numbers the extremes."""
+    good = [v for v in values if not isinstance(v, Failure)]
+    if not good:
+        return {"count": 0}
+    summary: dict[str, Any] = {"count": len(good), "first": _plain(good[0]), "last": _plain(good[-1])}
+    numbers = [v for v in good if isinstance(v, int | float) and not isinstance(v, bool) and v == v]
+    if numbers:
+        summary |= {"min": min(numbers), "max": max(numbers)}
+    return summary
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)[:200]

@@ -1,0 +1,98 @@
+"""Why did a replay not come to the same values? What differs first, and what differed around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flor_dagster.replay.planning import LoopPlan
+from flor_dagster.replay.record import Record, RunRecord
+
+_TRACED = ("numpy", "torch", "sklearn", "scipy", "pandas")
+
+
+def same_replay(one: RunRecord, other: RunRecord) -> str:
+    """Whether two replays by one plan did the same: the first difference in words, empty where there is none.
+
+    Compared are all records, hindsight values included, and the digests that each found unequal.
+    """
+    for mine, theirs in zip(one.records, other.records, strict=False):
+        if _line(mine) != _line(theirs):
+            return f"`{mine.name}` at {mine.path or 'the top of the run'} differs between two replays"
+    if len(one.records) != len(other.records):
+        return f"one replay emitted {len(one.records)} records, its repetition {len(other.records)}"
+    for mine, theirs in zip(_digests(one), _digests(other), strict=False):
+        if mine != theirs:
+            return f"the state at the end of {mine[0]} differs between two replays"
+    return ""
+
+
+def _line(record: Record) -> tuple[str, str, str]:
+    return record.path, record.name, record.text
+
+
+def _digests(record: RunRecord) -> list[tuple[Any, ...]]:
+    return [
+        (record.executions[parts[1]].path, parts[2], tuple(parts[4]))
+        for _, kind, parts in record.events
+        if kind == "d"
+    ]
+
+
+def diagnose(recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, *, repeats: str | None) -> str:
+    """What may be behind a divergence, in words.
+
+    Args:
+        recorded: the run's journal.
+        replayed: the replay's.
+        plan: what was to be executed.
+        repeats: what differs between the replay and its repetition, empty where nothing does, None where it was not
+            repeated.
+    """
+    found: list[str] = []
+    if repeats:
+        found.append(f"the code is not deterministic: {repeats}")
+    elif repeats is not None:
+        found.append("a second replay gave the same: not chance, something is not as it was")
+    generators = _first_generators(replayed)
+    if generators:
+        found.append(generators)
+    found += environment_differences(recorded, replayed)
+    if plan.start is not None or plan.skipped:
+        found.append("parts of it were restored from checkpoints")
+    return "; ".join(found)
+
+
+def _first_generators(replayed: RunRecord) -> str:
+    for _, kind, parts in replayed.events:
+        if kind == "d" and parts[4]:
+            names = [root.partition(":")[2] for root in parts[4] if root.startswith("random:")]
+            path = replayed.executions[parts[1]].path
+            where = path if parts[2] is None else f"{path}[{parts[2]}]"
+            if names:
+                return f"the random generator of {', '.join(names)} differs at the end of {where}"
+            return f"no random generator differs at the end of {where}, where the state first does"
+    return ""
+
+
+def environment_differences(recorded: RunRecord, replayed: RunRecord) -> list[str]:
+    """Facts of the two processes that may change results: threads, hash seed, packages, interpreter, machine."""
+    found: list[str] = []
+    before, after = recorded.header, replayed.header
+    if before.get("hashseed") in (None, "random"):
+        found.append("the run had no fixed hash seed (PYTHONHASHSEED), so the order of its sets is lost")
+    for name, what in (("python", "Python"), ("platform", "platform"), ("cores", "number of cores")):
+        if before.get(name) != after.get(name) and before.get(name) is not None:
+            found.append(f"{what} was {before.get(name)} and is {after.get(name)}")
+    old, new = _facts(recorded), _facts(replayed)
+    if old.get("torch_threads") != new.get("torch_threads"):
+        found.append(f"torch had {old.get('torch_threads')} threads and has {new.get('torch_threads')}")
+    versions: Sequence[tuple[str, Any, Any]] = [
+        (name, old.get("versions", {}).get(name), new.get("versions", {}).get(name)) for name in _TRACED
+    ]
+    found += [f"{name} was {a} and is {b}" for name, a, b in versions if a and b and a != b]
+    return found
+
+
+def _facts(record: RunRecord) -> dict[str, Any]:
+    return next((parts[1] for _, kind, parts in record.events if kind == "i"), {})
