@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flor_dagster.recording.checkpoints import OBJECT_VERSION
+from flor_dagster.recording.checkpoints import FORMAT, OBJECT_VERSION
 from flor_dagster.recording.state import digest_bytes
 from flor_dagster.replay.model import CellAnswer, Question
 from tests.replay.conftest import Lab
@@ -62,7 +62,9 @@ def rewrite(path: Path, change: Any) -> None:
     fields = json.loads(path.read_bytes().partition(b"\n")[2])
     change(fields)
     body = json.dumps(fields).encode()
-    path.write_bytes(json.dumps({"flor-checkpoint": 1, "digest": digest_bytes(body)}).encode() + b"\n" + body)
+    path.write_bytes(
+        json.dumps({"flor-checkpoint": FORMAT, "digest": digest_bytes(body)}).encode() + b"\n" + body
+    )
 
 
 def test_an_unspoiled_replay_is_exact(trained: Lab) -> None:
@@ -107,7 +109,7 @@ def test_a_spoiled_random_state_diverges(trained: Lab) -> None:
     for path in manifests(trained):
         rewrite(path, spoil)
     answer = ask_no_more(trained)
-    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged")
+    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged"), answer.cell
     assert "python" in answer.cell.sentence or "total" in answer.cell.sentence, answer.cell.sentence
     with trained.open() as workspace:
         assert (
@@ -130,7 +132,7 @@ def test_spoiled_weights_diverge_by_their_digest_alone(trained: Lab) -> None:
         if "." not in path.stem:
             rewrite(path, spoil)
     answer = ask_no_more(trained)
-    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged")
+    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged"), answer.cell
     assert "step" in answer.cell.sentence
 
 
@@ -143,7 +145,7 @@ def test_an_altered_record_diverges(trained: Lab) -> None:
     lines[index] = json.dumps([call, context, value + 1e-9], separators=(",", ":")) + "\n"
     journal.write_text("".join(lines))
     answer = ask_no_more(trained)
-    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged")
+    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged"), answer.cell
     assert "`total` at epoch#0[0] was" in answer.cell.sentence
 
 
@@ -169,7 +171,7 @@ for epoch in flor.loop("epoch", range(2)):
     lab.train()
     lab.write({"train.py": script.format(more='flor.log("spread", noise + 1)')})
     answer = ask(lab)
-    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged")
+    assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged"), answer.cell
     assert "`noise` at epoch#0[0]" in answer.cell.sentence
 
 
