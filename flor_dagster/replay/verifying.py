@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -145,22 +146,30 @@ def _shown(text: str) -> str:
 
 
 def _walk_events(replayed: RunRecord, actual: list[Record]) -> tuple[int, int, str]:
-    """Digests compared, restores made, and the first restore that nothing was compared after."""
+    """Digests compared, restores made, and the first restore that nothing was compared after.
+
+    A record speaks for the last restore before it. The digests of a loop's own state also speak for the restore that the
+    loop was entered by, though others came in between: they cover all that it put back.
+    """
     events: list[tuple[int, str, Any]] = [(r.position, "r", None) for r in actual]
     events += [e for e in replayed.events if e[1] in ("s", "d")]
-    digests = restores = 0
-    open_restore = unchecked = ""
+    digests = 0
+    restores: list[str] = []
+    entered: dict[int, list[int]] = defaultdict(list)  # loop execution → the restores that it was entered by
+    checked: set[int] = set()
     for _, kind, parts in sorted(events, key=lambda e: e[0]):
         if kind == "s":
-            unchecked = unchecked or open_restore
             execution = replayed.executions[parts[1]]
-            open_restore = execution.path if parts[2] is None else f"{execution.path}[{parts[2]}]"
-            restores += 1
-        else:
-            open_restore = ""
-            if kind == "d":
-                digests += 1
-    return digests, restores, unchecked or open_restore
+            if parts[2] is not None:
+                entered[parts[1]].append(len(restores))
+            restores.append(execution.path if parts[2] is None else f"{execution.path}[{parts[2]}]")
+            continue
+        checked.add(len(restores) - 1)
+        if kind == "d":
+            digests += 1
+            checked.update(entered[parts[1]])
+    unchecked = next((where for number, where in enumerate(restores) if number not in checked), "")
+    return digests, len(restores), unchecked
 
 
 def tainted_statements(file: str, source: str) -> frozenset[tuple[str, int]]:
