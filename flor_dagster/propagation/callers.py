@@ -56,13 +56,13 @@ class Callers:
             patched: that file's text with the statement.
             at: the statement's line in it.
         """
+        importers = self._importers(self._new, path, python_files(self._new))
+        if not importers or (path == target and all(unchanged(self._new, self._old, p) for p in importers)):
+            return None
         text = self._new.read(path)
         alone = _place({path: text}, path, line, (path,), whole=True) if text is not None else None
         if alone is None or alone.nest.complete:
             return None  # it was compared by itself
-        importers = self._importers(self._new, path, python_files(self._new))
-        if not importers or (path == target and all(unchanged(self._new, self._old, p) for p in importers)):
-            return None
         mine = self._joined(self._new, path, line)
         if mine is None:
             return None
