@@ -125,6 +125,14 @@ VERSIONS = {
         ("w, b = 0.0, 0.0\n", "warm = 0.0\nfor x, y in data:\n    warm += x * y\nw, b = 0.0, 0.0\n")
     ),
     "other log lines": edited(("    total = 0.0\n", '    total = 0.0\n    flor.log("start", w)\n')),
+    "renamed, reordered and reformatted at once": edited(
+        ("        w -= rate * gw\n        b -= rate * gb\n", "        b -= (\n            lr * gb)\n\n        w -= lr*gw\n"),
+        ("rate = 0.1", "lr=.1"),
+        ("total += ", "squares = squares + "),
+        ("    total = 0.0", "    squares = 0."),
+        ("mse = total / len(data)", "err = squares/len( data )"),
+        ('"mse", mse', '"mse", err'),
+    ),
     "noise": edited(("        total +=", "        seen = x\n        total +="), ("print(score)", "print('done')\nprint(score)")),
 }  # fmt: skip
 
@@ -157,3 +165,41 @@ def test_values_are_those_of_the_newest_version(question: str, version: str) -> 
     assert [r.sentence for r in result.refusals] == []
     assert values(result.source) == pytest.approx(values(new), rel=1e-12)
     assert values(new)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(
+    "setting",
+    [("rate = 0.1", "rate = 0.02"), ("range(4)", "range(7)"), ("w, b = 0.0, 0.0", "w, b = 1.0, -1.0")],
+)
+def test_other_settings_give_that_versions_values(question: str, setting: tuple[str, str]) -> None:
+    anchor, statement = QUESTIONS[question]
+    new = NEWEST.replace(anchor, statement)
+    if "helper" in question:
+        new = new.replace("w, b = 0.0, 0.0\n", HELPER)
+    lines = [s.lines[0] for s in find_statements(new) if s.name == "Q"]
+    result = propagate(new, edited(setting), lines)
+    assert [r.sentence for r in result.refusals] == []
+    assert values(result.source) == values(new.replace(*setting))
+
+
+GONE = {
+    "epoch-level": ("mse", '    mse = total / len(data)\n    flor.log("mse", mse)\n'),
+    "step-level": (
+        "gw",
+        "        gw, gb = gradient(w, b, x, y)\n        w -= rate * gw\n        b -= rate * gb\n",
+    ),
+    "end of script": ("score", "score = w + b\nprint(score)\n"),
+    "in a new branch": ("mse", '    mse = total / len(data)\n    flor.log("mse", mse)\n'),
+}
+
+
+@pytest.mark.parametrize("question", GONE)
+def test_a_version_without_the_variable_is_refused_by_its_name(question: str) -> None:
+    anchor, statement = QUESTIONS[question]
+    new = NEWEST.replace(anchor, statement)
+    name, lines = GONE[question]
+    old = edited((lines, ""))
+    result = propagate(new, old, [s.lines[0] for s in find_statements(new) if s.name == "Q"])
+    assert [r.missing for r in result.refusals] == [name]
+    assert result.source == old
