@@ -17,7 +17,8 @@ from flor_dagster.propagation.matching import Matching
 from flor_dagster.propagation.nesting import Nest, Nesting, same_loops
 from flor_dagster.propagation.paths import Paths, Step, compare, loop_of, scope_of
 from flor_dagster.propagation.reads import Reads
-from flor_dagster.propagation.resolving import Names, Resolved
+from flor_dagster.propagation.resolved import Resolved
+from flor_dagster.propagation.resolving import Names
 from flor_dagster.propagation.tree import Block, Node, is_docstring
 
 _NEAR = 8  # neighbours looked at on each side
