@@ -28,6 +28,7 @@ from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.identity import new_run_id
 from flor_dagster.replay.answering import Answerer
+from flor_dagster.replay.archiving import archive_versions, give_back_versions
 from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
@@ -161,12 +162,14 @@ class Workspace:
     def sync(self) -> Synced:
         """Bring in what was recorded since: runs, the statements of their versions, the cells that they settle."""
         changed = tuple(self.store.ingest_all(self.home))
+        give_back_versions(self.repository, self.store, self.cache)
         fresh: list[StatementRow] = []
         for run in changed:
             fresh += self._linker.link_run(run)
             mark_approximate(self.repository, self.store, run)
         if changed:
             self._settle_recorded(changed, self.questions())
+        archive_versions(self.repository, self.store)
         return Synced(changed, tuple(fresh))
 
     def _settle_recorded(self, runs: Sequence[RunRow], questions: Sequence[StatementRow]) -> None:

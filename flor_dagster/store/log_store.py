@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
+from flor_dagster.store import archive, rows, statements
 from flor_dagster.store import replays as replay_rooms
-from flor_dagster.store import rows, statements
 from flor_dagster.store.database import Database
 from flor_dagster.store.ingest import TERMINAL, ingest_folder, look, unchanged_since
 from flor_dagster.store.packing import label, to_json
@@ -20,7 +20,7 @@ from flor_dagster.store.schema import chunks, journals, layouts, runs, versions
 from flor_dagster.store.schema import statements as statement_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -201,6 +201,24 @@ class LogStore:
                 .where(versions.c.commit_id == commit)
                 .values(approximate_reason=label(reason))
             )
+
+    def unarchived_versions(self) -> list[str]:
+        """The versions that can't be rebuilt from the store yet."""
+        return archive.unarchived(self._database)
+
+    def known_objects(self, ids: Collection[str]) -> set[str]:
+        """Which of some git objects the store keeps."""
+        return archive.known_objects(self._database, ids)
+
+    def archive_version(
+        self, commit: str, objects: Mapping[str, bytes | None], left_out: Mapping[str, str]
+    ) -> None:
+        """Keep what is new of a version's git objects: from then on it can be rebuilt from here."""
+        archive.keep(self._database, commit, objects, left_out)
+
+    def version_object(self, name: str) -> bytes | None:
+        """A git object of a version, as git keeps it loose; None where it is not kept."""
+        return archive.read_object(self._database, name)
 
     def modules(self, run_id: str) -> dict[str, str]:
         """File → git blob id of the repository's modules that a run had loaded at its end."""

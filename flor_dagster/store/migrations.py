@@ -18,8 +18,14 @@ def _keep_output(connection: Connection) -> None:
     schema.outputs.create(connection, checkfirst=True)
 
 
+def _archive_versions(connection: Connection) -> None:
+    """Schema 3: the git objects of versions."""
+    schema.version_objects.create(connection, checkfirst=True)
+    schema.version_archives.create(connection, checkfirst=True)
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
-MIGRATIONS: tuple[Migration, ...] = (_keep_output,)
+MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions)
 
 NEWEST = len(MIGRATIONS) + 1
 

@@ -51,6 +51,22 @@ versions = Table(
     Column("created", BigInteger, nullable=False),
 )
 
+# The git objects of the versions, so that each can be rebuilt from here alone. `data` is NULL for one that is too big.
+version_objects = Table(
+    "version_objects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("data", LargeBinary),
+)
+
+version_archives = Table(
+    "version_archives",
+    metadata,
+    Column("commit_id", ForeignKey("versions.commit_id"), primary_key=True),
+    Column("left_out", Text, nullable=False),
+    Column("saved", BigInteger, nullable=False),
+)
+
 runs = Table(
     "runs",
     metadata,

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from flor_dagster.errors import FlorError, NoRepositoryError, ReplayError
-from flor_dagster.versions.command import run
+from flor_dagster.versions.command import borrowed, run
 from flor_dagster.versions.repository import Repository
 from flor_dagster.versions.submodules import find_submodule, submodule_names
 
@@ -135,7 +135,11 @@ def _populate(source: Repository, commit: str, folder: Path, depth: int = 0) -> 
     git_dir = folder / ".git"
     info = git_dir / "objects" / "info"
     info.mkdir(parents=True, exist_ok=True)
-    alternates = "".join(f"{_quoted(path)}\n" for path in _object_folders(source.common_dir))
+    folders = _object_folders(source.common_dir)
+    lent = borrowed(source.root)
+    if lent is not None:
+        folders.append(lent)
+    alternates = "".join(f"{_quoted(path)}\n" for path in folders)
     (info / "alternates").write_text(alternates, encoding="utf-8", errors="surrogateescape")
     for name in ("info/attributes", "shallow"):
         if (source.common_dir / name).is_file():
@@ -143,6 +147,11 @@ def _populate(source: Repository, commit: str, folder: Path, depth: int = 0) -> 
             shutil.copyfile(source.common_dir / name, git_dir / name)
     # Detached: at the commit that the training run saw as HEAD, so that old code that asks git gets the same answer.
     base = source.base(commit)
+    if lent is not None and (base is None or not source.has(base)):
+        # Of a version that the log store gave back, the history before it may be lost.
+        base = commit
+        with (git_dir / "shallow").open("a", encoding="ascii") as shallow:
+            shallow.write(f"{commit}\n")
     if base is not None:
         (git_dir / "HEAD").write_text(f"{base}\n", encoding="ascii")
     run(folder, *_conversions(source), "read-tree", "--reset", "-u", commit)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import FlorError, NoRepositoryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from git import Git
 
@@ -69,6 +69,14 @@ _SETTINGS = {
 _FLAGS = tuple(part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}"))
 
 
+_BORROWED: dict[str, str] = {}
+"""Repository to the folder with objects of versions that it has lost, and that the log store gave back."""
+
+# What writes must not find them: it would leave out of the repository what it takes for being there.
+_READING = frozenset(
+    ["cat-file", "config", "log", "ls-tree", "merge-base", "read-tree", "rev-list", "rev-parse", "show"]
+)
+
 _NO_GIT = "git is not installed, or not on PATH: versions of the code can't be kept."
 _NOT_FOUND_BY_ENV = 127
 
@@ -96,6 +104,17 @@ class Answer:
         return [os.fsdecode(part) for part in self.stdout.split(b"\0") if part]
 
 
+def borrow(repository: Path, objects: Path) -> None:
+    """From now on, let this process's commands in a repository find objects in a folder of ours, too."""
+    _BORROWED[str(repository)] = str(objects)
+
+
+def borrowed(repository: Path) -> Path | None:
+    """The folder whose objects are lent to a repository."""
+    found = _BORROWED.get(str(repository))
+    return None if found is None else Path(found)
+
+
 def run(
     where: Path,
     *arguments: str,
@@ -118,6 +137,9 @@ def run(
     """
     if not where.is_dir():
         raise NoRepositoryError(f"The folder {where} does not exist (any more).")
+    lent = _BORROWED.get(str(where))
+    if lent is not None and arguments[0] in _READING and "GIT_INDEX_FILE" not in (environment or {}):
+        environment = {**(environment or {}), "GIT_ALTERNATE_OBJECT_DIRECTORIES": lent}
     wrapper, not_found = _wrapper()
     command: list[str] = ["git", *_FLAGS, *arguments]
     misleading = [name for name in _MISLEADING if name in os.environ]

@@ -106,6 +106,15 @@ class Repository:
         """Whether the repository holds this commit."""
         return run(self.root, "cat-file", "-e", f"{commit}^{{commit}}", check=False).status == 0
 
+    def lacking(self, commits: Iterable[str]) -> list[str]:
+        """Those of some commits that the repository does not hold."""
+        asked = list(commits)
+        stdin = "".join(f"{commit}\n" for commit in asked).encode()
+        if not asked:
+            return []
+        kinds = run(self.root, "cat-file", "--batch-check=%(objecttype)", stdin=stdin).text.split("\n")
+        return [commit for commit, kind in zip(asked, kinds, strict=True) if kind != "commit"]
+
     def resolve(self, revision: str) -> str:
         """The full id of a commit named by branch, tag or abbreviation.
 
@@ -340,21 +349,30 @@ def _blob(common_dir: Path, name: str) -> bytes:
 @lru_cache(maxsize=1024)
 def _facts(root: Path, commit: str) -> tuple[bool, str, datetime, str]:
     """Whether it is a commit of ours; subject; author date; first parent or ''."""
-    answer = run(
-        root,
-        "show",
-        "-s",
-        "--no-show-signature",
-        "--format=%ae%x00%s%x00%at%x00%P",
-        commit,
-        "--",
-        check=False,
-    )
+    # Not `git show`: it wants the parents, which the log store does not give back.
+    answer = run(root, "cat-file", "commit", commit, check=False)
     if answer.status != 0:
         raise SnapshotError(_why_no_commit(commit, root))
-    email, subject, stamp, parents = answer.text.split("\0")
-    date = datetime.fromtimestamp(int(stamp or 0), UTC)
-    return email == VERSION_EMAIL, subject, date, parents.split(" ")[0]
+    head, _, message = answer.stdout.partition(b"\n\n")
+    fields: dict[bytes, bytes] = {}
+    for line in head.split(b"\n"):
+        key, _, value = line.partition(b" ")
+        fields.setdefault(key, value)
+    name, _, stamp = fields.get(b"author", b"").rpartition(b"> ")
+    email = name.rpartition(b"<")[2].decode(errors="replace")
+    seconds = stamp.split(b" ")[0]
+    paragraph = message.lstrip(b"\n").split(b"\n\n")[0]
+    text = _decoded(paragraph, fields.get(b"encoding", b"utf-8"))
+    subject = " ".join(line.strip() for line in text.strip().splitlines())
+    date = datetime.fromtimestamp(int(seconds) if seconds.isdigit() else 0, UTC)
+    return email == VERSION_EMAIL, subject, date, fields.get(b"parent", b"").decode("ascii", "replace")
+
+
+def _decoded(content: bytes, encoding: bytes) -> str:
+    try:
+        return content.decode(encoding.decode("ascii", "replace"), errors="replace")
+    except LookupError:
+        return content.decode(errors="replace")
 
 
 def _is_full_id(commit: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import NoRepositoryError
-from flor_dagster.versions.command import GitError, run
+from flor_dagster.versions.command import GitError, borrowed, run
 from flor_dagster.versions.repository import Repository
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def find_submodule(source: Repository, path: str, commit: str, name: str) -> Rep
                 return inner
         except (GitError, NoRepositoryError):
             continue
-    return None
+    # What the log store gave back lies together with the outer repository's objects.
+    return source if borrowed(source.root) is not None and source.has(commit) else None
 
 
 def submodule_names(source: Repository, commit: str) -> dict[str, str]:

@@ -68,7 +68,9 @@ class UserRepo:
                 file = here / name
                 status = file.lstat()
                 content = os.readlink(file).encode() if file.is_symlink() else _bytes(file)
-                facts[str(file)] = (status.st_mode, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
+                # Every git that reads a split index freshens the time of its shared part.
+                time = 0 if name.startswith("sharedindex.") else status.st_mtime_ns
+                facts[str(file)] = (status.st_mode, time, hashlib.sha256(content).hexdigest())
         commands = (
             ("status", "--porcelain=v2", "--branch", "--ignored", "-z"),
             ("worktree", "list", "--porcelain"),
