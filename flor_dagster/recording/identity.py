@@ -37,6 +37,4 @@ class Topology:
         fields: dict[str, object] = {"run": self.run_id, "rank": self.rank}
         if self.world_size > 1 or self.launcher:
             fields |= {"world_size": self.world_size, "launcher": self.launcher}
-        if self.parent:
-            fields["parent"] = self.parent
         return fields

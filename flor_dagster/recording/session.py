@@ -92,7 +92,7 @@ class Session:
         self.modules = Modules(place.root)
         self.generators = Generators(self.generator_met)
         self.walker = Walker(place.root, self.modules.is_own, self.generators)
-        self.parent = os.environ.get(PARENT_RUN, "")
+        self.parent = topology.parent or os.environ.get(PARENT_RUN, "")
         self.embedded = False  # begun and ended by somebody else's block
         self.nth = nth
         self.name = name

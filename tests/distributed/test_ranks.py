@@ -143,7 +143,7 @@ def test_a_restart_of_torchrun_is_a_run_that_names_its_parent(ranks: Ranks) -> N
     runs = list(ranks.runs())
     assert list(ranks.runs().values()) == [[0, 1]] * 6
     parents = [ranks.header(ranks.root / ".flor/runs" / run).get("parent") for run in runs]
-    assert parents == [None, runs[0], runs[1], None, runs[3], runs[4]]
+    assert parents == ["", runs[0], runs[1], "", runs[3], runs[4]]
     assert runs[3] == "aaaabbbbccccdddd"
 
 
