@@ -236,6 +236,18 @@ def test_propagate_shows_a_diff_or_a_refusal_and_runs_nothing(untouched: Project
     refused = untouched.ask("propagate", "decayed")["versions"]
     assert [entry["placement"]["status"] for entry in refused] == ["refused", "placed"]
     assert "decay" in refused[0]["placement"]["sentence"]
+    assert " came with " in refused[0]["placement"]["sentence"]
+    assert {entry["name"] for entry in refused} == {"decayed"}
+    chosen = untouched.ask("propagate", "square", "decayed", "--version", refused[1]["commit"][:10])
+    assert [(entry["name"], entry["commit"]) for entry in chosen["versions"]] == [
+        ("square", refused[1]["commit"]),
+        ("decayed", refused[1]["commit"]),
+    ]
+    run = untouched.ask("runs")["runs"][0]
+    assert [e["commit"] for e in untouched.ask("propagate", "square", "--runs", run["key"])["versions"]] == [run["commit"]]
+    unknown = untouched.flor("propagate", "square", "--version", "no-such-version")
+    assert unknown.code != 0
+    assert "no-such-version" in unknown.err
     assert (untouched.root / "train.py").read_text() == QUESTIONS
 
 

@@ -38,6 +38,9 @@ def test_a_dagster_run_settles_each_of_its_cells_and_the_refused_one_says_why(to
     assert refused.tags["flor/status"] == "refused"
     assert next(iter(refused.metadata)) == "answer"
     assert "`bias`" in text(refused, "answer")
+    assert "`bias` came with " in text(refused, "answer"), "the commit that brought it in is named"
+    assert text(refused, "nearest place").startswith("train.py:")
+    assert "diff" not in refused.metadata
 
     cell = toy.cell(runs[0], "gap")
     assert cell.tags is not None
