@@ -20,6 +20,7 @@ COMMANDS = {
     "output": "said:output_command",
     "propagate": "propagate:propagate_command",
     "hindsight": "hindsight:hindsight_command",
+    "verify": "verify:verify_command",
 }
 """Command → module of this package and the command in it, in the order in which `flor --help` shows them."""
 

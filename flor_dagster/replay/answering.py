@@ -29,6 +29,7 @@ from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, absent_loops, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.reproducing import audited_loops
 from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
 from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
 from flor_dagster.replay.selecting import choose_runs
@@ -227,6 +228,7 @@ class Answerer:
         return plan_loops(
             record, reach, targets, iterations=question.iterations, without=without, jump=jump,
             held=self._held(run, record, targets), added=_added(placed), rates=rates_of(self._store.replays()),
+            unskippable=audited_loops(self._store.replays(), self._store.runs(), run.commit),
         )  # fmt: skip
 
     def _reached(

@@ -241,6 +241,9 @@ class _Planner:
     def _usable(self, name: str | None) -> bool:
         return name is not None and not self._forbidden(name) and not self._lacks(name)
 
+    def _audited(self, execution: Execution) -> str | None:
+        return self.unskippable.get((execution.file, execution.line, execution.column))
+
     def _forbidden(self, name: str) -> bool:
         return "*" in self.without or name in self.without
 
@@ -252,7 +255,7 @@ class _Planner:
             return {"open": "the run ended in it"}.get(execution.how, f"it was left by {execution.how}")
         if execution.reasons:
             return f"its end state can't be captured: {execution.reasons[0]}"
-        audited = self.unskippable.get((execution.file, execution.line, execution.column))
+        audited = self._audited(execution)
         if audited is not None:
             return f"an audit found that skipping it is not the same as executing it: {audited}"
         if execution.checkpoint is None:
@@ -324,7 +327,11 @@ class _Planner:
             return None
         chosen = max(bounded or able, key=lambda e: e.seconds)
         entries = tuple(
-            sorted(i + 1 for i, n in chosen.points.items() if i + 1 < chosen.count and self._usable(n))
+            sorted(
+                i + 1
+                for i, n in chosen.points.items()
+                if i + 1 < chosen.count and self._usable(n) and self._audited(chosen) is None
+            )
         )
         wanted = self.wanted_indices(chosen) if chosen.id in self.must else None
         return chosen.path, entries, None if wanted is None else tuple(sorted(wanted))
@@ -398,7 +405,7 @@ class _Planner:
         if stop == execution.count - 1:
             stop = None
         begin = 0
-        if jump:
+        if jump and self._audited(execution) is None:
             points = [
                 i + 1 for i, name in execution.points.items() if i + 1 <= inside[0] and self._usable(name)
             ]

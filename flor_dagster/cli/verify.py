@@ -1,0 +1,43 @@
+"""`flor verify`: can these training runs still be reproduced?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flor_dagster.cli.command import project_command
+from flor_dagster.cli.output import DONE, FAILED, Output
+
+if TYPE_CHECKING:
+    from flor_dagster.replay.workspace import Workspace
+
+
+@click.command("verify")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Compute one iteration both ways too, nested loops skipped and executed; where they differ, later replays execute.",
+)
+@project_command
+def verify_command(workspace: Workspace, output: Output, runs: tuple[str, ...], audit: bool) -> int:
+    """Execute each training run RUN again from its beginning and compare everything with its record, bit for bit.
+
+    The verdict is kept with the run. Nothing of yours is touched: the old version runs in a checkout of its own.
+    """
+    from rich.text import Text
+
+    from flor_dagster.replay.reproducing import verify_run
+
+    found = [verify_run(workspace, name, audit=audit) for name in runs]
+    output.document({"verifications": found, "complete": all(one.good for one in found)})
+    for one in found:
+        style = "green" if one.good else "red"
+        output.text(Text.assemble(f"{one.run.key}  ", (one.fidelity or "failed", style), f"  {one.sentence}"))
+    for one in found:
+        if not one.good:
+            output.complain(
+                f"training run {one.run.key} is not shown to be reproducible: {one.sentence}", one.tail
+            )
+    return DONE if all(one.good for one in found) else FAILED
