@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,12 +12,13 @@ import click
 
 from flor_dagster.cli.command import project_command
 from flor_dagster.cli.output import DONE, FAILED, Output
+from flor_dagster.cli.progress import Remaining, shown
 from flor_dagster.cli.wording import because, counted, grouped, make_table, seconds_text, status_text, these
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from flor_dagster.replay.model import CellAnswer, Question, Report, RunPlan
+    from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
     from flor_dagster.replay.workspace import Workspace
 
 
@@ -72,6 +74,11 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
 )
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Child processes at once; 0: one per core."
+)
+@click.option(
+    "--python",
+    metavar="PATH",
+    help="The interpreter for the old versions; default: the one that each training run was recorded with.",
 )
 @project_command
 def hindsight_command(
@@ -177,10 +184,19 @@ def _trained(parts: Iterable[RunPlan]) -> float:
 
 
 def _answer(workspace: Workspace, output: Output, question: Question) -> int:
+    remaining = Remaining(question.workers or os.cpu_count() or 1)
+
     def tell(answer: CellAnswer) -> None:
+        remaining.told(answer.run.id)
         output.text(_cell_line(answer))
 
-    report = workspace.answer(question, on_cell=tell)
+    def begin(plan: Plan) -> None:
+        remaining.planned(plan)
+        for sentence, keys in grouped(_warnings(plan)):
+            output.text(f"{these(keys)}: {sentence}")
+
+    with shown(output, remaining):
+        report = workspace.answer(question, on_cell=tell, on_plan=begin)
     unanswered = [
         answer for answer in report.cells if answer.cell.status == "open" and answer.cell.replay_id is None
     ]
@@ -214,6 +230,16 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
         named = _named(answer)
         output.complain(f"{named['statement']} of {named['run']} failed: {named['reason']}", named["tail"])
     return DONE if report.complete else FAILED
+
+
+def _warnings(plan: Plan) -> list[tuple[str, str]]:
+    """How the environments of what is to be replayed differ from the recorded ones."""
+    return [
+        (f"warning: {warning}", part.run.key)
+        for part in plan.runs
+        if part.todo
+        for warning in part.detail.get("warnings", ())
+    ]
 
 
 def _replayed_training(report: Report) -> float:

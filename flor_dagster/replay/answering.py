@@ -21,6 +21,7 @@ from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.replay.attempting import Passing, StoppedError
 from flor_dagster.replay.carrying import LEAST_TIMEOUT, TIMEOUT_FACTOR, Carrier, Places
 from flor_dagster.replay.cells import plain_cell
+from flor_dagster.replay.environments import Environment, choose_environment
 from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.exactness import why_approximate, why_not_alone
 from flor_dagster.replay.holding import Held, held_by
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _KEPT_REACHES = 4
 OnCell = Callable[[CellAnswer], None]
 OnLine = Callable[[str], None]
+OnPlan = Callable[[Plan], None]
 
 
 @dataclass(slots=True)
@@ -130,6 +132,7 @@ class Answerer:
             else:
                 todo.append(statement)
         record: RunRecord | None = None
+        environment: Environment | None = None
         placed = PlacedVersion()
         loops: LoopPlan | None = None
         sentence = "nothing to do: every cell is settled" if not todo else ""
@@ -143,6 +146,8 @@ class Answerer:
             reason = why_not_alone(run, None)
             if not reason:
                 record = read_record(self._journal(run))
+                environment = choose_environment(record, question.python)
+                record.header["executable"] = environment.interpreter
                 reason = why_not_alone(run, record)
             if reason:
                 for statement in todo:
@@ -160,7 +165,7 @@ class Answerer:
         plan = RunPlan(
             run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
             sentence, loops.estimated_seconds if loops else None, run.seconds,
-            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes} if loops else {},
+            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": environment.warnings if environment is not None else ()} if loops else {},
         )  # fmt: skip
         return _Prepared(plan, record, placed, placements, loops, settled)
 
@@ -289,11 +294,20 @@ class Answerer:
     # Answering -----------------------------------------------------------------------------------------------------
 
     def answer(
-        self, question: Question, *, on_cell: OnCell | None = None, on_line: OnLine | None = None
+        self,
+        question: Question,
+        *,
+        on_cell: OnCell | None = None,
+        on_line: OnLine | None = None,
+        on_plan: OnPlan | None = None,
     ) -> Report:
         """Replay what is open. Stopped by an exception such as KeyboardInterrupt, it ends its children and keeps what is finished."""
         begin = time.perf_counter()
         statements, prepared = self._prepare(question)
+        if on_plan is not None:
+            on_plan(
+                Plan(question, statements, tuple(p.plan for p in prepared), rates_of(self._store.replays()))
+            )
         jobs, cells = self._within_budget(question, statements, prepared)
         slots = question.workers or self._default_slots(jobs)
         state = _Answers(on_cell, self._workspace.backend(slots), question.max_seconds)

@@ -24,6 +24,7 @@ class Question:
         max_seconds: start nothing more once the estimate of what was started exceeds it.
         workers: children at once; 0 takes one per core.
         without_checkpoints: execute everything from the beginning.
+        python: the interpreter that executes the old versions; None takes the one that each run was recorded with.
         allow_effects: also put in expressions that are known to change the training; what they change shows as diverged.
         warm: whether children may be forked from a worker that has imported their libraries; else each one starts cold.
         segments: into how many parts each run is split at most; 0 takes as many as make the answer faster.
@@ -38,6 +39,7 @@ class Question:
     max_seconds: float | None = None
     workers: int = 0
     without_checkpoints: bool = False
+    python: str | None = None
     allow_effects: bool = False
     warm: bool = True
     segments: int = 0

@@ -409,6 +409,7 @@ class Workspace:
         *,
         on_cell: Callable[[CellAnswer], None] | None = None,
         on_line: Callable[[str], None] | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> Report:
         """Answer a question: replay what is open, in children; settled cells are not computed again.
 
@@ -416,8 +417,9 @@ class Workspace:
             question: what is asked.
             on_cell: told of each asked cell as soon as it is known.
             on_line: told of what goes on, in words.
+            on_plan: told of the plan before anything is started.
         """
-        return self._answerer().answer(question, on_cell=on_cell, on_line=on_line)
+        return self._answerer().answer(question, on_cell=on_cell, on_line=on_line, on_plan=on_plan)
 
     def _answerer(self) -> Answerer:
         return Answerer(self)

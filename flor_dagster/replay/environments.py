@@ -1,0 +1,95 @@
+"""Which interpreter executes an old version, and how its packages differ from those that the run was recorded with."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flor_dagster.errors import ReplayError
+from flor_dagster.replay.record import RunRecord
+
+# Modules whose versions are recorded, by the distributions that they come from.
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+
+_ASK = (
+    "import json, platform, sys\n"
+    "from importlib import metadata\n"
+    "found = {}\n"
+    "for name in json.loads(sys.argv[1]):\n"
+    "    try:\n"
+    "        found[name] = metadata.version(name)\n"
+    "    except metadata.PackageNotFoundError:\n"
+    "        found[name] = ''\n"
+    "print(json.dumps({'python': platform.python_version(), 'packages': found}))\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What executes a replay.
+
+    Args:
+        interpreter: the Python.
+        warnings: how it differs from what the run was recorded with, each in words; empty where nothing is known to differ.
+    """
+
+    interpreter: str
+    warnings: tuple[str, ...]
+
+
+def choose_environment(record: RunRecord, python: str | None) -> Environment:
+    """The interpreter of a run's replays.
+
+    Args:
+        record: the run's journal.
+        python: a given interpreter; None takes the one that the run was recorded with, where it is still there, else this
+            process's own.
+
+    Raises:
+        ReplayError: the given one is none.
+    """
+    header = record.header
+    recorded = str(header.get("executable") or "")
+    warnings: list[str] = []
+    if python is not None:
+        interpreter = str(Path(python).expanduser().absolute())
+    elif recorded and os.access(recorded, os.X_OK):
+        interpreter = recorded
+    else:
+        interpreter = sys.executable
+        warnings.append(
+            f"its interpreter {recorded or '(unknown)'} is not there any more; {interpreter} takes its place"
+        )
+    versions: Mapping[str, Any] = next(
+        (parts[1].get("versions", {}) for _, kind, parts in record.events if kind == "i"), {}
+    )
+    wanted = {DISTRIBUTIONS.get(name, name): str(version) for name, version in versions.items() if version}
+    facts = _facts(interpreter, tuple(sorted(wanted)))
+    if header.get("python") and header["python"] != facts["python"]:
+        warnings.append(f"Python is {facts['python']}, the run had {header['python']}")
+    for name, version in wanted.items():
+        here = facts["packages"].get(name, "")
+        if here != version:
+            warnings.append(f"{name} is {here or 'not installed'}, the run had {version}")
+    return Environment(interpreter, tuple(warnings))
+
+
+@functools.lru_cache(64)
+def _facts(interpreter: str, packages: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [interpreter, "-P", "-c", _ASK, json.dumps(packages)], capture_output=True, text=True, check=True, timeout=60,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise ReplayError(
+            f"{interpreter} can't be used as the interpreter of a replay: {error}. Name a Python with --python"
+        ) from error
