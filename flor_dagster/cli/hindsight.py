@@ -44,6 +44,27 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
     return chosen or None
 
 
+def parse_tolerance(values: Sequence[str]) -> dict[str, float] | None:
+    """`1e-6` and `loss=1e-4` as name → relative difference, `*` for every other name; None where nothing was given.
+
+    Raises:
+        click.BadParameter: for what is no number, or is below zero.
+    """
+    chosen: dict[str, float] = {}
+    for value in values:
+        name, equals, text = value.rpartition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < 1 or (equals and not name):
+            raise click.BadParameter(
+                f"{value!r} is not RTOL or NAME=RTOL, as in loss=1e-5", param_hint="--rtol"
+            )
+        chosen[name or "*"] = number
+    return chosen or None
+
+
 @click.command("hindsight")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
@@ -74,6 +95,12 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
 )
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Child processes at once; 0: one per core."
+)
+@click.option(
+    "--rtol",
+    multiple=True,
+    metavar="[NAME=]RTOL",
+    help="Relative difference that re-emitted numbers (of NAME) may have; they are then `within tolerance`, never exact.",
 )
 @click.option(
     "--python",

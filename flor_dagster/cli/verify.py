@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flor_dagster.cli.command import project_command
+from flor_dagster.cli.hindsight import parse_tolerance
 from flor_dagster.cli.output import DONE, FAILED, Output
 
 if TYPE_CHECKING:
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compute one iteration both ways too, nested loops skipped and executed; where they differ, later replays execute.",
 )
+@click.option(
+    "--rtol",
+    multiple=True,
+    metavar="[NAME=]RTOL",
+    help="Relative difference that re-emitted numbers (of NAME) may have; they are then `within tolerance`, never exact.",
+)
 @project_command
-def verify_command(workspace: Workspace, output: Output, runs: tuple[str, ...], audit: bool) -> int:
+def verify_command(
+    workspace: Workspace, output: Output, runs: tuple[str, ...], audit: bool, rtol: tuple[str, ...]
+) -> int:
     """Execute each training run RUN again from its beginning and compare everything with its record, bit for bit.
 
     The verdict is kept with the run. Nothing of yours is touched: the old version runs in a checkout of its own.
@@ -30,7 +39,7 @@ def verify_command(workspace: Workspace, output: Output, runs: tuple[str, ...], 
 
     from flor_dagster.replay.reproducing import verify_run
 
-    found = [verify_run(workspace, name, audit=audit) for name in runs]
+    found = [verify_run(workspace, name, audit=audit, tolerance=parse_tolerance(rtol)) for name in runs]
     output.document({"verifications": found, "complete": all(one.good for one in found)})
     for one in found:
         style = "green" if one.good else "red"

@@ -437,7 +437,9 @@ class Answerer:
         def tell(statement: StatementRow, cell: CellRow) -> None:
             state.tell(item, statement, cell)
 
-        passing = Passing(state.backend, self._tainted(run, record), on_line, state.started)
+        passing = Passing(
+            state.backend, self._tainted(run, record), on_line, state.started, question.tolerance
+        )
         libraries = preloadable(self._loaded_sources(run, record, item.placed))
         timeout = question.timeout_seconds or max(LEAST_TIMEOUT, TIMEOUT_FACTOR * (run.seconds or 0.0))
         place_ = Places(self._workspace.home, self._workspace.root, self._workspace.cache)

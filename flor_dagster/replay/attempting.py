@@ -71,12 +71,14 @@ class Passing:
         tainted: (file, line) of recorded statements whose values are not compared.
         on_line: told of what goes on.
         started: called for every child.
+        tolerance: name → the relative difference that is declared to be good enough (see `verify`).
     """
 
     backend: Backend
     tainted: Tainted
     on_line: Callable[[str], None] | None
     started: Callable[[], None]
+    tolerance: Mapping[str, float] | None = None
 
     def carry_out(self, job: Job, plans: Sequence[LoopPlan], name: str) -> Attempt | Failed:
         """Execute all segments, compare and merge them.
@@ -126,7 +128,9 @@ class Passing:
     def compare(self, job: Job, outcome: Outcome) -> Verdict:
         """One segment's journal against the record."""
         lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
-        return verify(job.record, read_record(outcome.journal), job.loops, lines, self.tainted)
+        return verify(
+            job.record, read_record(outcome.journal), job.loops, lines, self.tainted, self.tolerance
+        )
 
     def _segment(self, job: Job, plan: LoopPlan, part: str) -> Job:
         return replace(job, loops=plan, part=part)

@@ -24,6 +24,8 @@ class Question:
         max_seconds: start nothing more once the estimate of what was started exceeds it.
         workers: children at once; 0 takes one per core.
         without_checkpoints: execute everything from the beginning.
+        tolerance: name → the relative difference that its re-emitted numbers may have, `*` for every other name; None asks
+            for equal bits. What is not equal is `within tolerance` then, never `exact`.
         python: the interpreter that executes the old versions; None takes the one that each run was recorded with.
         allow_effects: also put in expressions that are known to change the training; what they change shows as diverged.
         warm: whether children may be forked from a worker that has imported their libraries; else each one starts cold.
@@ -39,6 +41,7 @@ class Question:
     max_seconds: float | None = None
     workers: int = 0
     without_checkpoints: bool = False
+    tolerance: Mapping[str, float] | None = None
     python: str | None = None
     allow_effects: bool = False
     warm: bool = True

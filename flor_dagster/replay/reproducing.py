@@ -95,7 +95,12 @@ def audited_loops(
 
 
 def verify_run(
-    workspace: Workspace, name: str, *, audit: bool = False, on_line: OnLine | None = None
+    workspace: Workspace,
+    name: str,
+    *,
+    audit: bool = False,
+    tolerance: Mapping[str, float] | None = None,
+    on_line: OnLine | None = None,
 ) -> Verification:
     """Execute a training run again from its beginning and compare everything with its record, bit for bit.
 
@@ -104,6 +109,7 @@ def verify_run(
         name: key, id or unique beginning of the run.
         audit: compute one iteration both ways too, its nested loops skipped and executed; a loop where they differ is not
             skipped in later replays of this version.
+        tolerance: as in a question: name → relative difference, `*` for every other name.
         on_line: told of what goes on, in words.
 
     Raises:
@@ -119,13 +125,15 @@ def verify_run(
     folder = workspace.home / "replays"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{run.id}.lock"):
-        verifier = _Verifier(workspace, run, on_line)
+        verifier = _Verifier(workspace, run, on_line, tolerance)
         whole = verifier.whole()
         return verifier.audit(whole) if audit and whole.fidelity == "exact" else whole
 
 
 class _Verifier:
-    def __init__(self, workspace: Workspace, run: RunRow, on_line: OnLine | None) -> None:
+    def __init__(
+        self, workspace: Workspace, run: RunRow, on_line: OnLine | None, tolerance: Mapping[str, float] | None
+    ) -> None:
         self._workspace = workspace
         self._store = workspace.store
         self._run = run
@@ -133,7 +141,7 @@ class _Verifier:
         self._record = read_record(layout.run_folder(workspace.home, run.id) / "journal.0.jsonl")
         self._sources = self._read_sources()
         self._reach = Reach(self._sources)
-        self._passing = Passing(workspace.backend(1), self._tainted(), on_line, _nothing)
+        self._passing = Passing(workspace.backend(1), self._tainted(), on_line, _nothing, tolerance)
 
     def _read_sources(self) -> dict[str, str]:
         repository, commit = self._workspace.repository, self._run.commit or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -44,13 +45,15 @@ class Verdict:
             return (
                 f"unverified: {self.difference or 'nothing that was recorded could be compared'} ({compared})"
             )
+        if self.fidelity == "within tolerance":
+            return f"within tolerance: {self.difference} ({compared})"
         left = f"; not compared: {', '.join(self.left_out)}" if self.left_out else ""
         return f"exact: {compared}, all equal{left}"
 
 
 def verify(
     recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, asked: Mapping[str, Iterable[int]],
-    tainted: frozenset[tuple[str, int]],
+    tainted: frozenset[tuple[str, int]], tolerance: Mapping[str, float] | None = None,
 ) -> Verdict:  # fmt: skip
     """Compare a replay with the record.
 
@@ -60,6 +63,8 @@ def verify(
         plan: what was to be executed.
         asked: file → lines of the replay's hindsight statements; their records are answers, not re-emissions.
         tainted: (file, line) of recorded statements whose values depend on the clock or the process.
+        tolerance: name → the relative difference that its numbers may have, `*` for every other name: declared by who asks.
+            States can't be compared so: where it is given, unequal ones do not count against the replay, the records do.
 
     Returns:
         The verdict. It is `exact` only if, after every restore and before the next one, something was compared, and
@@ -71,11 +76,14 @@ def verify(
     left_out = tuple(sorted(tainted_names))
     expected = [r for r in _expected(recorded, plan) if r.name not in tainted_names]
     actual = [r for r in emitted if r.name not in tainted_names]
-    difference = _first_difference(expected, actual, open_end=not recorded.finished)
+    near = _Near(tolerance or {})
+    difference = _first_difference(expected, actual, near, open_end=not recorded.finished)
     compared_records = min(len(expected), len(actual))
     digests, restores, unchecked = _walk_events(replayed, actual)
     for _, kind, parts in replayed.events:
-        if kind == "d" and parts[4] and not difference:
+        if kind == "d" and parts[4] and tolerance:
+            near.states += 1
+        elif kind == "d" and parts[4] and not difference:
             path = replayed.executions[parts[1]].path
             where = path if parts[2] is None else f"{path}[{parts[2]}]"
             names = ", ".join(root.partition(":")[2] for root in parts[4][:5])
@@ -85,6 +93,10 @@ def verify(
     fidelity: Fidelity = "exact"
     if difference:
         fidelity = "diverged"
+    elif near.states and not compared_records:
+        fidelity, difference = "diverged", "states differ, and no record tells by how much"
+    elif (near.largest or near.states) and not unchecked:
+        fidelity, difference = "within tolerance", near.sentence
     elif unchecked:
         fidelity, difference = "unverified", f"nothing was compared after the restore of {unchecked}"
     elif compared_records + digests == 0:
@@ -124,7 +136,45 @@ def _under(path: str, prefixes: set[str]) -> bool:
     return False
 
 
-def _first_difference(expected: list[Record], actual: list[Record], *, open_end: bool) -> str:
+class _Near:
+    """Numbers that are not equal and within what was declared."""
+
+    def __init__(self, tolerance: Mapping[str, float]) -> None:
+        self._tolerance = tolerance
+        self.largest = 0.0
+        self.name = ""
+        self.states = 0
+
+    def takes(self, wanted: Record, got: Record) -> bool:
+        """Whether two unequal records of one place are near enough."""
+        allowed = self._tolerance.get(wanted.name, self._tolerance.get("*", 0.0))
+        one, other = decode(json.loads(wanted.text)), decode(json.loads(got.text))
+        if allowed <= 0 or not (isinstance(one, float) and isinstance(other, float)):
+            return False
+        if not (math.isfinite(one) and math.isfinite(other)):
+            return False
+        relative = abs(one - other) / max(abs(one), abs(other)) if one != other else 0.0
+        if relative > allowed:
+            return False
+        if relative >= self.largest:
+            self.largest, self.name = relative, wanted.name
+        return True
+
+    @property
+    def sentence(self) -> str:
+        """What differs, and by how much at most."""
+        declared = self._tolerance.get(self.name, self._tolerance.get("*", 0.0))
+        parts = (
+            [f"`{self.name}` differs by {self.largest:.2g} at most, {declared:.2g} is declared"]
+            if self.name
+            else []
+        )
+        if self.states:
+            parts.append(f"{self.states} state{'s' * (self.states != 1)} not bit for bit the same")
+        return "; ".join(parts)
+
+
+def _first_difference(expected: list[Record], actual: list[Record], near: _Near, *, open_end: bool) -> str:
     for wanted, got in zip_longest(expected, actual):
         if wanted is None:
             return "" if open_end else f"`{got.name}` at {_place(got)} was not recorded"
@@ -132,7 +182,7 @@ def _first_difference(expected: list[Record], actual: list[Record], *, open_end:
             return f"`{wanted.name}` at {_place(wanted)} was recorded and did not come again"
         if (wanted.name, wanted.path) != (got.name, got.path):
             return f"`{wanted.name}` at {_place(wanted)} was recorded, `{got.name}` at {_place(got)} came instead"
-        if wanted.text != got.text:
+        if wanted.text != got.text and not near.takes(wanted, got):
             return f"`{wanted.name}` at {_place(wanted)} was {_shown(wanted.text)}, the replay gave {_shown(got.text)}"
     return ""
 

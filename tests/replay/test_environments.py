@@ -17,7 +17,10 @@ from tests.replay.conftest import Lab
 
 def record(executable: str, python: str, **versions: str) -> RunRecord:
     header = {"executable": executable, "python": python}
-    return RunRecord(header, {}, {}, [], [(0, "i", ["i", {"versions": versions}])], {}, {}, None)
+    return RunRecord(
+        header=header, executions={}, by_path={}, records=[], events=[(0, "i", ["i", {"versions": versions}])], args={},
+        begin={}, generators={}, ended=None,
+    )  # fmt: skip
 
 
 def test_the_recorded_interpreter_is_taken_and_nothing_is_said_where_nothing_differs() -> None:
