@@ -121,6 +121,8 @@ def hindsight_command(
     workers: int,
     without_checkpoints: bool,
     allow_effects: bool,
+    rtol: tuple[str, ...],
+    python: str | None,
 ) -> int:
     """Get the values of the statements NAME... from past training runs.
 
@@ -141,6 +143,8 @@ def hindsight_command(
         workers=workers,
         without_checkpoints=without_checkpoints,
         allow_effects=allow_effects,
+        tolerance=parse_tolerance(rtol),
+        python=python,
     )
     for name in names:
         workspace.ask(name)
