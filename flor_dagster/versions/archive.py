@@ -110,14 +110,13 @@ class _Taking:
     def _take_files(self, repository: Repository, files: dict[str, str]) -> None:
         new = sorted(set(files) - self.known(files.keys()) - self.archive.objects.keys())
         asked = "".join(f"{name}\n" for name in new).encode()
-        sizes = run(repository.root, "cat-file", "--batch-check=%(objectsize)", stdin=asked).text.split()
-        if len(sizes) != len(new):
-            raise SnapshotError(
-                f"Files of the version {self.archive.commit} are missing in {repository.root}."
-            )
+        lines = run(repository.root, "cat-file", "--batch-check=%(objectsize)", stdin=asked).text.splitlines()
         wanted: list[str] = []
-        for name, size in zip(new, map(int, sizes), strict=True):
-            if size > self.max_object or size > self.left:
+        for name, line in zip(new, lines, strict=True):
+            size = int(line) if line.isdigit() else None
+            if size is None:
+                self.archive.left_out[files[name]] = "the repository lacks it (is it a partial clone?)"
+            elif size > self.max_object or size > self.left:
                 self.archive.objects[name] = None
                 self.archive.left_out[files[name]] = f"{size / 1e6:.1f} MB are too much for the log store"
             else:

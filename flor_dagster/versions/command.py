@@ -44,6 +44,7 @@ _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",  # else even `git status` in a submodule rewrites an index
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_NO_LAZY_FETCH": "1",  # a partial clone's git asks the network for what it lacks; 2.44 and later obey
     "GIT_LITERAL_PATHSPECS": "1",
 }
 
