@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         flor_asset,
     )
     from flor_dagster.replay.asking import hindsight, plan
-    from flor_dagster.replay.workspace import Workspace, dataframe
+    from flor_dagster.replay.workspace import Workspace, artifact, dataframe
 
 __all__ = [
     "DagsterFlorTranslator",
@@ -53,6 +53,7 @@ __all__ = [
     "FlorResource",
     "Workspace",
     "arg",
+    "artifact",
     "build_flor_asset_specs",
     "build_flor_definitions",
     "build_hindsight_schedule",
@@ -76,6 +77,7 @@ _LAZY = {
     "Workspace": "flor_dagster.replay.workspace",
     "hindsight": "flor_dagster.replay.asking",
     "plan": "flor_dagster.replay.asking",
+    "artifact": "flor_dagster.replay.workspace",
     "dataframe": "flor_dagster.replay.workspace",
     **dict.fromkeys(
         (

@@ -15,6 +15,7 @@ from flor_dagster.recording.journal import line_bytes
 from flor_dagster.recording.values import encode
 
 if TYPE_CHECKING:
+    from flor_dagster.recording.artifacts import ArtifactStore
     from flor_dagster.recording.journal import JournalWriter
     from flor_dagster.recording.loops import LoopExecution
     from flor_dagster.recording.trouble import Troubles
@@ -52,9 +53,13 @@ class Records:
         journal: where they go.
         root: what files are named relative to.
         troubles: told once when the disk fails.
+        artifacts: where large values, figures and images go.
     """
 
-    def __init__(self, journal: JournalWriter, root: Path, troubles: Troubles) -> None:
+    def __init__(
+        self, journal: JournalWriter, root: Path, troubles: Troubles, artifacts: ArtifactStore | None = None
+    ) -> None:
+        self.artifacts = artifacts
         self.calls: dict[tuple[int, int, str], int] = {}
         self._journal = journal
         self._root = root
@@ -91,7 +96,11 @@ class Records:
         site = hot.get(name)
         if site is None or site.number != call:
             self._heat(name, Site(code, frame.f_lasti, call, self._journal, self))
-        text = self.text(value) if type(value) is float and value - value == 0.0 else encode(value).encode()
+        text = (
+            self.text(value)
+            if type(value) is float and value - value == 0.0
+            else encode(value, self.artifacts).encode()
+        )
         iteration = current.get()
         if iteration is None or iteration.owner is not self._journal:
             kept = self._journal.write(b"[%d,0,%b]\n" % (call, text))

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.arguments import convert, jsonable
+from flor_dagster.recording.artifacts import ArtifactStore
 from flor_dagster.recording.capturing import Capturing
 from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.checkpoints import CheckpointStore
@@ -99,7 +100,7 @@ class Session:
         self._packages = ""
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
-        self.records = Records(self.journal, place.root, self.troubles)
+        self.records = Records(self.journal, place.root, self.troubles, ArtifactStore(place.home))
         self.root = Iteration(self.journal, None, 0, None)
         self.told = ToldLoops(self)
         self.channels: list[Channel] = []

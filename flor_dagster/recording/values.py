@@ -3,10 +3,18 @@
 A value is JSON where JSON holds it exactly; everything else is a tagged object `{"$": kind, ...}`:
 
     {"$": "float", "bits": "7ff8000000000000"}       NaN, infinities: IEEE 754 bits, big-endian hex
+    {"$": "int", "hex": "0x…"}                        an integer of more digits than Python reads
+    {"$": "complex", "v": [real, imaginary]}
     {"$": "json", "v": {...}}                         a dict or a list/tuple that JSON holds
     {"$": "dict", "v": [[key, value], ...]}           a dict in it that has a key "$" of its own
-    {"$": "array", "dtype": "<f8", "shape": [2], "data": "<base64>"}     little arrays, C order
-    {"$": "datetime", "v": "2026-11-21T00:00:00+00:00"}
+    {"$": "items", "v": [[key, value], ...]}          a dict with keys that are not all text
+    {"$": "set", "v": [...]}                          a set or frozenset, in the order of its items' texts
+    {"$": "array", "dtype": "<f8", "shape": [2], "data": "<base64>"}     little arrays and odd numpy scalars, C order
+    {"$": "datetime", "v": "2026-11-21T00:00:00+00:00", "zone": "Europe/Berlin", "fold": 1}   zone, fold: where there
+    {"$": "time" | "timedelta" | "decimal" | "fraction" | "uuid" | "path" | "bytes", "v": ...}
+    {"$": "missing", "type": "pandas.NA"}             a library's own word for "no value"; read as None
+    {"$": "object", "type": "m.Point", "v": {...}}    a dataclass, an enum, a frame: its parts by name
+    {"$": "artifact", "digest": ..., "suffix": "png", "size": ..., "type": ..., "note": ...}    see `artifacts`
     {"$": "unstored", "type": "...", "text": "..."}   what could be said of a value that can't be kept
     {"$": "error", "type": "ValueError", "message": "...", "line": 7}    a hindsight expression that failed
 
@@ -16,16 +24,26 @@ Floats that JSON holds are written by `repr`, which round-trips; -0.0 is kept; i
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime as dt
+import decimal
+import enum
+import fractions
 import json
 import math
+import reprlib
 import struct
-import sys
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-MAX_ARRAY_BYTES = 64 * 1024
+from flor_dagster.recording.artifacts import VALUE_SUFFIX, Artifact, ArtifactStore, picture
+from flor_dagster.recording.foreign import array_text, artifact_text, encode_foreign, structure
+
 MAX_TEXT = 1_000_000
+MAX_DEPTH = 100
 
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
@@ -36,6 +54,14 @@ class Unstored:
 
     type: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A value made of named parts, without its class: a dataclass, an enum's member, a frame of pandas."""
+
+    type: str
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +82,13 @@ class ArrayValue:
     data: bytes
 
 
-def encode(value: Any) -> str:
-    """The journal text of any value. Never raises: what can't be kept becomes an `unstored` tag."""
+def encode(value: Any, store: ArtifactStore | None = None) -> str:
+    """The journal text of any value. Never raises: what can't be kept becomes an `unstored` tag.
+
+    Args:
+        value: anything.
+        store: where large values, figures and images go; without one they can't be kept.
+    """
     kind = type(value)
     if kind is float:
         return repr(value) if math.isfinite(value) else _tag_float(value)
@@ -66,13 +97,22 @@ def encode(value: Any) -> str:
     if value is None:
         return "null"
     if kind is int:
-        return _int_text(value)
-    if kind is str:
-        return _dumps(value) if len(value) <= MAX_TEXT else _unstored(value)
+        text = _int_text(value)
+    elif kind is str:
+        text = _dumps(value)
+    else:
+        try:
+            text = _encode_other(value, store, 0)
+        except Exception as error:  # noqa: BLE001 - a value must never break the training that logs it
+            return _unstored(value, error)
+    if len(text) <= MAX_TEXT:
+        return text
+    if store is None:
+        return _unstored(value, ValueError(f"a text of {len(text)} characters"))
     try:
-        return _encode_other(value)
-    except Exception:  # noqa: BLE001 - a value must never break the training that logs it
-        return _unstored(value)
+        return artifact_text(store.keep(text.encode(), VALUE_SUFFIX, _type_name(value)))
+    except Exception as error:  # noqa: BLE001 - likewise
+        return _unstored(value, error)
 
 
 def _int_text(value: int) -> str:
@@ -86,9 +126,7 @@ def _tag_float(value: float) -> str:
     return f'{{"$":"float","bits":"{struct.pack(">d", value).hex()}"}}'
 
 
-def _encode_other(value: Any) -> str:
-    if isinstance(value, Failure):
-        return _dumps({"$": "error", "type": value.type, "message": value.message, "line": value.line})
+def _encode_other(value: Any, store: ArtifactStore | None, depth: int) -> str:
     # Subclasses (numpy.float64, IntEnum, str enums): the plain value, whatever their own __str__ says.
     if isinstance(value, int):
         return encode(int.__int__(value))
@@ -96,85 +134,128 @@ def _encode_other(value: Any) -> str:
         return encode(float.__float__(value))
     if isinstance(value, str):
         return encode(str.__str__(value))
-    if isinstance(value, dt.datetime | dt.date):
-        return _dumps({"$": "datetime", "v": value.isoformat()})
-    if isinstance(value, ArrayValue):
-        return _array(value.dtype, value.shape, value.data)
-    numeric = _numeric(value)
-    if numeric is not None:
-        return numeric
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+
+    def inner(part: Any) -> str:
+        return _part(part, store, depth + 1)
+
     if isinstance(value, dict | list | tuple):
-        return f'{{"$":"json","v":{_dumps(_jsonable(value))}}}'
+        return f'{{"$":"json","v":{_container(value, inner)}}}'
+    kind = _type_name(value)
+    foreign = encode_foreign(value, kind, inner, store)
+    if foreign is not None:
+        return foreign
+    plain = _standard(value, inner) or _own(value, inner)
+    if plain is not None:
+        return plain
+    if store is not None:
+        drawn = picture(value, kind, store)
+        if drawn is not None:
+            return artifact_text(drawn)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return structure(kind, {name: inner(getattr(value, name)) for name in names if hasattr(value, name)})
     return _unstored(value)
 
 
-def _numeric(value: Any) -> str | None:
-    """Numpy scalars and arrays, torch tensors; None for anything else."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu()
-        if tensor.dtype in (torch.bfloat16, torch.float16):
-            tensor = tensor.float()
-        if tensor.ndim == 0:
-            return encode(tensor.item())
-        value = tensor.resolve_conj().resolve_neg().numpy()
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    if isinstance(value, numpy.generic):
-        item = value.item()
-        return encode(item) if not isinstance(item, numpy.generic) else encode(float(item))
-    if isinstance(value, numpy.ndarray):
-        if value.ndim == 0:
-            return encode(value.item())
-        if value.nbytes <= MAX_ARRAY_BYTES and not value.dtype.hasobject:
-            little = numpy.ascontiguousarray(value.astype(value.dtype.newbyteorder("<"), copy=False))
-            return _array(little.dtype.str, value.shape, little.tobytes())
-        return _unstored(value)
-    return None
+def _own(value: Any, inner: Callable[[Any], str]) -> str | None:
+    """What reading gives, logged again."""
+    match value:
+        case Failure():
+            return _dumps({"$": "error", "type": value.type, "message": value.message, "line": value.line})
+        case ArrayValue():
+            return array_text(value.dtype, value.shape, value.data)
+        case Structure():
+            return structure(value.type, {name: inner(part) for name, part in value.fields.items()})
+        case Artifact():
+            return artifact_text(value)
+        case _:
+            return None
 
 
-def _array(dtype: str, shape: tuple[int, ...], data: bytes) -> str:
-    return _dumps(
-        {"$": "array", "dtype": dtype, "shape": list(shape), "data": base64.b64encode(data).decode("ascii")}
-    )
+def _standard(value: Any, inner: Callable[[Any], str]) -> str | None:
+    """What the standard library has types for."""
+    match value:
+        case complex():
+            return f'{{"$":"complex","v":[{encode(value.real)},{encode(value.imag)}]}}'
+        case dt.datetime():
+            fields = {"$": "datetime", "v": value.isoformat()}
+            zone = getattr(value.tzinfo, "key", None)
+            extra = ({"zone": zone} if isinstance(zone, str) else {}) | ({"fold": 1} if value.fold else {})
+            return _dumps(fields | extra)
+        case dt.date():
+            return _dumps({"$": "datetime", "v": value.isoformat()})
+        case dt.time():
+            return _dumps({"$": "time", "v": value.isoformat()})
+        case dt.timedelta():
+            return _dumps({"$": "timedelta", "v": [value.days, value.seconds, value.microseconds]})
+        case decimal.Decimal():
+            return _dumps({"$": "decimal", "v": str(value)})
+        case fractions.Fraction():
+            return f'{{"$":"fraction","v":[{_int_text(value.numerator)},{_int_text(value.denominator)}]}}'
+        case uuid.UUID():
+            return _dumps({"$": "uuid", "v": str(value)})
+        case PurePath():
+            return _dumps({"$": "path", "v": str(value)})
+        case bytes() | bytearray() | memoryview():
+            return _dumps({"$": "bytes", "v": base64.b64encode(value).decode("ascii")})
+        case set() | frozenset():
+            return f'{{"$":"set","v":[{",".join(sorted(inner(item) for item in value))}]}}'
+        case enum.Enum():
+            return structure(_type_name(value), {"name": encode(value.name), "value": inner(value.value)})
+        case _:
+            return None
 
 
-def _jsonable(value: Any, depth: int = 0) -> Any:
-    if depth > 100:
-        raise ValueError("nested too deeply")
-    if value is None or type(value) in (bool, str):
-        return value
-    if type(value) is int:
-        return json.loads(_int_text(value))
-    if type(value) is float:
-        return value if math.isfinite(value) else {"$": "float", "bits": struct.pack(">d", value).hex()}
-    if isinstance(value, dict):
-        items = {_key(k): _jsonable(v, depth + 1) for k, v in value.items()}
-        if len(items) != len(value):
-            raise ValueError("two keys with the same text")
+def _part(value: Any, store: ArtifactStore | None, depth: int) -> str:
+    """A value inside another one: containers need no tag of their own there."""
+    if isinstance(value, dict | list | tuple) and depth <= MAX_DEPTH:
+        return _container(value, lambda part: _part(part, store, depth + 1))
+    if value is None or type(value) in (bool, int, float, str):
+        return encode(value)
+    return _encode_other(value, store, depth)
+
+
+def _container(value: Any, inner: Callable[[Any], str]) -> str:
+    if not isinstance(value, dict):
+        return f"[{','.join([inner(item) for item in value])}]"
+    items: list[tuple[Any, Any]] = list(value.items())
+    if all(isinstance(key, str) for key, _ in items):
         # A user's own "$" key must not be read back as one of our tags.
-        return {"$": "dict", "v": list(items.items())} if "$" in items else items
-    if isinstance(value, list | tuple):
-        return [_jsonable(v, depth + 1) for v in value]
-    return json.loads(encode(value))
+        if not any(key == "$" for key, _ in items):
+            return "{" + ",".join([f"{_dumps(str.__str__(key))}:{inner(item)}" for key, item in items]) + "}"
+        tag = "dict"
+    else:
+        tag = "items"
+    pairs = ",".join([f"[{inner(key)},{inner(item)}]" for key, item in items])
+    return f'{{"$":"{tag}","v":[{pairs}]}}'
 
 
-def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return str(key)
-    if key is None or isinstance(key, bool | int | float):
-        return repr(key)
-    raise TypeError(f"a {type(key).__name__} as a key")
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = _SHORT.maxset = 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 500
 
 
-def _unstored(value: Any) -> str:
+def _unstored(value: Any, error: Exception | None = None) -> str:
+    """What can be said of a value: its type, why it could not be kept, the beginning of its text."""
     try:
-        text = repr(value) if not isinstance(value, str) else value
-    except Exception as error:  # noqa: BLE001 - a broken __repr__ is still only a value
-        text = f"<repr failed: {type(error).__name__}>"
+        # The whole text of a large container would take the training's time.
+        text = str.__str__(value)[:500] if isinstance(value, str) else _SHORT.repr(value)
+    except Exception as failure:  # noqa: BLE001 - a broken __repr__ is still only a value
+        text = f"<repr failed: {type(failure).__name__}>"
+    fields = {"$": "unstored", "type": _type_name(value), "text": text[:500]}
+    if error is not None:
+        try:
+            fields["why"] = f"{type(error).__name__}: {error}"[:200]
+        except Exception:  # noqa: BLE001 - nor does a broken error
+            fields["why"] = type(error).__name__
+    return _dumps(fields)
+
+
+def _type_name(value: Any) -> str:
     kind = type(value)
-    return _dumps({"$": "unstored", "type": f"{kind.__module__}.{kind.__qualname__}", "text": text[:500]})
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def decode(value: Any) -> Any:
@@ -182,19 +263,26 @@ def decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     match value.get("$"):
-        case "float":
-            return struct.unpack(">d", bytes.fromhex(value["bits"]))[0]
-        case "int":
-            return int(value["hex"], 16)
+        case "float" | "int" | "complex":
+            return _decode_number(value)
         case "json":
             return _decode_json(value["v"])
+        case "items":
+            return {_hashable(_decode_json(k)): _decode_json(v) for k, v in value["v"]}
+        case "set":
+            return {_hashable(_decode_json(v)) for v in value["v"]}
+        case "missing":
+            return None
+        case "object":
+            return Structure(value["type"], {k: _decode_json(v) for k, v in value["v"].items()})
+        case "artifact":
+            return Artifact(*(value[k] for k in ("digest", "suffix", "size", "type", "note")))
         case "dict":
             return {k: _decode_json(v) for k, v in value["v"]}
         case "array":
             return ArrayValue(value["dtype"], tuple(value["shape"]), base64.b64decode(value["data"]))
-        case "datetime":
-            text = value["v"]
-            return dt.datetime.fromisoformat(text) if "T" in text else dt.date.fromisoformat(text)
+        case "datetime" | "time" | "timedelta" | "decimal" | "fraction" | "uuid" | "path" | "bytes":
+            return _decode_standard(value)
         case "error":
             return Failure(value["type"], value["message"], value["line"])
         case _:
@@ -208,4 +296,61 @@ def _decode_json(value: Any) -> Any:
         if "$" in value:
             return decode(value)
         return {k: _decode_json(v) for k, v in value.items()}
+    return value
+
+
+def _decode_number(value: dict[str, Any]) -> Any:
+    match value["$"]:
+        case "float":
+            return struct.unpack(">d", bytes.fromhex(value["bits"]))[0]
+        case "int":
+            return int(value["hex"], 16)
+        case _:
+            real, imaginary = (decode(part) for part in value["v"])
+            return complex(real, imaginary)
+
+
+def _decode_standard(value: dict[str, Any]) -> Any:
+    text = value["v"]
+    match value["$"]:
+        case "datetime":
+            return _decode_moment(value) if "T" in text else dt.date.fromisoformat(text)
+        case "time":
+            return dt.time.fromisoformat(text)
+        case "timedelta":
+            return dt.timedelta(*text)
+        case "decimal":
+            return decimal.Decimal(text)
+        case "fraction":
+            return fractions.Fraction(*(decode(part) for part in text))
+        case "uuid":
+            return uuid.UUID(text)
+        case "path":
+            return PurePath(text)
+        case _:
+            return base64.b64decode(text)
+
+
+def _decode_moment(value: dict[str, Any]) -> dt.datetime:
+    moment = dt.datetime.fromisoformat(value["v"])
+    if "zone" in value:
+        import zoneinfo
+
+        try:
+            zone = zoneinfo.ZoneInfo(value["zone"])
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+            return moment  # a machine that does not know the zone: the moment and its offset are right
+        zoned = moment.replace(tzinfo=zone, fold=value.get("fold", 0))
+        return zoned if zoned.utcoffset() == moment.utcoffset() else moment
+    return moment.replace(fold=value.get("fold", 0))
+
+
+def _hashable(value: Any) -> Any:
+    """A key or an item of a set, which was a tuple or a frozenset where it reads as a list or a set."""
+    if isinstance(value, list):
+        return tuple(_hashable(item) for item in value)
+    if isinstance(value, set):
+        return frozenset(value)
+    if isinstance(value, Structure):
+        return f"{value.type}({', '.join(f'{k}={v!r}' for k, v in value.fields.items())})"
     return value

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError
 from flor_dagster.recording import process
+from flor_dagster.recording.artifacts import ArtifactStore
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.context import current
 from flor_dagster.recording.endings import at_end
@@ -284,7 +285,7 @@ class ResumeSession(ReplaySession):
         if difference and not self.plan["allow_changed"]:
             self.abandon(difference, EXIT_CHANGED)
         calls = self._copy_journal(execution.id, index)
-        live = Records(self.journal, self.place.root, self.troubles)
+        live = Records(self.journal, self.place.root, self.troubles, ArtifactStore(self.place.home))
         live.go_on_behind(calls, max(self._contexts_by_path.values(), default=0))
         self.records = live
         self._loops = max(self._dead.executions, default=0)
@@ -348,7 +349,7 @@ class _Compared(Records):
     """What is logged while catching up: compared with what the dead run logged there, and not written again."""
 
     def __init__(self, journal: JournalWriter, session: ResumeSession, plan: dict[str, Any]) -> None:
-        super().__init__(journal, session.place.root, session.troubles)
+        super().__init__(journal, session.place.root, session.troubles, ArtifactStore(session.place.home))
         self.difference = ""
         self._left_out = frozenset(plan["tainted"])
         self._expected: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -370,7 +371,7 @@ class _Compared(Records):
             wanted = json.loads(expected.pop(0)) if expected else None
             if name in self._left_out or self.difference:
                 return
-            text = encode(value)
+            text = encode(value, self.artifacts)
             if wanted is None or json.loads(text) != wanted:
                 was = "was not logged" if wanted is None else f"was {decode(wanted)!r:.60}"
                 at = path or "the top of the run"

@@ -26,6 +26,7 @@ from flor_dagster.errors import (
 )
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
+from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 from flor_dagster.recording.identity import new_run_id
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.archiving import archive_versions, give_back_versions
@@ -190,6 +191,21 @@ class Workspace:
         sentence = f"recorded by the run itself: {rows} value{'s' * (rows != 1)}"
         now = datetime.now().astimezone()
         return CellRow(run.id, statement.id, "recorded", "recorded", sentence, rows, None, now)
+
+    def artifact(self, reference: str | Artifact) -> Any:
+        """A logged figure, image or large value: what a cell of the log view refers to, as an object.
+
+        Args:
+            reference: the cell's value, or its text `artifact:0123456789abcdef`.
+
+        Returns:
+            A numpy array, an image of PIL, a value; bytes where nothing better is installed. Nothing is unpickled.
+
+        Raises:
+            StoreError: when it is missing, or is not what was written.
+        """
+        store = ArtifactStore(self.home)
+        return store.load(store.find(reference) if isinstance(reference, str) else reference)
 
     def runs(self) -> tuple[RunRow, ...]:
         """All training runs of the project, in the order of their start."""
@@ -547,3 +563,17 @@ def dataframe(
         return workspace.store.dataframe(
             *names, runs=runs, fidelity=fidelity, provenance=provenance, ranks=ranks
         )
+
+
+def artifact(reference: str | Artifact, *, project: str | Path | None = None) -> Any:
+    """A logged figure, image or large value as an object.
+
+    Args:
+        reference: the cell of a log view, or its text `artifact:0123456789abcdef`.
+        project: a folder in the project; default: around the working directory.
+
+    Raises:
+        StoreError: when it is missing, or is not what was written.
+    """
+    with Workspace.open(project) as workspace:
+        return workspace.artifact(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 from dataclasses import dataclass
@@ -404,7 +405,13 @@ def _readable(objects: NDArray[Any]) -> None:
     """Small arrays as numpy's own, where they stand."""
     for place, value in enumerate(objects):
         if isinstance(value, ArrayValue):
-            objects[place] = np.frombuffer(value.data, dtype=value.dtype).reshape(value.shape)
+            objects[place] = _array(value)
+
+
+def _array(value: ArrayValue) -> Any:
+    # A structured dtype reads as the list of its fields.
+    dtype = np.dtype(ast.literal_eval(value.dtype) if value.dtype.startswith("[") else value.dtype)
+    return np.frombuffer(value.data, dtype=dtype).reshape(value.shape)
 
 
 def _told(

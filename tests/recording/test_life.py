@@ -1,0 +1,149 @@
+"""What is known of a run: its process, its machine, its parent, its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from flor_dagster.recording.environment import packages_file
+from tests.recording.record_lab import Project, Run
+
+
+def test_the_header_tells_the_process_and_the_machine(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p")
+    run = project.run("import flor_dagster as flor\nflor.log('x', 1)\n", "--a", "b", OMP_NUM_THREADS="1")
+    header = run.of("flor")[0][2]
+    assert header["argv"] == ["train.py", "--a", "b"]
+    assert header["threads"]["OMP_NUM_THREADS"] == "1"
+    assert (header["hashseed"], header["executable"], header["parent"]) == ("0", sys.executable, "")
+    assert header["hardware"]["memory"] > 0
+    assert header["pid"] > 0
+    packages = json.loads(packages_file(project.root / ".flor", header["packages"]).read_text())
+    assert any(p.startswith("pytest==") for p in packages)
+    assert packages == sorted(packages)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_request_to_end_is_an_interruption(tmp_path: Path, name: str) -> None:
+    project = Project(tmp_path / "p")
+    child = project.start("""
+import time
+import flor_dagster as flor
+for i in flor.loop("i", range(10 ** 6)):
+    flor.log("x", i)
+    print("at", i, flush=True)
+    time.sleep(0.01)
+""")
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.Signals[name])
+    child.communicate(timeout=60)
+    assert child.returncode == -signal.Signals[name]
+    run = Run(project, "", "")
+    assert run.of("z")[0][1:3] == ["interrupted", name]
+
+
+def test_a_handler_of_the_trainings_own_is_left_alone(tmp_path: Path) -> None:
+    run = Project(tmp_path / "p").run("""
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: print("mine"))
+import flor_dagster as flor
+flor.log("x", 1)
+os.kill(os.getpid(), signal.SIGTERM)
+flor.log("y", 2)
+""")
+    assert run.out == "mine\n"
+    assert run.status == "finished"
+
+
+EXITS = [
+    (
+        "def main():\n    raise SystemExit(4)\nmain()",
+        4,
+        "failed" if hasattr(sys, "monitoring") else "finished",
+    ),
+    ("raise SystemExit(4)", 4, "failed"),
+    ("raise SystemExit('no data')", 1, "failed"),
+    ("raise SystemExit", 0, "finished"),
+    ("raise SystemExit(0)", 0, "finished"),
+    ("exit(3)", 3, "failed"),
+    ("quit()", 0, "finished"),
+    ("try:\n    raise SystemExit(3)\nexcept SystemExit:\n    pass", 0, "finished"),
+    ("try:\n    exit(3)\nexcept SystemExit:\n    pass", 0, "finished"),
+]
+
+
+@pytest.mark.parametrize(("ending", "code", "status"), EXITS)
+def test_an_exit_by_hand_is_told_rightly(tmp_path: Path, ending: str, code: int, status: str) -> None:
+    run = Project(tmp_path / "p").run(
+        f"import flor_dagster as flor\nflor.log('x', 1)\n{ending}\n", status=code
+    )
+    assert run.status == status
+    if code and status == "finished":  # what can't be seen is said to be so
+        assert "can't be seen" in run.of("z")[0][2]
+
+
+def test_a_process_that_a_run_starts_knows_its_parent(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p")
+    project.write({"child.py": "import flor_dagster as flor\nflor.log('child', 1)\n"})
+    project.run("""
+import subprocess, sys
+import flor_dagster as flor
+flor.log("x", 1)
+subprocess.run([sys.executable, "child.py"], check=True)
+""")
+    headers = {}
+    for path in project.journals:
+        header = json.loads(path.read_text().splitlines()[0])[2]
+        headers[header["entrypoint"]] = header
+    assert headers["child.py"]["parent"] == headers["train.py"]["run"]
+    assert headers["train.py"]["parent"] == ""
+
+
+CHILDREN = """
+import multiprocessing, sys
+import flor_dagster as flor
+flor.log("top", 1)
+def work(n):
+    flor.log("in child", n)
+    return [flor.arg("a", 2) for _ in flor.loop("c", range(2))]
+if __name__ == "__main__":
+    for epoch in flor.loop("epoch", range(2)):
+        with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+            assert pool.map(work, [1, 2]) == [[2, 2]] * 2
+        flor.log("x", epoch)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_pools_children_record_nothing_and_begin_no_run(tmp_path: Path, method: str) -> None:
+    project = Project(tmp_path / "p")
+    run = project.run(CHILDREN, method)
+    assert len(project.journals) == 1
+    assert [(n, c) for n, c, _ in run.records()] == [("top", ""), ("x", "epoch[0]"), ("x", "epoch[1]")]
+    assert run.status == "finished"
+
+
+def test_a_loaders_workers_leave_the_run_alone(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    project = Project(tmp_path / "p")
+    run = project.run("""
+import torch
+import flor_dagster as flor
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 6
+    def __getitem__(self, i):
+        flor.log("in worker", i)
+        return i
+loader = torch.utils.data.DataLoader(Data(), batch_size=2, num_workers=2)
+for epoch in flor.loop("epoch", range(2)):
+    for batch in flor.loop("step", loader):
+        flor.log("x", batch.sum())
+""")
+    assert len(project.journals) == 1
+    assert [v for n, _, v in run.records()] == [1, 5, 9, 1, 5, 9]
+    assert run.status == "finished"
