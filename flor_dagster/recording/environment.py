@@ -57,7 +57,7 @@ def installed_packages() -> list[str]:
                 if dot and dash and kind in ("dist-info", "egg-info"):
                     # What stands earlier on the path is what is imported.
                     found.setdefault(name.replace("_", "-").lower(), version.partition("-py")[0])
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+    return sorted(f"{name}=={version}" for name, version in found.items())
 
 
 def keep_packages(home: Path) -> str:

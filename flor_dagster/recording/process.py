@@ -57,9 +57,13 @@ def _is_child() -> bool:
     if _forked_from is not None:
         return find_rank() is None
     multiprocessing = sys.modules.get("multiprocessing.process")
-    return (
-        multiprocessing is not None and multiprocessing.parent_process() is not None and find_rank() is None
+    if multiprocessing is None:
+        return False
+    # While a spawned child imports the script it does not know its parent yet.
+    child = multiprocessing.parent_process() is not None or hasattr(
+        multiprocessing.current_process(), "_inheriting"
     )
+    return child and find_rank() is None
 
 
 def _begin(
