@@ -244,7 +244,9 @@ def test_propagate_shows_a_diff_or_a_refusal_and_runs_nothing(untouched: Project
         ("decayed", refused[1]["commit"]),
     ]
     run = untouched.ask("runs")["runs"][0]
-    assert [e["commit"] for e in untouched.ask("propagate", "square", "--runs", run["key"])["versions"]] == [run["commit"]]
+    assert [e["commit"] for e in untouched.ask("propagate", "square", "--runs", run["key"])["versions"]] == [
+        run["commit"]
+    ]
     unknown = untouched.flor("propagate", "square", "--version", "no-such-version")
     assert unknown.code != 0
     assert "no-such-version" in unknown.err

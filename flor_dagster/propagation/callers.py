@@ -117,6 +117,18 @@ class Callers:
         return known[path]
 
 
+def same_named_loops(text: str, line: int, old_text: str, old_line: int) -> bool:
+    """Whether two lines run in the same named loops, as far as both of their files show.
+
+    A way through versions that name no loops must not lead into a loop that the direct way forbids.
+    """
+    mine = _place({"": text}, "", line, (), whole=True)
+    theirs = _place({"": old_text}, "", old_line, (), whole=True)
+    return (
+        mine is None or theirs is None or same_loops(mine.nesting, mine.block, theirs.nesting, theirs.block)
+    )
+
+
 def _place(
     texts: dict[str, str], path: str, line: int, paths: tuple[str, ...], *, whole: bool
 ) -> _Place | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flor_dagster.errors import SourceSyntaxError
+from flor_dagster.propagation.callers import same_named_loops
 from flor_dagster.propagation.facts import facts_of
 from flor_dagster.propagation.model import Placement, Refusal, RefusalKind
 from flor_dagster.propagation.modules import bound_by, defined_functions, parsed
@@ -238,13 +239,17 @@ class Chain:
                 last_hop = self._hop(current, index, patched)
                 budget -= 1
                 if last_hop is not None:
-                    return last_hop
+                    return last_hop if self._keeps_loops(text, lines[0], last_hop.carried) else None
             further, spent = self._farthest(current, index)
             budget -= spent
             if further is None:
                 return None
             current = known[further.index] = further
         return None
+
+    @staticmethod
+    def _keeps_loops(text: str, line: int, carried: _Carried) -> bool:
+        return same_named_loops(text, line, carried.text, carried.lines[0])
 
     def _farthest(self, current: _Carried, index: int) -> tuple[_Carried | None, int]:
         """The oldest version before `index` that takes the statement in one hop, and how many hops were tried."""

@@ -153,6 +153,22 @@ def hops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+def test_versions_that_name_no_loops_lead_into_no_other_loop() -> None:
+    plain = SCRIPT.replace('flor.loop("epoch", range(3))', "range(3)").replace(
+        'flor.loop("step", batches())', "batches()"
+    )
+    moved = SCRIPT.replace(
+        '        for batch in flor.loop("step", batches()):\n',
+        "        if ready():\n            batch = fetch()\n",
+    )
+    swapped = SCRIPT.replace('"epoch"', '"?"').replace('"step"', '"epoch"').replace('"?"', '"step"')
+    for old in (moved, swapped):
+        direct = ask([SCRIPT, old], "gradient = slope", 'flor.log("g", gradient)')
+        chained = ask([SCRIPT, plain, old], "gradient = slope", 'flor.log("g", gradient)')
+        assert direct.refusals
+        assert chained.refusals
+
+
 def test_the_same_question_has_the_same_answer() -> None:
     far = REWRITTEN.replace("def main():", "def run(options):").replace("main()", "run(read())")
     texts = [SCRIPT, RENAMED, REWRITTEN, far]
