@@ -146,7 +146,7 @@ class Answerer:
             reason = why_not_alone(run, None)
             if not reason:
                 record = read_record(self._journal(run))
-                environment = choose_environment(record, question.python)
+                environment = choose_environment(record, question.python, self._workspace.home)
                 record.header["executable"] = environment.interpreter
                 reason = why_not_alone(run, record)
             if reason:

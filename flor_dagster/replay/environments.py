@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import ReplayError
+from flor_dagster.recording.environment import packages_file
 from flor_dagster.replay.record import RunRecord
 
 # Modules whose versions are recorded, by the distributions that they come from.
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+
+SHOWN = 5
+"""So many of the other packages are named."""
 
 _ASK = (
     "import json, platform, sys\n"
@@ -44,11 +48,12 @@ class Environment:
     warnings: tuple[str, ...]
 
 
-def choose_environment(record: RunRecord, python: str | None) -> Environment:
+def choose_environment(record: RunRecord, python: str | None, home: Path | None = None) -> Environment:
     """The interpreter of a run's replays.
 
     Args:
         record: the run's journal.
+        home: the `.flor/` folder, which holds the run's list of packages; None looks at the libraries that it had loaded.
         python: a given interpreter; None takes the one that the run was recorded with, where it is still there, else this
             process's own.
 
@@ -71,14 +76,40 @@ def choose_environment(record: RunRecord, python: str | None) -> Environment:
         (parts[1].get("versions", {}) for _, kind, parts in record.events if kind == "i"), {}
     )
     wanted = {DISTRIBUTIONS.get(name, name): str(version) for name, version in versions.items() if version}
-    facts = _facts(interpreter, tuple(sorted(wanted)))
+    installed = _recorded_packages(home, str(header.get("packages") or ""))
+    facts = _facts(interpreter, tuple(sorted({*wanted, *installed})))
     if header.get("python") and header["python"] != facts["python"]:
         warnings.append(f"Python is {facts['python']}, the run had {header['python']}")
     for name, version in wanted.items():
         here = facts["packages"].get(name, "")
         if here != version:
             warnings.append(f"{name} is {here or 'not installed'}, the run had {version}")
+    others = [
+        f"{name} {facts['packages'].get(name) or '(not installed)'} instead of {version}"
+        for name, version in installed.items()
+        if _plain(name) not in {_plain(w) for w in wanted} and facts["packages"].get(name, "") != version
+    ]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        warnings.append(
+            f"other packages differ from those that were installed then: {', '.join(others[:SHOWN])}{more}"
+        )
     return Environment(interpreter, tuple(warnings))
+
+
+def _recorded_packages(home: Path | None, digest: str) -> dict[str, str]:
+    """Name → version of what was installed when the run was recorded; empty where that is not known."""
+    if home is None or not digest:
+        return {}
+    try:
+        listed = json.loads(packages_file(home, digest).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: version for name, _, version in (str(line).partition("==") for line in listed)}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 @functools.lru_cache(64)

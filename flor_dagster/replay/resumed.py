@@ -113,6 +113,7 @@ class ResumeSession(ReplaySession):
 
     def _open_journal(self) -> JournalWriter:
         self._origin, self._tags = "script", dict(self.plan["tags"])
+        self.parent = str(self.plan["parent"])
         return Session._open_journal(self)  # noqa: SLF001 - the recording's own, not the replay's
 
     def _begin(self) -> None:

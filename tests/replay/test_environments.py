@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,19 @@ def test_every_package_that_differs_is_named_with_both_versions() -> None:
     assert f"Python is {platform.python_version()}, the run had 3.9.1" in said
     assert f"numpy is {metadata.version('numpy')}, the run had 0.1" in said
     assert "absent_package is not installed, the run had 2" in said
+
+
+def test_the_whole_recorded_set_is_compared(tmp_path: Path) -> None:
+    packages = [f"numpy=={metadata.version('numpy')}", "click==0.0.1", "never-heard-of==3"]
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "abc.json").write_text(json.dumps(packages))
+    run = record(sys.executable, platform.python_version(), numpy=metadata.version("numpy"))
+    run.header["packages"] = "abc"
+    (said,) = choose_environment(run, None, tmp_path).warnings
+    assert f"click {metadata.version('click')} instead of 0.0.1" in said
+    assert "never-heard-of (not installed) instead of 3" in said
+    run.header["packages"] = "lost"
+    assert choose_environment(run, None, tmp_path).warnings == ()
 
 
 def test_what_is_no_interpreter_is_refused(lab: Lab) -> None:

@@ -186,6 +186,7 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_never_died(lab: Lab, rec
         assert (new.status, parent.status) == ("finished", "lost")
         assert new.tags["flor/parent"] == parent.key
         assert new.tags["flor/resumed_at"]
+        assert new.header["parent"] == parent.id
     whole = uninterrupted(lab, NUMPY)
     assert frames(lab, new.id) == frames(whole, only_run(whole)), records
     assert (lab.root / "final.json").read_bytes() == (whole.root / "final.json").read_bytes()
