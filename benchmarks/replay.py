@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -82,7 +82,7 @@ class Size:
 class Timed:
     """Wall and CPU seconds of a block, child processes included."""
 
-    def __enter__(self) -> Timed:
+    def __enter__(self) -> Self:
         self._wall, self._cpu = time.perf_counter(), _cpu()
         return self
 
@@ -169,6 +169,13 @@ def same(project: Project, oracle: Project, name: str, keep: Callable[[list[str]
         raise SystemExit(f"{name}: the replayed values are not those of the runs with the statement in them")
 
 
+def of_epoch(values: list[str], size: Size, epoch: int) -> list[str]:
+    """Of the step-level values of all versions, those of one epoch."""
+    per_run = size.epochs * size.steps
+    first, last = epoch * size.steps, (epoch + 1) * size.steps
+    return [v for start in range(0, len(values), per_run) for v in values[start + first : start + last]]
+
+
 def bars(size: Size, versions: int, rounds: int, flordb: str | None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -187,11 +194,7 @@ def bars(size: Size, versions: int, rounds: int, flordb: str | None) -> None:
             how = "warm" if warm else "cold"
             runs = [project.ask(statements=("grad_norm",), iterations={"epoch": (picked,)}, warm=warm)[0]
                     for _ in range(rounds)]  # fmt: skip
-            per = size.epochs * size.steps
-            same(project, oracle, "grad_norm", lambda values: [
-                v for run_ in range(versions)
-                for v in values[run_ * per + picked * size.steps : run_ * per + (picked + 1) * size.steps]
-            ])  # fmt: skip
+            same(project, oracle, "grad_norm", lambda values: of_epoch(values, size, picked))
             show(
                 f"step-level statement, 1 of {size.epochs} epochs, {how}",
                 runs,
