@@ -101,7 +101,8 @@ class Capturing:
         capturer = self._walker.walk(execution)
         capturer.copy()
         reasons, dead = sort_unavailable(execution, capturer)
-        reasons += self._gone(execution)
+        now = self._identities(execution)
+        reasons += _gone(execution, now)
         if reasons:
             self._note_uncaptured(execution, index, reasons)
             return
@@ -122,31 +123,11 @@ class Capturing:
             )
 
         self._writer.put(
-            Snapshot(name, capturer, dead, tainted_roots(execution), self._moved(execution), done)
+            Snapshot(name, capturer, dead, tainted_roots(execution), _moved(execution, now), done)
         )
 
     def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
         return self._walker.identities(execution, self._global_roots.get(execution.site, ()))
-
-    def _moved(self, execution: LoopExecution) -> dict[str, list[str]]:
-        """What the loop found elsewhere when it began, by root: the places that have another object now."""
-        entry = execution.entry or {}
-        moved: dict[str, list[str]] = {}
-        for root, places in self._identities(execution).items():
-            before = entry.get(root)
-            if before is None or before[""] != places[""]:
-                moved[root] = [""]
-                continue
-            other = [place for place, number in places.items() if before.get(place, number) != number]
-            if other:
-                moved[root] = other
-        return moved
-
-    def _gone(self, execution: LoopExecution) -> list[str]:
-        """Names that the loop found bound and left unbound: a replay can't unbind them."""
-        now = self._identities(execution)
-        gone = [root for root in execution.entry or {} if root not in now]
-        return [f"`{root.partition(':')[2]}` is deleted in the loop" for root in sorted(gone)]
 
     def _note_uncaptured(self, execution: LoopExecution, index: int | None, reasons: list[str]) -> None:
         key = f"{execution.path.rpartition('/')[2]} {reasons}"
@@ -171,3 +152,24 @@ def why_unskippable(execution: LoopExecution) -> str:
         if opened is not None and opened.f_code is frame.f_code and opened is not frame:
             return "its function is open already (recursion)"
     return ""
+
+
+def _moved(execution: LoopExecution, now: dict[str, dict[str, int]]) -> dict[str, list[str]]:
+    """What the loop found elsewhere when it began, by root: the places that have another object now."""
+    entry = execution.entry or {}
+    moved: dict[str, list[str]] = {}
+    for root, places in now.items():
+        before = entry.get(root)
+        if before is None or before[""] != places[""]:
+            moved[root] = [""]
+            continue
+        other = [place for place, number in places.items() if before.get(place, number) != number]
+        if other:
+            moved[root] = other
+    return moved
+
+
+def _gone(execution: LoopExecution, now: dict[str, dict[str, int]]) -> list[str]:
+    """Names that the loop found bound and left unbound: a replay can't unbind them."""
+    gone = [root for root in execution.entry or {} if root not in now]
+    return [f"`{root.partition(':')[2]}` is deleted in the loop" for root in sorted(gone)]

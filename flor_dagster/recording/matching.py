@@ -49,6 +49,7 @@ class Matching:
         self.live: dict[int, Any] = {}
         self.template: dict[int, Any] = {}
         self._claimed: dict[int, int] = {}
+        self._models: list[tuple[Ref, Any]] = []
         held: list[tuple[Ref, Any]] = []
         bases: list[tuple[Ref, Any]] = []
         queue: deque[tuple[Ref, Any, list[str]]] = deque()
@@ -78,7 +79,7 @@ class Matching:
                         bases.append((child, value))
                     else:
                         queue.append((child, value, []))
-        self._make_templates(held)
+        self._make_templates([*held, *self._models])
 
     def _by_own_name(self, ref: int) -> tuple[Ref, Any]:
         return ref, MISSING if ref in self.live else shape.find(self._nodes[ref][1].partition("@")[0])
@@ -218,7 +219,10 @@ class Matching:
                 yield key, live_key, ""
                 yield value, live_value, ""
             elif key[0] in ("s", "v"):
-                yield value, by_key.get(key[1], MISSING), f"[{key[1]!r}]"
+                found = by_key.get(key[1], MISSING)
+                if found is MISSING and isinstance(value, int) and position < len(items):
+                    self._models.append((value, items[position][1]))
+                yield value, found, f"[{key[1]!r}]"
 
 
 def _by_index(refs: list[Ref], live: Any) -> Iterator[Pair]:

@@ -22,46 +22,63 @@ MOST_BYTES = 1024 * 1024 * 1024
 PROBE_BYTES = 4096
 
 
+class Block:
+    """Memory of our own that stays where it is.
+
+    Args:
+        size: in bytes.
+    """
+
+    __slots__ = ("_view", "address", "memory")
+
+    def __init__(self, size: int) -> None:
+        import ctypes
+
+        self.memory = bytearray(size)
+        self._view = (ctypes.c_char * size).from_buffer(self.memory)
+        self.address = ctypes.addressof(self._view)
+
+    def __len__(self) -> int:
+        return len(self.memory)
+
+
 class Pool:
-    """Memory that copies gave back, by size.
+    """Blocks that copies gave back, by size.
 
     Args:
         most: bytes that it keeps at most.
     """
 
     def __init__(self, most: int) -> None:
-        self._free: defaultdict[int, list[bytearray]] = defaultdict(list)
+        self._free: defaultdict[int, list[Block]] = defaultdict(list)
         self._most = most
         self._held = 0
         self._lock = threading.RLock()  # a copy may die while another one takes
 
-    def take(self, size: int) -> bytearray:
-        """Memory of a size, with any content."""
+    def take(self, size: int) -> Block:
+        """A block of a size, with any content."""
         with self._lock:
             free = self._free.get(size)
             if free:
                 self._held -= size
                 return free.pop()
-        return bytearray(size)
+        return Block(size)
 
-    def give(self, memory: bytearray) -> None:
-        """Take memory back."""
-        size = len(memory)
+    def give(self, block: Block) -> None:
+        """Take a block back."""
+        size = len(block)
         with self._lock:
-            if size >= LEAST_BYTES and self._held + size <= self._most:
-                self._free[size].append(memory)
+            if self._held + size <= self._most:
+                self._free[size].append(block)
                 self._held += size
 
     def prepare(self, sizes: list[int]) -> None:
-        """Have memory of these sizes ready, its pages present: for another thread, before the first checkpoint."""
+        """Have blocks of these sizes ready, their pages present: for another thread, before the first checkpoint."""
         for size in sizes:
-            if size < LEAST_BYTES or self._held + size > self._most:
-                continue
-            memory = bytearray(size)
-            address, view = address_of(memory)
-            library().memset(address, 1, size)  # a page is only there once it is written
-            del view
-            self.give(memory)
+            if size >= LEAST_BYTES and self._held + size <= self._most:
+                block = Block(size)
+                library().memset(block.address, 1, size)  # a page is only there once it is written
+                self.give(block)
 
     @property
     def held(self) -> int:
@@ -72,22 +89,28 @@ class Pool:
 class Copy:
     """The content that a piece of memory had, and its digest once somebody needed it.
 
-    The memory goes back to its pool when nobody holds the copy any more: hold the copy, never only its data.
+    Its block goes back to the pool when nobody holds the copy any more: hold the copy, never only its data.
     """
 
-    __slots__ = ("_pool", "data", "digest")
+    __slots__ = ("_block", "_pool", "data", "digest")
 
-    def __init__(self, data: bytes | bytearray, pool: Pool | None = None) -> None:
-        self.data = data
+    def __init__(self, data: bytes | Block, pool: Pool | None = None) -> None:
+        self._block = data if isinstance(data, Block) else None
+        self.data = data.memory if isinstance(data, Block) else data
         self.digest: str | None = None
         self._pool = pool
+
+    @property
+    def address(self) -> int:
+        """Where it lies; 0 where that is not known."""
+        return self._block.address if self._block is not None else 0
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __del__(self) -> None:
-        if self._pool is not None and isinstance(self.data, bytearray):
-            self._pool.give(self.data)
+        if self._pool is not None and self._block is not None:
+            self._pool.give(self._block)
 
 
 class KnownMemory:
@@ -112,11 +135,9 @@ class KnownMemory:
         if known is not None:
             return known
         self._forget(address, size)  # first, so that its memory may be used again at once
-        memory = self._pool.take(size)
-        target, view = address_of(memory)
-        library().memmove(target, address, size)
-        del view
-        copy = Copy(memory, self._pool)
+        block = self._pool.take(size)
+        library().memmove(block.address, address, size)
+        copy = Copy(block, self._pool)
         self._keep(address, size, copy)
         return copy
 
@@ -128,20 +149,14 @@ class KnownMemory:
         known = self._copies.get((address, size))
         if known is None:
             return None
-        other, view = address_of(known.data)
-        compare = library().memcmp
-        try:
-            probe = self._changed.get((address, size))
-            if probe is not None:
-                length = min(PROBE_BYTES, size - probe)
-                if compare(address + probe, other + probe, length):
-                    return None
-            if compare(address, other, size) == 0:
-                return known
-            self._changed[address, size] = _first_difference(address, other, size)
+        other, compare = known.address, library().memcmp
+        probe = self._changed.get((address, size))
+        if probe is not None and compare(address + probe, other + probe, min(PROBE_BYTES, size - probe)):
             return None
-        finally:
-            del view
+        if compare(address, other, size) == 0:
+            return known
+        self._changed[address, size] = _first_difference(address, other, size)
+        return None
 
     def _forget(self, address: int, size: int) -> None:
         if self._copies.pop((address, size), None) is not None:
@@ -192,17 +207,6 @@ def _read(address: int, size: int) -> bytes:
     import ctypes
 
     return ctypes.string_at(address, size) if size else b""
-
-
-def address_of(memory: bytes | bytearray) -> tuple[int, Any]:
-    """Where an object's bytes lie, and what must live as long as the address is used."""
-    import ctypes
-
-    if isinstance(memory, bytes):
-        view: Any = ctypes.c_char_p(memory)
-        return ctypes.cast(view, ctypes.c_void_p).value or 0, (view, memory)
-    view = (ctypes.c_char * len(memory)).from_buffer(memory)
-    return ctypes.addressof(view), view
 
 
 _library: Any = None

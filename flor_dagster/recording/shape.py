@@ -94,9 +94,15 @@ def slot_names(base: type) -> list[str]:
     ]
 
 
+@functools.lru_cache(maxsize=4096)
+def all_slots(kind: type) -> tuple[str, ...]:
+    """The names of the slots of a class and its bases."""
+    return tuple(name for base in kind.__mro__ for name in slot_names(base))
+
+
 def is_slot(kind: type, name: str) -> bool:
     """Whether an attribute lives in a slot."""
-    return any(name in slot_names(base) for base in kind.__mro__)
+    return name in all_slots(kind)
 
 
 def own_dict(value: Any) -> dict[str, Any]:
@@ -119,12 +125,11 @@ def attributes_of(value: Any) -> dict[str, Any]:
     """Slots and `__dict__` of an object; an exception's arguments too, by the name `args`."""
     attributes: dict[str, Any] = {}
     kind = type(value)
-    for base in kind.__mro__:
-        for name in slot_names(base):
-            try:
-                attributes[name] = object.__getattribute__(value, name)
-            except AttributeError:
-                continue
+    for name in all_slots(kind):
+        try:
+            attributes[name] = object.__getattribute__(value, name)
+        except AttributeError:
+            continue
     attributes.update(own_dict(value))
     if issubclass(kind, BaseException):
         attributes["args"] = value.args
@@ -253,6 +258,25 @@ def find(name: str) -> Any:
         else:
             return value
     return getattr(builtins, parts[-1], MISSING) if len(parts) == 1 else MISSING
+
+
+def find_code(name: str) -> tuple[types.CodeType, dict[str, Any]] | None:
+    """The code that a captured function's name means, and the globals it runs in, found in the function around it."""
+    path = name.partition("@")[0]
+    outer, _, inner = path.partition(".<locals>.")
+    around = find(outer)
+    if not inner or not isinstance(around, types.FunctionType):
+        return None
+    wanted = f"{around.__qualname__}.<locals>.{inner}"
+    stack, found = [around.__code__], list[types.CodeType]()
+    while stack:
+        for constant in stack.pop().co_consts:
+            if isinstance(constant, types.CodeType):
+                stack.append(constant)
+                digest = f"{path}@{_code_digest(constant)}"
+                if constant.co_qualname == wanted and name in (path, digest):
+                    found.append(constant)
+    return (found[0], around.__globals__) if len(found) == 1 else None
 
 
 def frame_locals(frame: types.FrameType) -> dict[str, Any]:

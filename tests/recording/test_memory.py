@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flor_dagster.recording.capture import Capturer
-from flor_dagster.recording.memory import LEAST_BYTES, Copy, KnownMemory, Pool, most_bytes
+from flor_dagster.recording.memory import LEAST_BYTES, Block, Copy, KnownMemory, Pool, most_bytes
 
 
 def capture(array: np.ndarray, known: KnownMemory) -> tuple[str, Copy]:
@@ -79,7 +79,7 @@ def test_memory_is_used_again_once_nobody_holds_the_copy_and_never_before() -> N
 def test_a_pool_keeps_no_more_than_its_limit() -> None:
     pool = Pool(100_000)
     for _ in range(5):
-        pool.give(bytearray(40_000))
+        pool.give(Block(40_000))
     assert pool.held == 80_000
     pool.prepare([40_000])
     assert pool.held == 80_000

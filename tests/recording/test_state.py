@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import array
 import collections
+import concurrent.futures
 import dataclasses
 import enum
 import functools
+import io
 import itertools
+import multiprocessing
 import random
+import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import types
 import weakref
@@ -271,10 +278,11 @@ def test_two_lambdas_of_one_function_are_not_taken_for_each_other() -> None:
     first = holder.act
     kept = Kept(holder=holder)
     holder.act = lambda x: x - 1
-    with pytest.raises(CheckpointError):
-        kept.put_back(holder=holder)
+    kept.put_back(holder=holder)
+    assert holder.act(1) == 2
     holder.act = first
     kept.put_back(holder=holder)
+    assert holder.act is first
 
 
 def test_a_set_whose_order_cannot_be_put_back_is_refused() -> None:
@@ -391,6 +399,61 @@ def test_a_view_at_another_place_is_not_taken_for_the_captured_one() -> None:
     kept = Kept(base=base, batch=base[5:8])
     assert kept.put_back(base=base, batch=base[2:5])["batch"].tolist() == [5.0, 6.0, 7.0]
     assert base.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("view", [np.s_[1:3], np.s_[::2], np.s_[:].__class__])
+def test_views_of_arrays_of_objects_stay_views(view: Any) -> None:
+    base = np.empty(4, dtype=object)
+    base[:] = [[1], [2], [3], [4]]
+    part = base.reshape(2, 2, order="F") if isinstance(view, type) else base[view]
+    kept = Kept(base=base, part=part)
+    anew = kept.put_back()
+    assert np.shares_memory(anew["base"], anew["part"])
+    assert anew["part"].tolist() == part.tolist()
+    base[:] = None
+    kept.put_back(base=base, part=part)
+    assert base.tolist() == [[1], [2], [3], [4]]
+
+
+def test_whether_an_array_may_be_written_to_is_state() -> None:
+    array = np.arange(3)
+    array.flags.writeable = False
+    kept = Kept(array=array)
+    array.flags.writeable = True
+    array += 1
+    assert not kept.put_back(array=array)["array"].flags.writeable
+    assert array.tolist() == [0, 1, 2]
+
+
+def test_bytes_that_belong_to_no_field_are_no_state() -> None:
+    dtype = np.dtype({"names": ["a", "b"], "formats": ["i1", "f8"]}, align=True)
+    first = np.frombuffer(b"\1" * 16, dtype=dtype).copy()
+    second = np.frombuffer(b"\1" + b"\2" * 7 + b"\1" * 8, dtype=dtype).copy()
+    assert capture(it=first).digests() == capture(it=second).digests()
+    second["b"] = 3
+    assert capture(it=first).digests() != capture(it=second).digests()
+
+
+def test_what_stands_for_something_outside_the_interpreter_is_named() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        assert "belongs to its process" in why_not(it=left)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert "belongs to its process" in why_not(it=child)
+    child.wait()
+    assert "belongs to its process" in why_not(it=sqlite3.connect(":memory:"))
+    assert "belongs to its process" in why_not(it=concurrent.futures.ThreadPoolExecutor())
+    assert "belongs to its process" in why_not(it=multiprocessing.get_context("spawn").Queue())
+    assert not capture(it=multiprocessing.get_context("spawn")).unavailable
+
+
+def test_texts_in_memory_are_captured_with_their_position() -> None:
+    text = io.StringIO("ab\ncd\n")
+    text.readline()
+    box = [text]
+    kept = Kept(box=box)
+    text.readline()
+    assert kept.put_back(box=box)["box"][0].read() == "cd\n"
 
 
 def test_the_children_that_a_generator_spawned_are_counted() -> None:

@@ -83,9 +83,10 @@ def describe_array(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
         foreign,
     ]
     walk.spans.add(*_bounds(value), node)
-    whole = value.flags.c_contiguous or value.flags.f_contiguous
-    address = value.__array_interface__["data"][0] if whole else None
-    buffer = walk.buffer(node, 4, value.nbytes, lambda: value.tobytes(order=order), address)
+    gaps = _has_gaps(value.dtype)
+    address = value.__array_interface__["data"][0] if _contiguous(value) and not gaps else None
+    read = (lambda: _without_gaps(value, numpy).tobytes(order=order)) if gaps else None
+    buffer = walk.buffer(node, 4, value.nbytes, read or (lambda: value.tobytes(order=order)), address)
     if owner is value:
         _join_parts(walk, value)
     elif type(owner) is numpy.ndarray:
@@ -101,10 +102,28 @@ def _describe_objects(walk: Capturer, value: Any, owner: Any) -> list[Any]:
     if owner is not value:
         if type(owner) is not type(value) or owner.dtype.char != "O" or not _contiguous(owner):
             raise Uncapturable("is a view of objects that belong to something else")
+        if _objects_at(owner, value.shape, value.strides, 0) is None:
+            raise Uncapturable("is a view of objects with steps in several dimensions")
         return _describe_view(value, walk.ref(owner), owner)
     if not _contiguous(value):
         raise Uncapturable("is an array of objects with gaps")
     return ["oarray", list(value.shape), walk.refs(value.ravel(order="K").tolist()), _order(value)]
+
+
+def _objects_at(base: Any, form: Any, strides: Any, offset: int) -> Any:
+    """A view of an array of objects: numpy makes none from memory alone. None where it would need several steps."""
+    size = 1
+    for length in form:
+        size *= length
+    part = base.ravel(order="K")[offset // base.itemsize :]
+    for order in ("C", "F"):
+        if size <= len(part):
+            new = part[:size].reshape(form, order=order)
+            if tuple(new.strides) == tuple(strides):
+                return new
+    if len(form) == 1 and strides[0] % base.itemsize == 0 and strides[0] > 0:
+        return part[:: strides[0] // base.itemsize][: form[0]]
+    return None
 
 
 def _join_parts(walk: Capturer, owner: Any) -> None:
@@ -118,6 +137,28 @@ def _describe_view(value: Any, base: Ref, owner: Any) -> list[Any]:
     offset = value.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
     writeable = bool(value.flags.writeable)
     return ["view", base, offset, list(value.shape), list(value.strides), dtype_text(value.dtype), writeable]
+
+
+def _has_gaps(dtype: Any) -> bool:
+    """Whether items have bytes that belong to no field: nobody writes them, so that they may hold anything."""
+    if dtype.names is None:
+        return dtype.subdtype is not None and _has_gaps(dtype.subdtype[0])
+    fields = [dtype.fields[name][0] for name in dtype.names]
+    return sum(field.itemsize for field in fields) < dtype.itemsize or any(map(_has_gaps, fields))
+
+
+def _without_gaps(value: Any, numpy: Any) -> Any:
+    clean = numpy.zeros(value.shape, value.dtype)
+    _copy_fields(clean, value)
+    return clean
+
+
+def _copy_fields(target: Any, value: Any) -> None:
+    for name in value.dtype.names:
+        if value.dtype.fields[name][0].names is None:
+            target[name] = value[name]
+        else:
+            _copy_fields(target[name], value[name])
 
 
 def _order(value: Any) -> str:
@@ -211,10 +252,11 @@ def put_view(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
             live.flags.writeable = writeable
         return live
     if base.dtype.char == "O":
-        flat = base.ravel(order="K")[offset // base.itemsize :]
-        new = numpy.lib.stride_tricks.as_strided(flat, form, strides)
+        new = _objects_at(base, form, strides, offset)
     else:
         new = numpy.ndarray(form, dtype_from_text(dtype, numpy), base, offset, strides)
+    if new is None:
+        raise CheckpointError("a view of an array of objects can't be made anew")
     if new.flags.writeable != writeable:
         new.flags.writeable = writeable
     return new

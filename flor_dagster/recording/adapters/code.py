@@ -213,16 +213,27 @@ def _new_function(graft: Grafter, ref: int, node: list[Any]) -> Any:
     found = find(node[1].partition("@")[0])
     if fits(node, found):
         return found
-    # Made anew from the code of one of the same definition: cells of its own.
+    # Made anew, with cells of its own: from one of the same definition, or from the code of the function around it.
     model = graft.template(ref)
     if model is MISSING:
-        raise CheckpointError(f"the function {node[1].partition('@')[0]} does not exist in this program yet")
+        return _function_of_code(node)
     cells = tuple(types.CellType() for _ in model.__closure__ or ())
     function = types.FunctionType(
         model.__code__, model.__globals__, model.__name__, model.__defaults__, cells
     )
     function.__kwdefaults__ = None if model.__kwdefaults__ is None else dict(model.__kwdefaults__)
     function.__qualname__, function.__module__ = model.__qualname__, model.__module__
+    return function
+
+
+def _function_of_code(node: list[Any]) -> types.FunctionType:
+    found = shape.find_code(node[1])
+    if found is None:
+        raise CheckpointError(f"the function {node[1].partition('@')[0]} does not exist in this program yet")
+    code, namespace = found
+    cells = tuple(types.CellType() for _ in code.co_freevars)
+    function = types.FunctionType(code, namespace, code.co_name, None, cells)
+    function.__qualname__ = code.co_qualname
     return function
 
 

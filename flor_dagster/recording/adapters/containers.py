@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ def describe_deque(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
 
 def container_part(walk: Capturer, value: Any, kind: type) -> list[Any] | None:
     """What a subclass of a built-in container holds as such, None for others."""
+    if not _is_container(kind):
+        return None
     # By the built-in types' own methods: a subclass may say something else of its content.
     if issubclass(kind, defaultdict):
         return ["defaultdict", walk.pairs(dict.items(value)), walk.ref(value.default_factory)]
@@ -215,3 +218,8 @@ def put_range(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
 def _same_order(target: set[Any], new: list[Any]) -> bool:
     now = list(target)
     return len(now) == len(new) and all(type(a) is type(b) and a == b for a, b in zip(now, new, strict=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_container(kind: type) -> bool:
+    return issubclass(kind, dict | list | deque | tuple | set | frozenset)

@@ -60,7 +60,12 @@ def recognise(kind: type) -> Describe | None:
     outside = module.partition(".")[0] in _OUTSIDE and not issubclass(kind, BaseException)
     if outside and name not in _VALUES_OF_OUTSIDE:
         return _refuse(f"is a {name}, which belongs to its process")
-    if hasattr(kind, "__next__") and hasattr(kind, "__iter__") and not shape.is_plain(kind):
+    if (
+        module != "_io"
+        and hasattr(kind, "__next__")
+        and hasattr(kind, "__iter__")
+        and not shape.is_plain(kind)
+    ):
         return _refuse(f"is a {name}: an iterator's position can't be captured")
     if name in ("builtins.coroutine", "builtins.async_generator"):
         return _refuse(f"is a {name.partition('.')[2]}: where it stands can't be captured")
