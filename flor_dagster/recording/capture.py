@@ -161,6 +161,13 @@ class Capturer:
             if buffer.copy is None:
                 buffer.copy = self._copy_of(buffer)
         self.spans.settle()
+        # Nothing of the program is kept alive, or let go by another thread, once its memory is copied.
+        self._keep.clear()
+        self.memo.clear()
+        self.parts.clear()
+        self._rewritten.clear()
+        for buffer in self.pending:
+            buffer.read = bytes
 
     def _narrow(self) -> None:
         """Leave out the bytes of storages that no captured tensor shows."""
@@ -194,15 +201,17 @@ class Capturer:
             buffer.node[buffer.slot] = copy.digest
             self.state.buffers.setdefault(copy.digest, copy)
         self.pending.clear()
-        self._keep.clear()
-        self.memo.clear()
-        self.parts.clear()
         return self.state
 
     @property
     def pending_bytes(self) -> int:
         """The bytes that are copied, or to be copied."""
         return sum(buffer.size for buffer in self.pending)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes of the pieces of memory that are to be copied."""
+        return [buffer.size for buffer in self.pending if buffer.address is not None]
 
     # What the adapters use ----------------------------------------------------------------------------------------
 

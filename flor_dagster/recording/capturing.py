@@ -6,9 +6,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from flor_dagster.recording.checkpoints import CheckpointWriter, Manifest, Snapshot
+from flor_dagster.recording.checkpoints import Manifest
+from flor_dagster.recording.memory import available_bytes
 from flor_dagster.recording.policy import choose_policy
 from flor_dagster.recording.walking import Walker, sort_unavailable, tainted_roots
+from flor_dagster.recording.writing import CheckpointWriter, Snapshot
 
 if TYPE_CHECKING:
     from flor_dagster.recording.checkpoints import CheckpointStore
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # A low guess of how fast memory is copied, for the first checkpoint of a place.
 BYTES_PER_SECOND = 1e9
+# A copy must never push the training out of memory.
+SHARE_OF_AVAILABLE = 0.5
 
 
 class Capturing:
@@ -70,6 +74,8 @@ class Capturing:
                 self._global_roots[site] = roots
                 copying = capturer.pending_bytes / BYTES_PER_SECOND
                 self.policy.expect(time.perf_counter() - begin + copying, execution.place(None))
+                if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
+                    self._prepare(capturer.sizes)
             execution.entry = self._identities(execution)
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             execution.entry = None
@@ -97,8 +103,19 @@ class Capturing:
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             self._note_uncaptured(execution, index, [f"{type(error).__name__}: {error}"])
 
+    def _prepare(self, sizes: list[int]) -> None:
+        """Have memory ready behind the training, so that the first checkpoint costs no more than the others."""
+        available = available_bytes()
+        if self.policy.takes and (available is None or sum(sizes) < available * SHARE_OF_AVAILABLE):
+            self._writer.do(lambda: self._walker.known.prepare(sizes))
+
     def _take(self, execution: LoopExecution, index: int | None) -> None:
         capturer = self._walker.walk(execution)
+        available = available_bytes()
+        if available is not None and capturer.pending_bytes > available * SHARE_OF_AVAILABLE:
+            megabytes = capturer.pending_bytes // 1_000_000
+            self._note_uncaptured(execution, index, [f"memory was short for a copy of {megabytes} MB"])
+            return
         capturer.copy()
         reasons, dead = sort_unavailable(execution, capturer)
         now = self._identities(execution)

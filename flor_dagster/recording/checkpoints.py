@@ -1,32 +1,37 @@
 """The checkpoint store: content-addressed buffers, and manifests that make them a checkpoint.
 
 A checkpoint exists when its manifest does: buffers are written first, then the manifest, each to a temporary file that
-is renamed. A manifest's first line carries the digest of the rest, a buffer's name is the digest of its content; both
-are checked when they are read, so that a torn or flipped one is never restored.
+is renamed. A manifest has three lines: the format and the digest of the rest; the buffers that it refers to, with their
+sizes; the captured graph. A buffer's name is the digest of its content. All of them are checked when they are read, so
+that a torn or flipped one is never restored.
+
+Runs share buffers. Who writes a checkpoint holds the store's lock together with other writers, from its first look at
+what is there already until the manifest lies there; who deletes holds it alone (see `collecting`).
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
+import mmap
 import os
-import queue
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError
-from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.state import digest_bytes
 
 FORMAT = 2
 OBJECT_VERSION = b"\x01"
-INLINE_BYTES = 2048
-MAX_QUEUED_BYTES = 512 * 1024 * 1024
+NODES_AT_ONCE = 200
+YIELD_SECONDS = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,6 @@ class Manifest:
         name: unique in the run: `<loop id>` for a loop execution's end, `<loop id>.<index>` for an iteration's.
         nodes: the captured graph.
         roots: root name → reference into it.
-        digests: root name → digest of the state behind it.
         unavailable: names that nothing reads later and that could not be captured, with the reason.
         tainted: roots that hold clock or process values; they are not compared.
         inline: content digest → base64 of small buffers.
@@ -49,7 +53,6 @@ class Manifest:
     name: str
     nodes: list[Any]
     roots: dict[str, Any]
-    digests: dict[str, str]
     unavailable: dict[str, str]
     tainted: tuple[str, ...]
     inline: dict[str, str]
@@ -76,24 +79,32 @@ class CheckpointStore:
 
     def write(self, manifest: Manifest, buffers: Mapping[str, Copy]) -> int:
         """Write what is not there yet, then the manifest; the bytes that were written."""
-        written = 0
-        for digest, copy in buffers.items():
-            path = self.object_path(digest)
-            if digest not in manifest.inline and not path.exists():
-                _write_whole(path, OBJECT_VERSION, copy.data)
-                written += len(copy)
-        body = json.dumps(
-            {
-                "run": manifest.run, "name": manifest.name, "nodes": manifest.nodes, "roots": manifest.roots,
-                "digests": manifest.digests, "unavailable": manifest.unavailable,
-                "tainted": list(manifest.tainted), "inline": manifest.inline,
-                "moved": manifest.moved,
-            },
-            separators=(",", ":"),
-        ).encode()  # fmt: skip
-        head = json.dumps({"flor-checkpoint": FORMAT, "digest": digest_bytes(body)}).encode() + b"\n"
-        _write_whole(self.manifest_path(manifest.run, manifest.name), head, body)
-        return written + len(body)
+        objects = {digest: len(copy) for digest, copy in buffers.items() if digest not in manifest.inline}
+        body = b"".join((_json(objects), b"\n", *_body(manifest)))
+        head = _json({"flor-checkpoint": FORMAT, "digest": digest_bytes(body)}) + b"\n"
+        written = len(head) + len(body)
+        with self.lock(shared=True):
+            for digest, size in objects.items():
+                path = self.object_path(digest)
+                if not path.exists():
+                    _write_whole(path, OBJECT_VERSION, buffers[digest].data)
+                    written += size
+            _write_whole(self.manifest_path(manifest.run, manifest.name), head, body)
+        return written
+
+    @contextlib.contextmanager
+    def lock(self, *, shared: bool, wait: bool = True) -> Generator[bool]:
+        """Hold the store's lock: together with other writers, or alone.
+
+        Args:
+            shared: together with others.
+            wait: until it is free.
+
+        Yields:
+            Whether it is held; a file system without locks holds none.
+        """
+        with file_lock(self.folder / "lock", shared=shared, wait=wait) as held:
+            yield held
 
     def read(self, run: str, name: str) -> Manifest:
         """The manifest of a checkpoint.
@@ -103,7 +114,7 @@ class CheckpointStore:
         """
         path = self.manifest_path(run, name)
         try:
-            head, _, body = path.read_bytes().partition(b"\n")
+            head, _, rest = path.read_bytes().partition(b"\n")
             header = json.loads(head)
             version, digest = header["flor-checkpoint"], header["digest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -114,20 +125,37 @@ class CheckpointStore:
             raise CheckpointError(
                 f"checkpoint {name} of training run {run} has format {version}; this release reads {FORMAT}"
             )
-        if digest_bytes(body) != digest:
+        if digest_bytes(rest) != digest:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} was altered on disk: {path}"
             )
-        fields = json.loads(body)
-        if "moved" not in fields:
-            raise CheckpointError(
-                f"checkpoint {name} of training run {run} lacks what a restore needs: {path}"
-            )
+        fields = json.loads(rest.partition(b"\n")[2])
         return Manifest(
-            fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["digests"],
-            fields["unavailable"], tuple(fields["tainted"]), fields["inline"],
-            fields["moved"],
+            fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["unavailable"],
+            tuple(fields["tainted"]), fields["inline"], fields["moved"],
         )  # fmt: skip
+
+    def objects(self, run: str, name: str) -> dict[str, int]:
+        """The buffers that a checkpoint refers to: content digest → bytes.
+
+        Raises:
+            CheckpointError: when its manifest can't be read.
+        """
+        path = self.manifest_path(run, name)
+        try:
+            with path.open("rb") as file:
+                header, objects = json.loads(file.readline()), json.loads(file.readline())
+            if header["flor-checkpoint"] == FORMAT and isinstance(objects, dict):
+                return {str(digest): int(size) for digest, size in objects.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpointError(
+                f"checkpoint {name} of training run {run} can't be read at {path}: {error}"
+            ) from error
+        raise CheckpointError(f"checkpoint {name} of training run {run} has another format: {path}")
+
+    def names(self, run: str) -> list[str]:
+        """The checkpoints of a run, by name."""
+        return sorted(path.stem for path in (self.folder / "manifests" / run).glob("*.json"))
 
     def buffer(self, manifest: Manifest, digest: str) -> bytes:
         """One buffer of a checkpoint.
@@ -152,7 +180,50 @@ class CheckpointStore:
         return data
 
 
-def _write_whole(path: Path, *parts: bytes | bytearray) -> None:
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _body(manifest: Manifest) -> Iterator[bytes]:
+    """A manifest's last line in pieces: between them the training may have the interpreter."""
+    fields = {
+        "run": manifest.run, "name": manifest.name, "roots": manifest.roots, "unavailable": manifest.unavailable,
+        "tainted": list(manifest.tainted), "inline": manifest.inline, "moved": manifest.moved,
+    }  # fmt: skip
+    yield _json(fields)[:-1] + b',"nodes":['
+    for start in range(0, len(manifest.nodes), NODES_AT_ONCE):
+        piece = _json(manifest.nodes[start : start + NODES_AT_ONCE])[1:-1]
+        yield b"," + piece if start else piece
+        time.sleep(YIELD_SECONDS)
+    yield b"]}"
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, shared: bool, wait: bool = True) -> Generator[bool]:
+    """Hold a file's lock. It is gone with the process.
+
+    Args:
+        path: made where it is missing.
+        shared: together with others that hold it shared.
+        wait: until it is free.
+
+    Yields:
+        Whether it is held.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def _write_whole(path: Path, *parts: bytes | bytearray | mmap.mmap) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
@@ -169,88 +240,3 @@ def _write_whole(path: Path, *parts: bytes | bytearray) -> None:
     finally:
         os.close(fd)
     temporary.replace(path)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A capture on its way to the disk: everything in it is a copy."""
-
-    name: str
-    capturer: Capturer
-    unavailable: dict[str, str]
-    tainted: tuple[str, ...]
-    moved: dict[str, list[str]]
-    done: Callable[[Manifest, int], None]
-
-
-def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, Copy]]:
-    """Digest a snapshot's buffers and roots."""
-    state = snapshot.capturer.finish()
-    inline = {
-        digest: base64.b64encode(copy.data).decode("ascii")
-        for digest, copy in state.buffers.items()
-        if len(copy) <= INLINE_BYTES
-    }
-    manifest = Manifest(
-        run, snapshot.name, state.nodes, state.roots, state.digests(), snapshot.unavailable, snapshot.tainted, inline,
-        snapshot.moved,
-    )  # fmt: skip
-    return manifest, state.buffers
-
-
-class CheckpointWriter:
-    """Digests and writes snapshots behind the training, one after the other.
-
-    Args:
-        store: where they go.
-        run: the training run's id.
-        trouble: told once about an error of the disk; the training goes on.
-    """
-
-    def __init__(self, store: CheckpointStore, run: str, trouble: Callable[[str], None]) -> None:
-        self._store = store
-        self._run = run
-        self._trouble = trouble
-        self._queue: queue.Queue[Snapshot | None] = queue.Queue()
-        self._queued = 0
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self.broken = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can take another snapshot without the memory growing."""
-        return not self.broken and self._queued < MAX_QUEUED_BYTES
-
-    def put(self, snapshot: Snapshot) -> None:
-        """Hand a snapshot over."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="flor-checkpoints", daemon=True)
-            self._thread.start()
-        with self._lock:
-            self._queued += snapshot.capturer.pending_bytes
-        self._queue.put(snapshot)
-
-    def close(self, timeout: float = 300.0) -> None:
-        """Write what is queued, at most for `timeout` seconds."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join(timeout)
-            self._thread = None
-
-    def _work(self) -> None:
-        while True:
-            snapshot = self._queue.get()
-            if snapshot is None:
-                return
-            size = snapshot.capturer.pending_bytes
-            try:
-                if not self.broken:
-                    manifest, buffers = finish_snapshot(snapshot, self._run)
-                    snapshot.done(manifest, self._store.write(manifest, buffers))
-            except Exception as error:  # noqa: BLE001 - a disk or an object's own code must not stop the training
-                self.broken = True
-                self._trouble(f"checkpoints stopped: {type(error).__name__}: {error}")
-            finally:
-                with self._lock:
-                    self._queued -= size

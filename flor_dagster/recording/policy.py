@@ -56,6 +56,11 @@ class CheckpointPolicy:
         self.taken = 0
         self.declined = 0
 
+    @property
+    def takes(self) -> bool:
+        """Whether it may ever allow a checkpoint."""
+        return self._floor > 0 or self._overhead > 0
+
     def allows(self, work_seconds: float, place: str = "") -> bool:
         """Whether the next checkpoint may be taken.
 

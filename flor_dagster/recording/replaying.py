@@ -22,6 +22,7 @@ from flor_dagster.errors import CheckpointError, ReplayError
 from flor_dagster.recording import layout
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_EFFECT
 from flor_dagster.recording.generators import global_generators, put_state
@@ -301,11 +302,9 @@ class ReplaySession(Session):
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
         manifest = self._manifest(name)
         capturer: Capturer = self.walker.walk(execution)
-        digests = capturer.finish().digests()
         left_out = self._unused_generators(manifest) | set(manifest.tainted)
-        wanted = {root: d for root, d in manifest.digests.items() if root not in left_out}
-        unequal = sorted(root for root, digest in wanted.items() if digests.get(root) != digest)
-        self.journal.entry("d", execution.id, index, len(wanted), unequal[:50])
+        compared, unequal = unequal_roots(manifest, capturer.finish(), left_out)
+        self.journal.entry("d", execution.id, index, compared, unequal[:50])
 
     # What the patched source calls, by the name `__flor__` ---------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Walker:
         self._root = root
         self._is_own = is_own
         self._generators = generators
-        self._known = KnownMemory()
+        self.known = KnownMemory()
 
     def registered_now(self, name: str, values: Mapping[str, Any]) -> Any:
         """A registered object: the one that its name has now, so that a model made anew is followed."""
@@ -44,7 +44,7 @@ class Walker:
 
     def walk(self, execution: LoopExecution) -> Capturer:
         """Capture what an execution's code may have changed, as copies."""
-        capturer = Capturer(self._is_own, str(self._root), self._known)
+        capturer = Capturer(self._is_own, str(self._root), self.known)
         for name, generator in self._generators.meet().items():
             capturer.add(name, generator)
         frame = execution.frame

@@ -59,11 +59,13 @@ def manifests(lab: Lab) -> list[Path]:
 
 def rewrite(path: Path, change: Any) -> None:
     """Alter a manifest as somebody would who also mends its checksum."""
-    fields = json.loads(path.read_bytes().partition(b"\n")[2])
+    _, objects, body = path.read_bytes().split(b"\n", 2)
+    fields = json.loads(body)
     change(fields)
     body = json.dumps(fields).encode()
+    rest = objects + b"\n" + body
     path.write_bytes(
-        json.dumps({"flor-checkpoint": FORMAT, "digest": digest_bytes(body)}).encode() + b"\n" + body
+        json.dumps({"flor-checkpoint": FORMAT, "digest": digest_bytes(rest)}).encode() + b"\n" + rest
     )
 
 

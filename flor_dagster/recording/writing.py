@@ -1,0 +1,126 @@
+"""Writing checkpoints behind the training: digest, de-duplicate, write.
+
+What is done here holds the interpreter's lock only for short pieces: the digests and the writes of large buffers run
+without it, and the captured graph is written in parts.
+"""
+
+from __future__ import annotations
+
+import base64
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.memory import Copy
+
+INLINE_BYTES = 2048
+MAX_QUEUED_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A capture on its way to the disk: everything in it is a copy."""
+
+    name: str
+    capturer: Capturer
+    unavailable: dict[str, str]
+    tainted: tuple[str, ...]
+    moved: dict[str, list[str]]
+    done: Callable[[Manifest, int], None]
+
+
+def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, Copy]]:
+    """Digest a snapshot's buffers."""
+    state = snapshot.capturer.finish()
+    inline = {
+        digest: base64.b64encode(copy.data).decode("ascii")
+        for digest, copy in state.buffers.items()
+        if len(copy) <= INLINE_BYTES
+    }
+    manifest = Manifest(
+        run, snapshot.name, state.nodes, state.roots, snapshot.unavailable, snapshot.tainted, inline,
+        snapshot.moved,
+    )  # fmt: skip
+    return manifest, state.buffers
+
+
+class CheckpointWriter:
+    """Digests and writes snapshots behind the training, one after the other.
+
+    Args:
+        store: where they go.
+        run: the training run's id.
+        trouble: told once about an error of the disk; the training goes on.
+    """
+
+    def __init__(self, store: CheckpointStore, run: str, trouble: Callable[[str], None]) -> None:
+        self._store = store
+        self._run = run
+        self._trouble = trouble
+        self._queue: queue.Queue[Snapshot | Callable[[], None] | None] = queue.Queue()
+        self._queued = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.broken = False
+        self.cpu_seconds = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can take another snapshot without the memory growing."""
+        return not self.broken and self._queued < MAX_QUEUED_BYTES
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Hand a snapshot over."""
+        self._start()
+        with self._lock:
+            self._queued += snapshot.capturer.pending_bytes
+        self._queue.put(snapshot)
+
+    def close(self, timeout: float = 300.0) -> None:
+        """Write what is queued, at most for `timeout` seconds."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(timeout)
+            self._thread = None
+
+    def do(self, task: Callable[[], None]) -> None:
+        """Do something else behind the training, in its turn."""
+        self._start()
+        self._queue.put(task)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="flor-checkpoints", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            begin = time.thread_time()
+            try:
+                if isinstance(item, Snapshot):
+                    self._write(item)
+                else:
+                    item()
+            except Exception as error:  # noqa: BLE001 - a disk or an object's own code must not stop the training
+                self.broken = True
+                self._trouble(f"checkpoints stopped: {type(error).__name__}: {error}")
+            finally:
+                self.cpu_seconds += time.thread_time() - begin
+                item = None  # and with it the copies: their memory is used again
+
+    def _write(self, snapshot: Snapshot) -> None:
+        size = snapshot.capturer.pending_bytes
+        try:
+            if not self.broken:
+                manifest, buffers = finish_snapshot(snapshot, self._run)
+                snapshot.done(manifest, self._store.write(manifest, buffers))
+        finally:
+            with self._lock:
+                self._queued -= size
