@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flor_dagster.recording.checkpoints import CheckpointStore
     from flor_dagster.recording.journal import JournalWriter
     from flor_dagster.recording.loops import LoopExecution
+    from flor_dagster.recording.settings import CheckpointSettings
     from flor_dagster.recording.trouble import Troubles
 
 # A low guess of how fast memory is copied, for the first checkpoint of a place.
@@ -34,6 +35,7 @@ class Capturing:
         troubles: told when the disk fails.
         walker: finds what belongs to an end state.
         rank: whose they are; each rank of a run numbers its loops by itself.
+        settings: how much they may cost.
     """
 
     def __init__(
@@ -44,13 +46,18 @@ class Capturing:
         troubles: Troubles,
         walker: Walker,
         rank: int = 0,
+        settings: CheckpointSettings | None = None,
     ) -> None:
+        settings = settings or CheckpointSettings()
         self._prefix = f"r{rank}-" if rank else ""
-        self.policy = choose_policy()
+        self.policy = choose_policy(settings)
         self._journal = journal
         self._troubles = troubles
         self._walker = walker
-        self._writer = CheckpointWriter(store, run, troubles.tell)
+        self._writer = CheckpointWriter(store, run, troubles.tell, settings.run_bytes)
+        self.policy.background = lambda: self._writer.cpu_seconds
+        self._inner = ""
+        self._taken_of: dict[str, int] = {}
         self._global_roots: dict[tuple[str, int, int], tuple[str, ...]] = {}
 
     def close(self) -> None:
@@ -62,11 +69,15 @@ class Capturing:
         source, frame = execution.source, execution.frame
         if source is None or source.reason or frame is None:
             return
-        begin = time.perf_counter()
+        with self.policy.paying():
+            self._look(execution)
+
+    def _look(self, execution: LoopExecution) -> None:
         try:
             site = execution.site
             if site not in self._global_roots:
                 # Once per place: which globals its code may reach, and what a checkpoint of it should cost.
+                begin = time.perf_counter()
                 capturer = self._walker.walk(execution)
                 roots = tuple(
                     r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name")
@@ -80,7 +91,6 @@ class Capturing:
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             execution.entry = None
             self._note_uncaptured(execution, None, [f"{type(error).__name__}: {error}"])
-        self.policy.spend(time.perf_counter() - begin)
 
     def reached(self, execution: LoopExecution, index: int | None) -> None:
         """The end of an iteration, or of the execution (index None): a place for a checkpoint."""
@@ -95,11 +105,18 @@ class Capturing:
                 / (max(execution.count, 1) if index is not None else 1)
             )
             place = execution.place(index)
-            if execution.entry is None or not self._writer.idle or not self.policy.allows(work, place):
+            if index is None and not execution.outermost:
+                self._inner = place
+            # The ends of nested loops come first: what an outer statement needs of every iteration.
+            spare = self._inner if index is not None else ""
+            if (
+                execution.entry is None
+                or not self._writer.idle
+                or not self.policy.allows(work, place, spare=spare)
+            ):
                 return
-            begin = time.perf_counter()
-            self._take(execution, index)
-            self.policy.charge(time.perf_counter() - begin, place)
+            with self.policy.paying(place):
+                self._take(execution, index)
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             self._note_uncaptured(execution, index, [f"{type(error).__name__}: {error}"])
 
@@ -139,8 +156,17 @@ class Capturing:
                 },
             )
 
+        # The ends of one execution's iterations, or the ends of all executions of one loop statement.
+        series = (
+            self._prefix + str(execution.id)
+            if index is not None
+            else f"{self._prefix}{execution.name} at {execution.site[1:]}"
+        )
+        number = self._taken_of.get(series, 0) if index is None else index
+        self._taken_of[series] = number + 1
+        moved = _moved(execution, now)
         self._writer.put(
-            Snapshot(name, capturer, dead, tainted_roots(execution), _moved(execution, now), done)
+            Snapshot(name, capturer, dead, tainted_roots(execution), moved, done, series, number)
         )
 
     def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError
 from flor_dagster.recording.memory import Copy
+from flor_dagster.recording.retention import Stored
 from flor_dagster.recording.state import digest_bytes
 
 FORMAT = 2
@@ -77,11 +78,24 @@ class CheckpointStore:
         """Where a buffer lies."""
         return self.folder / "objects" / digest[:2] / digest[2:]
 
-    def write(self, manifest: Manifest, buffers: Mapping[str, Copy]) -> int:
-        """Write what is not there yet, then the manifest; the bytes that were written."""
+    def write(
+        self, manifest: Manifest, buffers: Mapping[str, Copy], series: str = "", number: int = 0
+    ) -> int:
+        """Write what is not there yet, then the manifest.
+
+        Args:
+            manifest: the checkpoint.
+            buffers: content digest → what its nodes refer to.
+            series: what it is one of, for retention.
+            number: its place in the series.
+
+        Returns:
+            The bytes that were written.
+        """
         objects = {digest: len(copy) for digest, copy in buffers.items() if digest not in manifest.inline}
         body = b"".join((_json(objects), b"\n", *_body(manifest)))
-        head = _json({"flor-checkpoint": FORMAT, "digest": digest_bytes(body)}) + b"\n"
+        facts = {"flor-checkpoint": FORMAT, "digest": digest_bytes(body), "series": series, "number": number}
+        head = _json(facts) + b"\n"
         written = len(head) + len(body)
         with self.lock(shared=True):
             for digest, size in objects.items():
@@ -135,8 +149,8 @@ class CheckpointStore:
             tuple(fields["tainted"]), fields["inline"], fields["moved"],
         )  # fmt: skip
 
-    def objects(self, run: str, name: str) -> dict[str, int]:
-        """The buffers that a checkpoint refers to: content digest → bytes.
+    def summary(self, run: str, name: str) -> Stored:
+        """What retention needs to know of a checkpoint.
 
         Raises:
             CheckpointError: when its manifest can't be read.
@@ -146,7 +160,8 @@ class CheckpointStore:
             with path.open("rb") as file:
                 header, objects = json.loads(file.readline()), json.loads(file.readline())
             if header["flor-checkpoint"] == FORMAT and isinstance(objects, dict):
-                return {str(digest): int(size) for digest, size in objects.items()}
+                sizes = {str(digest): int(size) for digest, size in objects.items()}
+                return Stored(run, name, header["series"], header["number"], sizes, path.stat().st_size)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} can't be read at {path}: {error}"

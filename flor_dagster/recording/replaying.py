@@ -7,6 +7,7 @@ a journal of the replay's own; at every executed end that the record has a check
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from flor_dagster.errors import CheckpointError, ReplayError
 from flor_dagster.recording import layout
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.collecting import lease
 from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_EFFECT
@@ -91,6 +93,9 @@ class ReplaySession(Session):
 
     def _begin(self) -> None:
         self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        self._lease = contextlib.ExitStack()
+        with contextlib.suppress(OSError):  # a store that can't be written to is not collected either
+            self._lease.enter_context(lease(self._checkpoints, self.run_id))
         self.journal.entry("m", self.modules.loaded())
         self.generators.meet()
 

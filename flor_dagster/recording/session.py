@@ -28,6 +28,7 @@ from flor_dagster.recording.modules import Modules
 from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.records import Records
 from flor_dagster.recording.runlock import hold_lock, release_lock
+from flor_dagster.recording.settings import CheckpointSettings, checkpoint_settings
 from flor_dagster.recording.telling import ToldLoops
 from flor_dagster.recording.trouble import Troubles
 from flor_dagster.recording.values import encode
@@ -132,8 +133,13 @@ class Session:
     def _begin(self) -> None:
         """What is noted once the journal stands."""
         store = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        try:
+            settings = checkpoint_settings(self.place.root)
+        except ValueError as error:
+            settings = CheckpointSettings()
+            self.troubles.tell(f"{error}; checkpoints are taken as if nothing were set")
         self.capturing = Capturing(
-            store, self.run_id, self.journal, self.troubles, self.walker, self.topology.rank
+            store, self.run_id, self.journal, self.troubles, self.walker, self.topology.rank, settings
         )
         self.journal.entry("m", self.modules.loaded())
         for root, state in self._early.items():

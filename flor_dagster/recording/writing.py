@@ -7,6 +7,7 @@ without it, and the captured graph is written in parts.
 from __future__ import annotations
 
 import base64
+import contextlib
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.collecting import lease, thin_run
 from flor_dagster.recording.memory import Copy
 
 INLINE_BYTES = 2048
@@ -23,7 +25,18 @@ MAX_QUEUED_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A capture on its way to the disk: everything in it is a copy."""
+    """A capture on its way to the disk: everything in it is a copy.
+
+    Args:
+        name: the checkpoint's.
+        capturer: what was captured.
+        unavailable: names that could not be captured and that nothing reads.
+        tainted: roots that are not compared.
+        moved: see `Manifest`.
+        done: told when it lies there, with the bytes that were written.
+        series: what it is one of, for retention.
+        number: its place in the series.
+    """
 
     name: str
     capturer: Capturer
@@ -31,6 +44,8 @@ class Snapshot:
     tainted: tuple[str, ...]
     moved: dict[str, list[str]]
     done: Callable[[Manifest, int], None]
+    series: str = ""
+    number: int = 0
 
 
 def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, Copy]]:
@@ -55,9 +70,15 @@ class CheckpointWriter:
         store: where they go.
         run: the training run's id.
         trouble: told once about an error of the disk; the training goes on.
+        most: the bytes that the run's checkpoints may take; beyond, they are thinned.
     """
 
-    def __init__(self, store: CheckpointStore, run: str, trouble: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: CheckpointStore, run: str, trouble: Callable[[str], None], most: int = 20 * 10**9
+    ) -> None:
+        self._most = most
+        self._taken = 0
+        self._lease = contextlib.ExitStack()
         self._store = store
         self._run = run
         self._trouble = trouble
@@ -86,6 +107,7 @@ class CheckpointWriter:
             self._queue.put(None)
             self._thread.join(timeout)
             self._thread = None
+            self._lease.close()
 
     def do(self, task: Callable[[], None]) -> None:
         """Do something else behind the training, in its turn."""
@@ -98,6 +120,7 @@ class CheckpointWriter:
             self._thread.start()
 
     def _work(self) -> None:
+        self._lease.enter_context(lease(self._store, self._run))
         while True:
             item = self._queue.get()
             if item is None:
@@ -120,7 +143,11 @@ class CheckpointWriter:
         try:
             if not self.broken:
                 manifest, buffers = finish_snapshot(snapshot, self._run)
-                snapshot.done(manifest, self._store.write(manifest, buffers))
+                written = self._store.write(manifest, buffers, snapshot.series, snapshot.number)
+                snapshot.done(manifest, written)
+                self._taken += written
+                if self._taken > self._most:
+                    self._taken = thin_run(self._store, self._run, self._most)
         finally:
             with self._lock:
                 self._queued -= size
