@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         build_training_schedule,
         flor_asset,
     )
+    from flor_dagster.recording.loading import load
     from flor_dagster.replay.asking import hindsight, plan
     from flor_dagster.replay.workspace import Workspace, artifact, dataframe
 
@@ -65,6 +66,7 @@ __all__ = [
     "flor_asset",
     "hindsight",
     "iteration",
+    "load",
     "log",
     "loop",
     "plan",
@@ -76,6 +78,7 @@ _LAZY = {
     "FlorError": "flor_dagster.errors",
     "Workspace": "flor_dagster.replay.workspace",
     "hindsight": "flor_dagster.replay.asking",
+    "load": "flor_dagster.recording.loading",
     "plan": "flor_dagster.replay.asking",
     "artifact": "flor_dagster.replay.workspace",
     "dataframe": "flor_dagster.replay.workspace",

@@ -1,0 +1,102 @@
+"""`flor.load` gives back what a checkpoint holds, as new objects, and reads nothing outside the project's store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flor_dagster.errors import CheckpointError
+from flor_dagster.recording.loading import load
+from tests.recording.record_lab import Project
+
+SCRIPT = """\
+import numpy as np
+import flor_dagster as flor
+from own_parts import Model
+model = Model()
+history = [model.weights]
+count = 0
+with flor.checkpointing(net=model):
+    for epoch in flor.loop("epoch", range(4)):
+        for step in flor.loop("step", range(3)):
+            model.weights += step
+            count += 1
+        flor.log("count", count)
+"""
+
+PARTS = """\
+import numpy as np
+class Model:
+    def __init__(self):
+        self.weights = np.zeros(5000)
+        self.names = ["a", {"b": 1}]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("load"), git=True)
+    project.commit({"own_parts.py": PARTS, "train.py": SCRIPT})
+    project.run(SCRIPT, FLOR_CHECKPOINTS="all")
+    return project
+
+
+def run_of(project: Project) -> str:
+    return project.journals[-1].parent.name
+
+
+@pytest.fixture
+def importable(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(project.root)
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+
+
+@pytest.mark.usefixtures("importable")
+def test_the_objects_of_any_epoch_are_given_back_anew(project: Project) -> None:
+    run = run_of(project)
+    for epoch in range(4):
+        found = load(run, epoch, project=project.root)
+        assert found["count"] == 3 * (epoch + 1)
+        assert np.array_equal(found["net"].weights, np.full(5000, 3.0 * (epoch + 1)))
+        assert found["net"] is found["model"]
+        assert found["net"].names == ["a", {"b": 1}]
+        assert type(found["net"]).__module__ == "own_parts"
+    again = load(run[:6], project=project.root)
+    assert again["net"] is not load(run, project=project.root)["net"]
+
+
+@pytest.mark.usefixtures("importable")
+def test_what_is_not_there_is_said(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint of epoch 17; it has 0, 1, 2, 3"):
+        load(run_of(project), 17, project=project.root)
+    with pytest.raises(CheckpointError, match="there is no training run"):
+        load("aaaaaaaaaaaaaaaa", project=project.root)
+    for name in ("../../etc", "", "/etc/passwd", "a/b"):
+        with pytest.raises(CheckpointError, match="no training run's id"):
+            load(name, project=project.root)
+    with pytest.raises(CheckpointError, match="there is no training run"):
+        load(run_of(project), project=tmp_path)
+
+
+def test_a_class_that_can_not_be_imported_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+    with pytest.raises(CheckpointError, match=r"own_parts.Model.*modules can be imported"):
+        load(run_of(project), 0, project=project.root)
+
+
+@pytest.mark.usefixtures("importable")
+def test_an_altered_buffer_is_never_loaded(project: Project) -> None:
+    run = run_of(project)
+    objects = {path: path.read_bytes() for path in (project.root / ".flor/checkpoints/objects").glob("*/*")}
+    try:
+        for path, data in objects.items():
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        for epoch in range(4):
+            with pytest.raises(CheckpointError, match="altered on disk"):
+                load(run, epoch, project=project.root)
+    finally:
+        for path, data in objects.items():
+            path.write_bytes(data)
