@@ -44,6 +44,7 @@ class Manifest:
         name: unique in the run: `<loop id>` for a loop execution's end, `<loop id>.<index>` for an iteration's.
         nodes: the captured graph.
         roots: root name → reference into it.
+        digests: root name → digest of the state behind it, as it was captured.
         unavailable: names that nothing reads later and that could not be captured, with the reason.
         tainted: roots that hold clock or process values; they are not compared.
         inline: content digest → base64 of small buffers.
@@ -54,6 +55,7 @@ class Manifest:
     name: str
     nodes: list[Any]
     roots: dict[str, Any]
+    digests: dict[str, str]
     unavailable: dict[str, str]
     tainted: tuple[str, ...]
     inline: dict[str, str]
@@ -145,7 +147,7 @@ class CheckpointStore:
             )
         fields = json.loads(rest.partition(b"\n")[2])
         return Manifest(
-            fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["unavailable"],
+            fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["digests"], fields["unavailable"],
             tuple(fields["tainted"]), fields["inline"], fields["moved"],
         )  # fmt: skip
 
@@ -202,7 +204,8 @@ def _json(value: Any) -> bytes:
 def _body(manifest: Manifest) -> Iterator[bytes]:
     """A manifest's last line in pieces: between them the training may have the interpreter."""
     fields = {
-        "run": manifest.run, "name": manifest.name, "roots": manifest.roots, "unavailable": manifest.unavailable,
+        "run": manifest.run, "name": manifest.name, "roots": manifest.roots, "digests": manifest.digests,
+        "unavailable": manifest.unavailable,
         "tainted": list(manifest.tainted), "inline": manifest.inline, "moved": manifest.moved,
     }  # fmt: skip
     yield _json(fields)[:-1] + b',"nodes":['

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 
 from flor_dagster.recording.checkpoints import Manifest
@@ -20,15 +19,10 @@ def unequal_roots(manifest: Manifest, state: State, left_out: Collection[str]) -
     Returns:
         How many roots were compared, and the names of those that differ.
     """
-    wanted = {root: ref for root, ref in manifest.roots.items() if root not in left_out}
-    if state.roots == manifest.roots and (
-        state.nodes == manifest.nodes or json.loads(json.dumps(state.nodes)) == manifest.nodes
-    ):
-        return len(wanted), []  # the same walk over equal objects: no digest could differ
+    wanted = {root: digest for root, digest in manifest.digests.items() if root not in left_out}
     unequal = [
         root
-        for root, ref in wanted.items()
-        if root not in state.roots
-        or graph_digest(state.nodes, state.roots[root]) != graph_digest(manifest.nodes, ref)
+        for root, digest in wanted.items()
+        if root not in state.roots or graph_digest(state.nodes, state.roots[root]) != digest
     ]
     return len(wanted), sorted(unequal)

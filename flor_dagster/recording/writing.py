@@ -57,7 +57,7 @@ def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, C
         if len(copy) <= INLINE_BYTES
     }
     manifest = Manifest(
-        run, snapshot.name, state.nodes, state.roots, snapshot.unavailable, snapshot.tainted, inline,
+        run, snapshot.name, state.nodes, state.roots, state.digests(), snapshot.unavailable, snapshot.tainted, inline,
         snapshot.moved,
     )  # fmt: skip
     return manifest, state.buffers
