@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from flor_dagster.recording import layout
+from flor_dagster.recording.checkpoints import CheckpointStore
 from tests.distributed.rank_lab import Ranks
 
 pytest.importorskip("torch")
@@ -91,16 +93,11 @@ def test_a_training_by_torchs_launchers_is_one_run(ranks: Ranks, how: str) -> No
     assert not names[0] & names[1]
     assert {f"{name}.json" for name in names[0] | names[1]} == set(manifests)
     assert all(any(parts[1] == "random:torch" for parts in ranks.of(run, rank, "g")) for rank in (0, 1))
-    states = [_manifest(ranks, run, names[rank]) for rank in (0, 1)]
-    assert all("random:torch" in state["roots"] for state in states)
+    store = CheckpointStore(layout.checkpoints_folder(ranks.root / ".flor"))
+    states = [store.read(run, max(names[rank])) for rank in (0, 1)]
+    assert all("random:torch" in state.roots for state in states)
     # The sampler's epoch is an attribute of an object that the loop found: it is in the end state of the outer loop.
-    assert all('"epoch"' in json.dumps(state["nodes"]) for state in states)
-
-
-def _manifest(ranks: Ranks, run: str, names: set[str]) -> dict[str, dict[str, object]]:
-    name = max(names)
-    path = ranks.root / f".flor/checkpoints/manifests/{run}/{name}.json"
-    return json.loads(path.read_bytes().split(b"\n", 1)[1])
+    assert all('"epoch"' in json.dumps(state.nodes) for state in states)
 
 
 def test_a_killed_rank_under_torchrun_leaves_a_run_that_says_what_became_of_each(ranks: Ranks) -> None:

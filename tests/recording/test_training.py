@@ -11,7 +11,7 @@ import pytest
 
 from tests.recording.record_lab import Project, environment
 
-HEAVY = ("dagster", "pandas", "sqlalchemy", "libcst", "git", "numpy", "orjson", "click", "rich", "torch")
+HEAVY = ("dagster", "pandas", "sqlalchemy", "libcst", "git", "numpy", "click", "rich", "torch")
 
 
 def test_recording_loads_nothing_heavy(tmp_path: Path) -> None:
