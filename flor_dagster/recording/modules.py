@@ -41,6 +41,7 @@ class Modules:
         self._root = root
         self._own: dict[str, bool] = {}
         self._blobs: dict[str, str] = {}
+        self._first = True
         # The interpreter takes it away before the process's exit hooks run.
         self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
 
@@ -53,11 +54,10 @@ class Modules:
                 self._own[module] = known
         return known
 
-    def _main_is_newer(self, path: str) -> bool:
-        """Whether the script was written again after this process had read it."""
-        began = process_start()
+    def _is_newer(self, path: str, began: float) -> bool:
+        """Whether a file was written after this process began: it may have read another content."""
         try:
-            return began is not None and (self._root / path).stat().st_mtime > began + READ_SECONDS
+            return (self._root / path).stat().st_mtime > began + READ_SECONDS
         except OSError:
             return False
 
@@ -93,6 +93,9 @@ class Modules:
 
     def _read(self) -> dict[str, str]:
         blobs: dict[str, str] = {}
+        # Later on, what was written meanwhile differs from what was noted here, or from the version.
+        began = process_start() if self._first else None
+        self._first = False
         for module in list(sys.modules.values()):
             name = getattr(module, "__name__", "")
             file = self._main_file if name == "__main__" else getattr(module, "__file__", None)
@@ -104,7 +107,7 @@ class Modules:
             else:
                 wanted = self.is_own(name)
             if wanted and path not in blobs:
-                if name == "__main__" and self._main_is_newer(path):
+                if began is not None and self._is_newer(path, began):
                     blobs[path] = CHANGED_BLOB
                     continue
                 with contextlib.suppress(OSError):
