@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from flor_dagster.recording import switches
 from flor_dagster.recording.checkpoints import Manifest
 from flor_dagster.recording.memory import available_bytes
 from flor_dagster.recording.policy import choose_policy
@@ -88,6 +89,7 @@ class Capturing:
                 if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
                     self._prepare(capturer.sizes)
             execution.entry = self._identities(execution)
+            execution.switches = switches.read_all()
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             execution.entry = None
             self._note_uncaptured(execution, None, [f"{type(error).__name__}: {error}"])
@@ -111,6 +113,7 @@ class Capturing:
             spare = self._inner if index is not None else ""
             if (
                 execution.entry is None
+                or execution.switches is None
                 or not self._writer.idle
                 or not self.policy.allows(work, place, spare=spare)
             ):
@@ -133,8 +136,14 @@ class Capturing:
             megabytes = capturer.pending_bytes // 1_000_000
             self._note_uncaptured(execution, index, [f"memory was short for a copy of {megabytes} MB"])
             return
+        settings, unsettable = (
+            ({}, []) if execution.switches is None else self._walker.turned(execution.switches)
+        )
+        for name, value in settings.items():
+            capturer.add(f"{switches.KIND}:{name}", value)
         capturer.copy()
         reasons, dead = sort_unavailable(execution, capturer)
+        reasons += unsettable
         now = self._identities(execution)
         reasons += _gone(execution, now)
         if reasons:
@@ -165,9 +174,9 @@ class Capturing:
         number = self._taken_of.get(series, 0) if index is None else index
         self._taken_of[series] = number + 1
         moved = _moved(execution, now)
-        self._writer.put(
-            Snapshot(name, capturer, dead, tainted_roots(execution), moved, done, series, number)
-        )
+        tainted = tainted_roots(execution)
+        tainted += tuple(f"{switches.KIND}:{n}" for n in switches.not_compared(settings))
+        self._writer.put(Snapshot(name, capturer, dead, tainted, moved, done, series, number))
 
     def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
         return self._walker.identities(execution, self._global_roots.get(execution.site, ()))

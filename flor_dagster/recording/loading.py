@@ -19,6 +19,7 @@ from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import read_journal
 from flor_dagster.recording.shape import MISSING
+from flor_dagster.recording.switches import KIND
 
 ENDED = -1
 _ID = re.compile(r"[a-z2-7]{4,32}")
@@ -93,7 +94,9 @@ def _points(home: Path, run_id: str) -> dict[int, str]:
 
 
 def _objects(store: CheckpointStore, manifest: Manifest, root: str) -> dict[str, Any]:
-    roots = {name: ref for name, ref in manifest.roots.items() if not name.startswith("random:")}
+    roots = {
+        name: ref for name, ref in manifest.roots.items() if not name.startswith(("random:", f"{KIND}:"))
+    }
     for name in sorted(
         {node[1].rpartition(".")[0] for node in manifest.nodes if node[0] in ("class", "object")}
     ):

@@ -13,6 +13,7 @@ from flor_dagster.recording.source import LoopSource, call_position, loop_source
 
 if TYPE_CHECKING:
     from flor_dagster.recording.session import Session
+    from flor_dagster.recording.switches import Readings
 
 T = TypeVar("T")
 
@@ -23,12 +24,12 @@ class LoopExecution:
     """One execution of one `flor.loop`, as the journal knows it.
 
     `path` is its place: `name#ordinal` within `[index]` of each execution around it. `site` is the file, line and column
-    of its `flor.loop` call, `entry` the identities of what it found when it began.
+    of its `flor.loop` call, `entry` the identities of what it found when it began, `switches` the process's settings then.
     """
 
     __slots__ = (
         "count", "entry", "frame", "function", "id", "name", "noted", "opened", "ordinal", "parent", "path", "site",
-        "source",
+        "source", "switches",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class LoopExecution:
         self.count = 0
         self.site = site
         self.entry: dict[str, dict[str, int]] | None = None
+        self.switches: Readings | None = None
         self.opened = time.time_ns()
         above = parent.execution
         prefix = "" if above is None else f"{above.path}[{parent.index}]/"

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, ReplayError
-from flor_dagster.recording import layout
+from flor_dagster.recording import layout, switches
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.collecting import lease
@@ -138,7 +138,8 @@ class ReplaySession(Session):
     # Loops ----------------------------------------------------------------------------------------------------------
 
     def loop_begins(self, execution: LoopExecution) -> None:
-        """Nothing: a replay takes no checkpoints."""
+        """Note the process's settings; a replay takes no checkpoints."""
+        execution.switches = switches.read_all()
 
     def watches(self, execution: LoopExecution) -> bool:
         """Every iteration's end may be compared."""
@@ -254,9 +255,15 @@ class ReplaySession(Session):
             moved=manifest.moved, is_own=self.modules.is_own,
         )  # fmt: skip
         values = frame.f_locals
+        switches.load(_settings_of(manifest))
         unused = self._unused_generators(manifest)
         live = {root: self._live(root, values) for root in manifest.roots if root not in unused}
+        before = switches.read_all()
         restored = grafter.restore({root: (manifest.roots[root], now) for root, now in live.items()})
+        # Making objects anew may turn something itself: torch counts the hooks of a model.
+        by_us, _ = self.walker.turned(before)
+        switches.put_back({name: before.values[name] for name in by_us if name in before.values})
+        switches.put_back({name: restored.pop(f"{switches.KIND}:{name}") for name in _settings_of(manifest)})
         locals_now: dict[str, Any] = {}
         for root, new in restored.items():
             kind, _, rest = root.partition(":")
@@ -294,6 +301,8 @@ class ReplaySession(Session):
     def _live(self, root: str, values: Any) -> Any:
         """The object of this program that a root of the record means."""
         kind, _, name = root.partition(":")
+        if kind == switches.KIND:
+            return MISSING
         if kind == "random":
             return self.generators.meet()[root]
         if kind == "object":
@@ -308,8 +317,24 @@ class ReplaySession(Session):
         manifest = self._manifest(name)
         capturer: Capturer = self.walker.walk(execution)
         left_out = self._unused_generators(manifest) | set(manifest.tainted)
+        for name in _settings_of(manifest):
+            try:
+                capturer.add(f"{switches.KIND}:{name}", switches.read_one(name))
+            except KeyError:  # of a library that only something else in the recorded process had loaded
+                left_out.add(f"{switches.KIND}:{name}")
         compared, unequal = unequal_roots(manifest, capturer.finish(), left_out)
+        unequal += self._turned_only_here(execution, manifest)
         self.journal.entry("d", execution.id, index, compared, unequal[:50])
+
+    def _turned_only_here(self, execution: LoopExecution, manifest: Manifest) -> list[str]:
+        """Settings that the executed code changed and the recorded code did not."""
+        before = execution.switches
+        if before is None:
+            return []
+        here, _ = self.walker.turned(before)
+        left_out = switches.not_compared(here)
+        roots = [f"{switches.KIND}:{name}" for name in here if name in before.values and name not in left_out]
+        return [root for root in roots if root not in manifest.roots]
 
     # What the patched source calls, by the name `__flor__` ---------------------------------------------------------
 
@@ -390,6 +415,12 @@ def live_global(module: str, name: str) -> Any:
                 f"the module {module} of the recorded run can't be loaded here: {error}"
             ) from error
     return loaded.__dict__.get(name, MISSING)
+
+
+def _settings_of(manifest: Manifest) -> list[str]:
+    return [
+        name for kind, _, name in (root.partition(":") for root in manifest.roots) if kind == switches.KIND
+    ]
 
 
 def _random_states() -> dict[str, Any]:

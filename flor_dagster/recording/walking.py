@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.recording import switches
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.shape import child_items, frame_locals
@@ -62,6 +63,10 @@ class Walker:
                 capturer.note_global(frame.f_globals, name)
         capturer.follow()
         return capturer
+
+    def turned(self, before: switches.Readings) -> tuple[dict[str, switches.Value], list[str]]:
+        """The process's settings that are others than at a loop's entry, and why some of them can't be put back."""
+        return switches.turned(before, str(self._root))
 
     def identities(
         self, execution: LoopExecution, global_roots: tuple[str, ...]

@@ -338,12 +338,14 @@ class ResumeSession(ReplaySession):
         """A checkpoint of the dead run is one of this run too: its manifest, the buffers are shared by their content."""
         source = self._checkpoints.manifest_path(self.plan["parent"], name)
         target = self._checkpoints.manifest_path(self.run_id, name)
-        if source.exists() and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
+        # Together with other writers: who deletes holds the lock alone, and counts the references before it sweeps.
+        with self._checkpoints.lock(shared=True):
+            if source.exists() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(source, target)
+                except OSError:
+                    shutil.copyfile(source, target)
 
 
 class _Compared(Records):
