@@ -165,11 +165,13 @@ def _all_new(module: ast.Module, fresh: set[int], headers: set[int], interner: I
             for role, _, body in parts
             for s in body
         ]
-        # An `elif` means something only after the branches before it.
-        if not all(inner) or is_elif or isinstance(syntax, (*SCOPES, ast.Module)):
+        if not all(inner) or isinstance(syntax, (*SCOPES, ast.Module)):
             return False
         if not any(id(n) in fresh for n in ast.walk(syntax)):
-            return False
+            return is_elif  # it holds nothing but `pass`
+        # An `elif` means something only after the branches before it: it is new with them, or stays.
+        if is_elif:
+            return True
         tokens: list[str] = []
         header_tokens(syntax, tokens, {})
         if interner(tuple(tokens)) in headers:

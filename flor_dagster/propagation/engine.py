@@ -22,6 +22,7 @@ from flor_dagster.propagation.inserting import (
     top_line,
 )
 from flor_dagster.propagation.model import Placement, Propagated, Refusal
+from flor_dagster.propagation.muting import without_unasked
 from flor_dagster.propagation.opening import open_lines
 from flor_dagster.propagation.ordering import in_order, position_of
 from flor_dagster.propagation.placing import Scored
@@ -94,11 +95,12 @@ def propagate(
     wanted = sorted(set(lines))
     parsed = read(new_source, "new version")
     try:
-        read(old_source, "old version")
+        known = frozenset(f.statement.name for f in read(old_source, "old version").found)
     except SourceSyntaxError as error:
         return Propagated(
             old_source, (), tuple(unreadable(u, str(error)) for u in units_at(parsed, wanted)), ()
         )
+    new_source = without_unasked(parsed, wanted, known)
     logs = {f.statement.lines[0] for f in parsed.found}
     extra = tuple(line for line in wanted if line not in logs)
     run = _Run(analyse(new_source, old_source, extra), allow_effects=allow_effects)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flor_dagster.propagation.analysis import Pair
 from flor_dagster.propagation.carrying import is_ours
 from flor_dagster.propagation.inserting import indentation, is_filler, split_lines
+from flor_dagster.propagation.muting import MUTED
 from flor_dagster.propagation.placing import Scored
 from flor_dagster.propagation.rewriting import inside_strings, lines_inside_strings, rewritten
 from flor_dagster.propagation.units import Unit
@@ -80,6 +81,10 @@ class Writer:
         text = rewritten(written, renamed) if renamed else written
         fixed = inside_strings(text)
         lines = [line.rstrip("\r\n") for line in split_lines(text)]
+        muted = {number for number, line in enumerate(lines, 1) if line.strip() == MUTED}
+        if muted:
+            lines = [line for number, line in enumerate(lines, 1) if number not in muted]
+            fixed = {number - sum(m < number for m in muted) for number in fixed}
         comment = self._comment_behind(syntax) if as_written else ""
         lines[-1] += comment
         return tuple(

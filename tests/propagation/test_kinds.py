@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 
 import pytest
@@ -248,3 +249,51 @@ def test_several_statements_keep_their_order(new: str, old: str) -> None:
     result = ask(HEAD + new, HEAD + old, "Q", "R")
     assert [r.sentence for r in result.refusals] == []
     assert [s.name for s in find_statements(result.source)] == ["Q", "R"]
+
+
+CHAIN_NEW = """\
+import flor_dagster as flor
+def train(xs):
+    total = 0
+    for x in xs:
+        total += x
+        if total > 3:
+            flor.log("a", total)
+            # why
+            flor.log("b",
+                     total * 2)
+        elif total > 9:
+            flor.log("d", x)
+        else:
+            flor.log("e", x); flor.log("f", -x)
+    return total
+"""
+CHAIN_OLD = CHAIN_NEW[: CHAIN_NEW.index("        if total > 3")] + "    return total\n"
+
+
+@pytest.mark.parametrize("asked", [[7], [9], [12], [14], [7, 12], [7, 9, 12, 14]])
+def test_a_new_block_travels_with_what_is_asked_of_it_and_leaves_the_rest_at_home(asked: list[int]) -> None:
+    result = propagate(CHAIN_NEW, CHAIN_OLD, asked)
+    assert not result.refusals
+    by_line = {7: {"a"}, 9: {"b"}, 12: {"d"}, 14: {"e", "f"}}
+    wanted = set().union(*(by_line[line] for line in asked))
+    logged = set(re.findall(r'flor\.log\("(\w)"', result.source))
+    assert logged == wanted
+    assert "elif total > 9" in result.source
+    compile(result.source, "old", "exec")
+    added = set(result.added)
+    kept = [line for n, line in enumerate(result.source.splitlines(True), 1) if n not in added]
+    assert "".join(kept) == CHAIN_OLD
+
+
+def test_one_statement_of_a_loop_that_holds_only_statements_can_be_asked() -> None:
+    new = CHAIN_OLD.replace(
+        "    return total",
+        '    for x in xs:\n        flor.log("p", x)\n        flor.log("q", x)\n    return total',
+    )
+    for line, name in ((7, "p"), (8, "q")):
+        result = propagate(new, CHAIN_OLD, [line])
+        other = "q" if name == "p" else "p"
+        assert not result.refusals
+        assert f'for x_logged in xs:\n        flor.log("{name}", x_logged)\n' in result.source
+        assert f'flor.log("{other}"' not in result.source
