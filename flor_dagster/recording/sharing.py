@@ -21,6 +21,8 @@ def found(path: Path) -> bool:
     """Whether a shared file is there; if so it stays for the time in which the reference to it is written."""
     try:
         os.utime(path)
+    except PermissionError:
+        pass  # a replay may not touch it; nothing is collected while one is going on
     except OSError:
         return False
     return path.exists()

@@ -121,7 +121,7 @@ def collect_project(
         work.thin([r for r in every if named is None or r.id in named], busy, most)
         work.drop_versions()
         work.clear(leftovers(workspace, every, busy))
-    work.sweep_shared()
+        work.sweep_shared(replaying=bool(busy))
     return work.collection()
 
 
@@ -247,8 +247,15 @@ class _Collecting:
 
     # Shared files ----------------------------------------------------------------------------------------------------
 
-    def sweep_shared(self) -> None:
-        """Delete artifacts and lists of packages that nothing refers to."""
+    def sweep_shared(self, *, replaying: bool) -> None:
+        """Delete artifacts and lists of packages that nothing refers to.
+
+        Args:
+            replaying: a replay is going on: it can't make young what it finds, so nothing goes.
+        """
+        if replaying:
+            self._kept.append("all artifacts and lists of packages stay while a replay is going on")
+            return
         try:
             needed = self._digests()
         except OSError as error:
