@@ -21,6 +21,8 @@ COMMANDS = {
     "propagate": "propagate:propagate_command",
     "hindsight": "hindsight:hindsight_command",
     "verify": "verify:verify_command",
+    "doctor": "doctor:doctor_command",
+    "gc": "gc:gc_command",
 }
 """Command → module of this package and the command in it, in the order in which `flor --help` shows them."""
 

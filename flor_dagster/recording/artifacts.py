@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import StoreError
+from flor_dagster.recording.sharing import found
 
 MAX_BYTES = 1 << 30
 VALUE_SUFFIX = "value.json"
@@ -84,7 +85,7 @@ class ArtifactStore:
             )
         artifact = Artifact(hashlib.blake2b(data, digest_size=20).hexdigest(), suffix, size, kind, note)
         path = self.path(artifact)
-        if not path.exists():
+        if not found(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
             try:
@@ -111,12 +112,12 @@ class ArtifactStore:
             raise StoreError(
                 f"{reference!r} is no artifact's reference; one reads artifact:0123456789abcdef."
             )
-        found = sorted((self._folder / start[:2]).glob(f"{start[2:]}*"))
-        if len(found) != 1:
-            many = "several artifacts begin so" if found else "this project has no such artifact"
+        matches = sorted((self._folder / start[:2]).glob(f"{start[2:]}*"))
+        if len(matches) != 1:
+            many = "several artifacts begin so" if matches else "this project has no such artifact"
             raise StoreError(f"{reference}: {many} ({self._folder}).")
-        stem, _, suffix = found[0].name.partition(".")
-        return Artifact(start[:2] + stem, suffix, found[0].stat().st_size, "")
+        stem, _, suffix = matches[0].name.partition(".")
+        return Artifact(start[:2] + stem, suffix, matches[0].stat().st_size, "")
 
     def read(self, artifact: Artifact) -> bytes:
         """An artifact's content.

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.recording.sharing import found as is_found
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -69,7 +71,7 @@ def keep_packages(home: Path) -> str:
     text = json.dumps(packages)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     path = packages_file(home, digest)
-    if not path.exists():
+    if not is_found(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{digest}.{os.getpid()}")
         temporary.write_text(text, encoding="utf-8")

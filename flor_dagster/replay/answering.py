@@ -29,7 +29,7 @@ from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPla
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, absent_loops, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.record import RunRecord, let_go_of, read_record
 from flor_dagster.replay.reproducing import audited_loops
 from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
 from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
@@ -70,6 +70,7 @@ class Answerer:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._store = workspace.store
+        self._checkpoints = CheckpointStore(layout.checkpoints_folder(workspace.home))
         self._write = threading.Lock()
         self._reading = threading.Lock()
         self._reaches: dict[tuple[object, ...], Reach] = {}
@@ -145,7 +146,7 @@ class Answerer:
         elif todo:
             reason = why_not_alone(run, None)
             if not reason:
-                record = read_record(self._journal(run))
+                record = let_go_of(read_record(self._journal(run)), self._checkpoints.names(run.id))
                 environment = choose_environment(record, question.python, self._workspace.home)
                 record.header["executable"] = environment.interpreter
                 reason = why_not_alone(run, record)
@@ -279,7 +280,7 @@ class Answerer:
 
     def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
         """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
-        store = CheckpointStore(layout.checkpoints_folder(self._workspace.home))
+        store = self._checkpoints
         chains = frozenset(chain for target in targets for chain in target.reads.chains)
 
         @functools.cache

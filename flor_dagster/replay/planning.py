@@ -259,7 +259,7 @@ class _Planner:
         if audited is not None:
             return f"an audit found that skipping it is not the same as executing it: {audited}"
         if execution.checkpoint is None:
-            return "no checkpoint of it was taken"
+            return "its checkpoint was let go of" if execution.let_go else "no checkpoint of it was taken"
         if self._forbidden(execution.checkpoint):
             return "its checkpoint is not to be used"
         if self._lacks(execution.checkpoint):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Execution:
     reasons: list[str] = field(default_factory=list[str])
     children: list[int] = field(default_factory=list[int])
     last_index: int = -1
+    let_go: bool = False
 
     @property
     def seconds(self) -> float:
@@ -95,6 +96,20 @@ def read_record(path: Path) -> RunRecord:
         if execution.how == "open":
             execution.count = execution.last_index + 1
     return reader.record
+
+
+def let_go_of(record: RunRecord, there: Container[str]) -> RunRecord:
+    """Take out the checkpoints that the journal tells of and that were deleted since, for the room that they took.
+
+    Args:
+        record: a run's; it is changed.
+        there: names of the checkpoints that the run still has.
+    """
+    for execution in record.executions.values():
+        if execution.checkpoint is not None and execution.checkpoint not in there:
+            execution.checkpoint, execution.let_go = None, True
+        execution.points = {index: name for index, name in execution.points.items() if name in there}
+    return record
 
 
 class _Reader:

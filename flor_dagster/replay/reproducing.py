@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from flor_dagster.errors import ReplayError
 from flor_dagster.recording import layout
+from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
 from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.estimating import rates_of
@@ -19,7 +20,7 @@ from flor_dagster.replay.executing import Job
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan, Target, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import Execution, read_record
+from flor_dagster.replay.record import Execution, let_go_of, read_record
 from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.store.models import Fidelity, ReplayRow, RunRow
 
@@ -138,7 +139,9 @@ class _Verifier:
         self._store = workspace.store
         self._run = run
         self._on_line = on_line
-        self._record = read_record(layout.run_folder(workspace.home, run.id) / "journal.0.jsonl")
+        there = CheckpointStore(layout.checkpoints_folder(workspace.home)).names(run.id)
+        journal = layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"
+        self._record = let_go_of(read_record(journal), there)
         self._sources = self._read_sources()
         self._reach = Reach(self._sources)
         self._passing = Passing(workspace.backend(1), self._tainted(), on_line, _nothing, tolerance)

@@ -20,6 +20,7 @@ import platformdirs
 from flor_dagster.errors import (
     NoRepositoryError,
     NoRunsError,
+    QueryError,
     ReplayError,
     SourceSyntaxError,
     UnknownNameError,
@@ -28,8 +29,10 @@ from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 from flor_dagster.recording.identity import new_run_id
+from flor_dagster.recording.settings import checkpoint_settings
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.archiving import archive_versions, give_back_versions
+from flor_dagster.replay.collecting import Collection, collect_project
 from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
@@ -38,6 +41,7 @@ from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
+from flor_dagster.versions.collecting import shared_lock
 from flor_dagster.versions.snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -273,12 +277,13 @@ class Workspace:
         self.sync()
         if not self.runs():
             return self.questions()
-        commit = self.newest_commit(source)
         fresh: list[StatementRow] = []
-        for located in self._located(commit):
-            row, new = self._linker.identify(located, commit, question=True)
-            if new:
-                fresh.append(row)
+        with shared_lock(self.home):  # until the statements name the version, it must not be collected
+            commit = self.newest_commit(source)
+            for located in self._located(commit):
+                row, new = self._linker.identify(located, commit, question=True)
+                if new:
+                    fresh.append(row)
         if fresh:
             self._settle_recorded(self.runs(), fresh)
         return self.questions()
@@ -292,10 +297,11 @@ class Workspace:
         by_key = [s for s in self.store.statements() if s.key == name]
         if by_key and by_key[0].key != by_key[0].name:
             return tuple(by_key)
-        commit = self.newest_commit(source)
-        here = [found for found in self._located(commit) if found.name == name]
-        if here:
+        with shared_lock(self.home):  # until the statements name the version, it must not be collected
+            commit = self.newest_commit(source)
+            here = [found for found in self._located(commit) if found.name == name]
             rows = {self._linker.identify(found, commit, question=True)[0].id: None for found in here}
+        if here:
             known = {s.id: s for s in self.store.statements(name=name)}
             return tuple(known[i] for i in rows)
         known_rows = sorted(self.store.statements(name=name), key=lambda s: s.created)
@@ -439,6 +445,29 @@ class Workspace:
 
     def _answerer(self) -> Answerer:
         return Answerer(self)
+
+    # Keeping house ---------------------------------------------------------------------------------------------------
+
+    def collect(
+        self, keep_bytes: int | None = None, runs: Sequence[str] | None = None, *, plan: bool = False
+    ) -> Collection:
+        """Let go of what nobody needs any more and thin the checkpoints, beside running trainings and replays.
+
+        Args:
+            keep_bytes: what the checkpoints of all runs may take; None takes the project's setting.
+            runs: keys of the runs that may be thinned; None takes all that are over.
+            plan: only say what would go.
+
+        Raises:
+            UnknownNameError: no such run.
+            QueryError: the project's setting can't be read.
+        """
+        if keep_bytes is None:
+            try:
+                keep_bytes = checkpoint_settings(self.root).project_bytes
+            except ValueError as error:
+                raise QueryError(str(error)) from error
+        return collect_project(self, keep_bytes, runs, plan=plan)
 
     # Training ------------------------------------------------------------------------------------------------------
 

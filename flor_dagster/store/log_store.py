@@ -446,6 +446,11 @@ class LogStore:
 
     # The log view.
 
+    def artifact_texts(self) -> list[str]:
+        """Every recorded or replayed value and every argument that may refer to an artifact, as JSON text."""
+        with self._database.read() as connection:
+            return rows.artifact_texts(connection)
+
     def names(self) -> list[str]:
         """Every name that was logged, asked for or given as an argument."""
         from flor_dagster.store.view import known_names

@@ -284,3 +284,10 @@ def warning_rows(connection: Connection, run: int) -> list[tuple[str, str]]:
         .order_by(j.rank, w.at)
     )
     return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+def artifact_texts(connection: Connection) -> list[str]:
+    """The texts of values and arguments that may refer to an artifact."""
+    found = select(records.c.text).where(records.c.text.contains("artifact")).distinct()
+    given = select(args.c.value).where(args.c.value.contains("artifact"))
+    return [*connection.execute(found).scalars(), *connection.execute(given).scalars()]

@@ -7,7 +7,9 @@ up in the user's `git worktree list`, and git commands that old code runs meet t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ from flor_dagster.versions.submodules import find_submodule, submodule_names
 # What of the user's own settings decides which bytes a file has on disk.
 _CONVERSIONS = r"^(core\.(autocrlf|eol|symlinks|filemode|attributesfile|precomposeunicode)|filter\..*)$"
 _MAX_DEPTH = 8
+
+REPOSITORY_NOTE = "repository"
+"""A file in a clone's place: which repository it belongs to, so that what a deleted one left can be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,10 @@ class Clone:
         name = hashlib.sha256(str(repository.common_dir).encode(errors="surrogateescape")).hexdigest()[:20]
         place = cache.absolute() / name
         place.mkdir(parents=True, exist_ok=True)
+        note = place / REPOSITORY_NOTE
+        if not note.exists():
+            with contextlib.suppress(OSError):
+                note.write_bytes(os.fsencode(repository.common_dir))
         return cls(repository.root, place)
 
     def checkout(self, commit: str, destination: Path) -> Checkout:

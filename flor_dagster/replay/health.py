@@ -1,0 +1,111 @@
+"""Is everything there that recording and replaying need?"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from flor_dagster.errors import FlorError
+from flor_dagster.versions.command import run
+
+if TYPE_CHECKING:
+    from flor_dagster.replay.workspace import Workspace
+
+LITTLE_SPACE = 5 * 10**9
+OLDEST_GIT = (2, 31)
+RECENT_RUNS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        level: `ok`, `warning` (something is slower or less certain), `problem` (something does not work).
+        sentence: How it is, and what to do.
+    """
+
+    name: str
+    level: Literal["ok", "warning", "problem"]
+    sentence: str
+
+
+def check_health(workspace: Workspace) -> tuple[Check, ...]:
+    """Look at repository, home, disk, interpreter, git and log store."""
+    return tuple(_checks(workspace))
+
+
+def _checks(workspace: Workspace) -> Iterator[Check]:
+    yield Check("repository", "ok", f"{workspace.root}")
+    yield _writable(workspace.home)
+    yield _space(workspace.home)
+    yield _hash_seed()
+    yield _git(workspace.root)
+    if importlib.util.find_spec("orjson") is None:
+        yield Check("orjson", "warning", "not installed: records are written more slowly; pip install orjson")
+    else:
+        yield Check("orjson", "ok", "installed")
+    yield from _store(workspace)
+
+
+def _writable(home: Path) -> Check:
+    probe = home / f".doctor.{os.getpid()}"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        return Check("home", "problem", f"{home} can't be written to: {error}. Nothing would be recorded")
+    return Check("home", "ok", f"{home} is writable")
+
+
+def _space(home: Path) -> Check:
+    free = shutil.disk_usage(home).free
+    text = f"{free / 1e9:.1f} GB are free at {home}"
+    if free < LITTLE_SPACE:
+        return Check("disk", "warning", f"{text}: `flor gc --plan` says what could go")
+    return Check("disk", "ok", text)
+
+
+def _hash_seed() -> Check:
+    if os.environ.get("PYTHONHASHSEED", "random") == "random":
+        return Check(
+            "hash seed",
+            "warning",
+            "PYTHONHASHSEED is not set here: the order of a training's sets of texts could not be had again. Start "
+            "trainings by `flor run`, or with PYTHONHASHSEED=0",
+        )
+    return Check("hash seed", "ok", f"PYTHONHASHSEED={os.environ['PYTHONHASHSEED']}")
+
+
+def _git(root: Path) -> Check:
+    text = run(root, "version").text
+    match = re.search(r"(\d+)\.(\d+)", text)
+    if match is None or (int(match[1]), int(match[2])) < OLDEST_GIT:
+        oldest = ".".join(str(part) for part in OLDEST_GIT)
+        return Check("git", "warning", f"{text or 'unknown version'}: older than {oldest}, the oldest tested")
+    return Check("git", "ok", text)
+
+
+def _store(workspace: Workspace) -> Iterator[Check]:
+    try:
+        workspace.sync()
+        runs = workspace.store.runs()
+    except FlorError as error:
+        yield Check("log store", "problem", str(error))
+        return
+    for folder, why in workspace.store.problems.items():
+        yield Check("log store", "problem", f"{folder} was not taken in: {why}")
+    yield Check("log store", "ok", f"its schema is current; {len(runs)} training runs")
+    for row in runs[-RECENT_RUNS:]:
+        for code, message in workspace.store.warnings(row.id):
+            level = "problem" if code == "lost" else "warning"
+            yield Check("recent runs", level, f"{row.key}: {message}")
+        if row.status == "lost":
+            yield Check("recent runs", "warning", f"{row.key} was lost: {row.reason}")
