@@ -88,8 +88,11 @@ def in_same_layout(lines: list[str], line: int, gap: Gap, above: list[str]) -> i
     if gap.before is None:
         while start > 1 and is_filler(lines[start - 2]) and gap.block.owner.line < start - 1:
             start -= 1
+    if not above:
+        # First in its block and right under the header there, so here, too.
+        return start if gap.before is None and gap.block.owner.kind != "module" else line
     here = [text.strip() for text in lines[start - 1 : start - 1 + len(above)]]
-    return start + len(above) if above and here == [text.strip() for text in above] else line
+    return start + len(above) if here == [text.strip() for text in above] else line
 
 
 def is_filler(line: str) -> bool:

@@ -174,3 +174,9 @@ def test_a_text_that_would_not_compile_is_never_an_answer() -> None:
     old = "def f(a):\n    b = g(a)\n    h(b)\n    global total\n    total = 1\n    return b\ntotal = 0\n"
     result = ask(old, new)
     compile(result.source, "result", "exec")
+
+
+def test_what_is_first_under_a_header_stays_above_the_blank_lines_below_it() -> None:
+    new = 'import flor_dagster as flor\nfor x in xs:\n    if x:\n        flor.log("x", x)\n\n        # next\n        use(x)\n'
+    old = new.replace('        flor.log("x", x)\n', "")
+    assert propagate(new, old, [4]).source == new
