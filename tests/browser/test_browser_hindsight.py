@@ -241,8 +241,12 @@ def test_a_training_is_launched_from_its_launchpad(server: Server, page: Any, sh
     page.get_by_role("button", name="Launch Run").click()
     wait_for("its partition", lambda: len(server.keys("run")) == before + 1, 60)
     newest = server.keys("run")[-1]
-    event = next(event for event in server.materializations("toy", "runs") if event["partition"] == newest)
-    assert {"key": "flor/origin", "value": "dagster"} in event["tags"]
+
+    def events() -> list[Any]:
+        return [event for event in server.materializations("toy", "runs") if event["partition"] == newest]
+
+    # The partition is registered before its event is stored.
+    assert {"key": "flor/origin", "value": "dagster"} in wait_for("its event", events, 60)[0]["tags"]
 
 
 def test_every_replayed_cell_has_as_many_rows_as_its_run_has_loop_contexts(server: Server) -> None:

@@ -221,9 +221,9 @@ def test_a_resumed_training_is_asked_like_any_other_also_when_the_dead_one_is_go
     lab.write({"train.py": asked})
     with lab.open() as workspace:
         (answer,) = workspace.answer(Question(("asked",), runs=(new.key,))).cells
-        assert (answer.cell.status, answer.cell.fidelity, answer.cell.rows) == ("replayed", "exact", 5), (
-            answer.cell.sentence
-        )
+        # Where the dead run had no time for a checkpoint behind the restore, there is nothing to compare there.
+        assert answer.cell.fidelity in ("exact", "unverified"), answer.cell.sentence
+        assert (answer.cell.status, answer.cell.rows) == ("replayed", 5)
         frame = workspace.store.dataframe("rate", "best", "asked", runs=[new.key])
         whole = frame[frame["check"] == 1] if "check" in frame else frame
         assert [bits(v) for v in whole["asked"]] == [
