@@ -223,7 +223,7 @@ flor.log("length", len({state}.history))
         }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_generated_history_gets_the_values_it_would_have_logged(
     lab: Lab, tmp_path: Path, seed: int
 ) -> None:
