@@ -15,6 +15,7 @@ from flor_dagster.propagation.effects import classify_unit, is_rank_test, waits_
 from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.inserting import (
     Insertion,
+    diff_of,
     in_same_layout,
     insert,
     insertion_point,
@@ -278,7 +279,7 @@ class _Run:
             round(placed.score, 2),
             placed.renamed,
             placed.carried,
-            _diff(self._old_source, alone),
+            diff_of(self._old_source, alone),
             self._elsewhere(placed.unit, moved, None),
         )
 
@@ -343,15 +344,3 @@ def _with_opened(result: Propagated, old_source: str, opened: str) -> Propagated
     return Propagated(
         result.source, result.placements, result.refusals, tuple(added), tuple(kept[n - 1] for n in changed)
     )
-
-
-def _diff(old: str, new: str) -> str:
-    lines = difflib.unified_diff(
-        [part.rstrip("\r\n") for part in split_lines(old)],
-        [part.rstrip("\r\n") for part in split_lines(new)],
-        "old version",
-        "with the statement",
-        lineterm="",
-        n=3,
-    )
-    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 
@@ -159,3 +160,16 @@ def insert(text: str, insertions: list[Insertion]) -> tuple[str, dict[int, int]]
         result.extend(added)
     result.extend(lines[at:])
     return "".join(result), firsts
+
+
+def diff_of(old: str, new: str) -> str:
+    """What was added to an old version, as a unified diff."""
+    lines = difflib.unified_diff(
+        [part.rstrip("\r\n") for part in split_lines(old)],
+        [part.rstrip("\r\n") for part in split_lines(new)],
+        "old version",
+        "with the statement",
+        lineterm="",
+        n=3,
+    )
+    return "\n".join(lines)

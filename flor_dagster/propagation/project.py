@@ -7,7 +7,6 @@ it shares its code with, joined. What is placed in a file that is no counterpart
 from __future__ import annotations
 
 import ast
-import difflib
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from flor_dagster.propagation.callers import Callers
 from flor_dagster.propagation.crossing import Crossed, Families, cross
 from flor_dagster.propagation.engine import propagate
 from flor_dagster.propagation.homes import HomeFinder, Homes, enclosing
-from flor_dagster.propagation.inserting import Insertion, indentation, insert, split_lines
+from flor_dagster.propagation.inserting import Insertion, diff_of, indentation, insert, split_lines
 from flor_dagster.propagation.model import Placement, Propagated, Refusal, RefusalKind, Statement
 from flor_dagster.propagation.modules import parsed
 from flor_dagster.propagation.statements import find_statements
@@ -299,7 +298,7 @@ class _Project:
             crossed.placement,
             lines=(firsts[0], firsts[0] + len(lines) - 1),
             carried=tuple(dict.fromkeys((*crossed.placement.carried, *supplies.names))),
-            diff=_diff(source, patched),
+            diff=diff_of(source, patched),
         )
         self._accept(path, crossed.path, Propagated(patched, (placement,), (), tuple(added)))
         return True
@@ -374,15 +373,3 @@ def _top_line(source: str) -> int:
             break
         line = (statement.end_lineno or statement.lineno) + 1
     return line
-
-
-def _diff(old: str, new: str) -> str:
-    lines = difflib.unified_diff(
-        [part.rstrip("\r\n") for part in split_lines(old)],
-        [part.rstrip("\r\n") for part in split_lines(new)],
-        "old version",
-        "with the statement",
-        lineterm="",
-        n=3,
-    )
-    return "\n".join(lines)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.identity import Topology, new_run_id
+from flor_dagster.recording.runlock import is_held
 
 _VARIABLES = (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
 _RENDEZVOUS = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
@@ -153,7 +153,7 @@ def _lead(home: Path, run_id: str, rank: int) -> bool:
 def _is_abandoned(folder: Path) -> bool:
     """Whether all the ranks of a run are gone, and began so long ago that this process can't be one of them."""
     locks = sorted(folder.glob("lock*"))
-    if not locks or any(_is_held(lock) for lock in locks):
+    if not locks or any(is_held(lock) for lock in locks):
         return False
     newest = 0.0
     for journal in folder.glob("journal.*.jsonl"):
@@ -163,17 +163,3 @@ def _is_abandoned(folder: Path) -> bool:
         ):
             newest = max(newest, json.loads(file.readline())[2]["started"] / 1e9)
     return newest > 0 and time.time() - newest > ABANDONED_SECONDS
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
 from pathlib import Path
 from typing import Any
+
+from flor_dagster.recording.modules import process_start
+from flor_dagster.recording.runlock import is_held
 
 #: A process that has just begun may not have its lock yet.
 YOUNG_SECONDS = 10.0
@@ -26,7 +28,7 @@ def run_is_alive(run_dir: Path, header: dict[str, Any], written: float) -> bool:
     if _is_this_process(header):
         return True
     locks = sorted(run_dir.glob("lock*"))
-    if any(_held(lock) for lock in locks):
+    if any(is_held(lock) for lock in locks):
         return True
     silence = time.time() - written
     if header.get("host") not in (None, socket.gethostname()):
@@ -39,32 +41,5 @@ def _is_this_process(header: dict[str, Any]) -> bool:
     # that this very process records must never be touched.
     if header.get("pid") != os.getpid() or header.get("host") != socket.gethostname():
         return False
-    born = _born()
+    born = process_start()
     return born is None or header.get("started", 0) / 1e9 >= born - 1.0
-
-
-def _born() -> float | None:
-    """When this process began, in seconds since the epoch; None where the system does not say."""
-    try:
-        fields = (
-            Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        )
-        ticks = int(fields[19])
-        up = time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (OSError, ValueError, IndexError, AttributeError):
-        return None
-    return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _held(lock: Path) -> bool:
-    try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
