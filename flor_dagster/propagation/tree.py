@@ -8,12 +8,13 @@ redundant parentheses can't change a result.
 from __future__ import annotations
 
 import ast
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from flor_dagster.propagation.facts import Facts, facts_of
-from flor_dagster.propagation.syntax import SCOPES, block_parts, is_elif_of
+from flor_dagster.propagation.syntax import SCOPES, TRIES, block_parts, is_elif_of
 from flor_dagster.propagation.tokens import add_tokens, header_tokens
 
 # Statements that may stand in for each other after an edit share a kind; others are never similar.
@@ -220,14 +221,12 @@ class _Builder:
             scope=scope,
             loop=loop,
             tokens=tuple(tokens),
-            facts=self._facts(syntax),
+            facts=self._facts(syntax, tuple(tokens)),
         )
         self.tree.nodes.append(node)
-        node.bag = dict(Counter(t for t in tokens if t[0] not in "[-"))
-        shape = [("n:" if t[:2] == "n:" else t) for t in tokens]
-        node.shape = dict(Counter(t for t in shape if t[0] not in "[-"))
+        node.bag, node.shape, shape = _counted(node.tokens)
         node.text = self.interner(node.tokens)
-        node.shape_text = self.interner(tuple(shape))
+        node.shape_text = self.interner(shape)
         inner_scope = node if node.is_scope else scope
         inner_loop = node if node.kind == "loop" else None if node.is_scope else loop
         children: list[object] = [node.text]
@@ -251,10 +250,17 @@ class _Builder:
         node.digest = self.interner(("tree", *children)) if node.blocks else node.text
         return node
 
-    def _facts(self, syntax: ast.stmt | ast.Module) -> Facts:
+    def _facts(self, syntax: ast.stmt | ast.Module, tokens: tuple[str, ...]) -> Facts:
         known = self.facts.get(id(syntax))
         if known is None:
-            known = self.facts[id(syntax)] = facts_of(syntax)
+            # Tokens speak of all that facts do, but for handlers' and cases' expressions and under other names.
+            told = not self.renames and not isinstance(syntax, (*TRIES, ast.Match))
+            known = _FACTS.get(tokens) if told else None
+            if known is None:
+                known = facts_of(syntax)
+                if told:
+                    _keep(tokens, known)
+            self.facts[id(syntax)] = known
         return known
 
     def _label(self, label: ast.AST | None) -> int:
@@ -268,6 +274,28 @@ class _Builder:
             if label.guard is not None:
                 add_tokens(label.guard, tokens, self.renames)
         return self.interner(("label", *tokens))
+
+
+# Versions of a file share most of their statements: what was found out about one is found again by what it says.
+_FACTS: OrderedDict[tuple[str, ...], Facts] = OrderedDict()
+_MOST_KEPT = 8192
+
+
+def _keep(tokens: tuple[str, ...], facts: Facts) -> None:
+    _FACTS[tokens] = facts
+    if len(_FACTS) > _MOST_KEPT:
+        _FACTS.popitem(last=False)
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _counted(tokens: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int], tuple[str, ...]]:
+    """How often a statement says what, the same with names left out, and its tokens with names left out."""
+    shape = tuple("n:" if t[:2] == "n:" else t for t in tokens)
+    return (
+        dict(Counter(t for t in tokens if t[0] not in "[-")),
+        dict(Counter(t for t in shape if t[0] not in "[-")),
+        shape,
+    )
 
 
 def is_docstring(block: Block) -> bool:
