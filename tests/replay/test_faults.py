@@ -158,7 +158,8 @@ def command_lines() -> str:
 
 
 ASK = """\
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import Workspace
 with Workspace.open(sys.argv[1]) as workspace:
