@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -45,11 +46,19 @@ class Aliases:
 
 def aliases(module: ast.Module) -> Aliases:
     """Read how a file imports us. A file that never imports `flor` but uses the name means our module."""
+    return _survey(module)[0]
+
+
+def _survey(module: ast.Module) -> tuple[Aliases, list[int]]:
+    """How a file imports us, and the lines of its calls of `flor.log`, in order."""
     modules: set[str] = set()
     log: set[str] = set()
     loop: set[str] = set()
+    calls: list[ast.Call] = []
     for node in ast.walk(module):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call):
+            calls.append(node)
+        elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in PACKAGES:
                     modules.add(alias.asname or alias.name)
@@ -59,7 +68,8 @@ def aliases(module: ast.Module) -> Aliases:
                     (log if alias.name == "log" else loop).add(alias.asname or alias.name)
     if not modules:
         modules.add("flor")
-    return Aliases(frozenset(modules), frozenset(log), frozenset(loop))
+    spelled = Aliases(frozenset(modules), frozenset(log), frozenset(loop))
+    return spelled, sorted(c.lineno for c in calls if spelled.is_log(c))
 
 
 Form = Literal["alone", "assigned", "within", "sometimes"]
@@ -172,9 +182,8 @@ def bound_to(found: Found) -> str:
     return "" if target is None or found.form != "assigned" else dotted(target)
 
 
-def find(module: ast.Module, spelled: Aliases | None = None) -> list[Found]:
-    """All `flor.log` calls of a parsed file, in order."""
-    spelled = spelled or aliases(module)
+def find(module: ast.Module, spelled: Aliases, lines: Sequence[int]) -> list[Found]:
+    """All `flor.log` calls of a parsed file, in order; `lines` are those that they begin on, ascending."""
     found: list[Found] = []
     counts: Counter[tuple[str | None, str, tuple[str, ...]]] = Counter()
 
@@ -194,6 +203,9 @@ def find(module: ast.Module, spelled: Aliases | None = None) -> list[Found]:
                 name = loop_name(owner, spelled)
                 here = (*loops, name) if name else loops
             for statement in body:
+                first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))])
+                if bisect_left(lines, first) == bisect_right(lines, statement.end_lineno or first):
+                    continue
                 note(statement, inner_function, here)
                 visit(statement, inner_function, here)
 
@@ -254,8 +266,8 @@ def read(source: str, what: str) -> Parsed:
         SourceSyntaxError: the text is no Python; the message names it as `what`.
     """
     module = parse(source, what)
-    spelled = aliases(module)
-    found = tuple(find(module, spelled))
+    spelled, lines = _survey(module)
+    found = tuple(find(module, spelled, lines))
     used = frozenset(id(f.call) for f in found if f.form != "alone")
     if used:
         _Unwrapper(used).visit(module)
