@@ -25,8 +25,14 @@ from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.state import Ref, State, digest_bytes
 
 MAX_NODES = 400_000
+PIECE_BYTES = 4 * 1024 * 1024
+"""After so many copied bytes it is asked whether the checkpoint may go on."""
 
 _Marks = tuple[int, int, int, int]
+
+
+def _go_on(_: float) -> None:
+    """What a copy asks that nobody limits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -154,12 +160,22 @@ class Capturer:
                 if name in namespace and key not in self.state.roots:
                     self.add(key, namespace[name])
 
-    def copy(self) -> None:
-        """Copy the memory of arrays and tensors: from here on the training may go on."""
+    def copy(self, check: Callable[[float], None] = _go_on) -> None:
+        """Copy the memory of arrays and tensors: from here on the training may go on.
+
+        Args:
+            check: told between the pieces which share of the bytes is copied; it may raise.
+        """
         self._narrow()
+        whole, done, unsaid = self.pending_bytes, 0, 0
         for buffer in self.pending:
             if buffer.copy is None:
                 buffer.copy = self._copy_of(buffer)
+            done += buffer.size
+            unsaid += buffer.size
+            if unsaid >= PIECE_BYTES:
+                unsaid = 0
+                check(done / whole)
         self.spans.settle()
         # Nothing of the program is kept alive, or let go by another thread, once its memory is copied.
         self._keep.clear()
@@ -189,14 +205,16 @@ class Capturer:
         known = self._known if self._known is not None else KnownMemory(most=0)
         return known.copy(buffer.address + buffer.start, buffer.size)
 
-    def finish(self) -> State:
-        """Digest the copied buffers and return the state."""
+    def finish(self, pace: Callable[[], None] | None = None) -> State:
+        """Digest the copied buffers and return the state; `pace` is called before each digest."""
         self.copy()
         for buffer in self.pending:
             copy = buffer.copy
             if copy is None:
                 continue
             if copy.digest is None:
+                if pace is not None:
+                    pace()
                 copy.digest = digest_bytes(copy.data)
             buffer.node[buffer.slot] = copy.digest
             self.state.buffers.setdefault(copy.digest, copy)

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from flor_dagster.recording.checkpoints import CheckpointStore
     from flor_dagster.recording.journal import JournalWriter
     from flor_dagster.recording.loops import LoopExecution
+    from flor_dagster.recording.policy import Allowance
     from flor_dagster.recording.settings import CheckpointSettings
     from flor_dagster.recording.trouble import Troubles
 
 # A low guess of how fast memory is copied, for the first checkpoint of a place.
 BYTES_PER_SECOND = 1e9
+# And of how fast the writer digests and writes.
+WRITTEN_PER_SECOND = 3e8
 # A copy must never push the training out of memory.
 SHARE_OF_AVAILABLE = 0.5
 
@@ -55,7 +58,7 @@ class Capturing:
         self._journal = journal
         self._troubles = troubles
         self._walker = walker
-        self._writer = CheckpointWriter(store, run, troubles.tell, settings.run_bytes)
+        self._writer = CheckpointWriter(store, run, troubles.tell, settings.run_bytes, self.policy.may_write)
         self.policy.background = lambda: self._writer.cpu_seconds
         self._inner = ""
         self._taken_of: dict[str, int] = {}
@@ -70,8 +73,10 @@ class Capturing:
         source, frame = execution.source, execution.frame
         if source is None or source.reason or frame is None:
             return
-        with self.policy.paying():
-            self._look(execution)
+        place = f"{execution.place(None)} begins"
+        if self.policy.may(place):
+            with self.policy.paying(place):
+                self._look(execution)
 
     def _look(self, execution: LoopExecution) -> None:
         try:
@@ -84,8 +89,13 @@ class Capturing:
                     r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name")
                 )
                 self._global_roots[site] = roots
-                copying = capturer.pending_bytes / BYTES_PER_SECOND
-                self.policy.expect(time.perf_counter() - begin + copying, execution.place(None))
+                size = capturer.pending_bytes
+                walked = time.perf_counter() - begin
+                self.policy.expect(
+                    walked + size / BYTES_PER_SECOND,
+                    execution.place(None),
+                    walked + size / WRITTEN_PER_SECOND,
+                )
                 if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
                     self._prepare(capturer.sizes)
             execution.entry = self._identities(execution)
@@ -118,8 +128,8 @@ class Capturing:
                 or not self.policy.allows(work, place, spare=spare)
             ):
                 return
-            with self.policy.paying(place):
-                self._take(execution, index)
+            with self.policy.paying(place) as allowance:
+                self._take(execution, index, allowance)
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
             self._note_uncaptured(execution, index, [f"{type(error).__name__}: {error}"])
 
@@ -129,8 +139,9 @@ class Capturing:
         if self.policy.takes and (available is None or sum(sizes) < available * SHARE_OF_AVAILABLE):
             self._writer.do(lambda: self._walker.known.prepare(sizes))
 
-    def _take(self, execution: LoopExecution, index: int | None) -> None:
+    def _take(self, execution: LoopExecution, index: int | None, allowance: Allowance) -> None:
         capturer = self._walker.walk(execution)
+        allowance.check()
         available = available_bytes()
         if available is not None and capturer.pending_bytes > available * SHARE_OF_AVAILABLE:
             megabytes = capturer.pending_bytes // 1_000_000
@@ -141,7 +152,7 @@ class Capturing:
         )
         for name, value in settings.items():
             capturer.add(f"{switches.KIND}:{name}", value)
-        capturer.copy()
+        capturer.copy(allowance.check)
         reasons, dead = sort_unavailable(execution, capturer)
         reasons += unsettable
         now = self._identities(execution)
@@ -176,7 +187,8 @@ class Capturing:
         moved = _moved(execution, now)
         tainted = tainted_roots(execution)
         tainted += tuple(f"{switches.KIND}:{n}" for n in switches.not_compared(settings))
-        self._writer.put(Snapshot(name, capturer, dead, tainted, moved, done, series, number))
+        paid = self.policy.hand_over(execution.place(index))
+        self._writer.put(Snapshot(name, capturer, dead, tainted, moved, done, paid, series, number))
 
     def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
         return self._walker.identities(execution, self._global_roots.get(execution.site, ()))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import time
 from collections import deque
 from collections.abc import Callable, Generator
-from pathlib import Path
 
+from flor_dagster.recording.clock import Clock
 from flor_dagster.recording.settings import CheckpointSettings
 
 OVERHEAD = CheckpointSettings().overhead
@@ -28,58 +26,58 @@ def choose_policy(settings: CheckpointSettings, clock: Clock | None = None) -> C
     return CheckpointPolicy(overhead=settings.overhead, floor=settings.floor_seconds, clock=clock)
 
 
-class Clock:
-    """The time that passes for the training, and what of it others take away.
+class TooDear(Exception):  # noqa: N818 - a signal to let a checkpoint be, not an error for anyone
+    """A checkpoint that is being taken would exceed the budget.
 
-    A checkpoint costs what the training would not have spent without it. That is time by the clock, but not the time in
-    which another process had the core: it would have had it during the training, too.
+    Args:
+        whole: the seconds that all of it would have taken, as far as that can be said.
     """
 
-    def __init__(self) -> None:
-        self._cores = _cores()
-        self._began = time.perf_counter(), time.process_time()
+    def __init__(self, whole: float) -> None:
+        super().__init__(f"it would have held the training up for {whole:.3f} s")
+        self.whole = whole
 
-    def now(self) -> float:
-        """Seconds by the clock."""
-        return time.perf_counter()
 
-    def waited(self) -> float:
-        """Seconds that this thread has waited for a core, in all; 0 where the system does not say."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
-        return 0.0
+class Allowance:
+    """How long what is under way may still hold the training up.
 
-    def contention(self, background: float) -> float:
-        """Which share of the work behind the training takes a core from it: 0 where one is idle, 1 where none is.
+    Args:
+        clock: the time.
+        seconds: how long, from now on.
+    """
+
+    __slots__ = ("_began", "_clock", "_until")
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._began = clock.now()
+        self._until = self._began + seconds
+
+    def check(self, done: float = 0.0) -> None:
+        """Ask between its pieces.
 
         Args:
-            background: the CPU seconds of that work so far.
+            done: the share of the work that is behind, 0 where that is not known.
+
+        Raises:
+            TooDear: it is used up.
         """
-        wall = time.perf_counter() - self._began[0]
-        busy = (time.process_time() - self._began[1] - background) / wall if wall > 0 else 0.0
-        return min(1.0, max(0.0, busy + 1.0 - self._cores))
-
-
-def _cores() -> float:
-    """How many cores the process may use."""
-    try:
-        cores = float(len(os.sched_getaffinity(0)))
-    except (AttributeError, OSError):
-        cores = float(os.cpu_count() or 1)
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, int(quota) / int(period))
-    return cores
+        now = self._clock.now()
+        if now > self._until:
+            taken = now - self._began
+            raise TooDear(taken / done if done > 0 else 2 * taken)
 
 
 class CheckpointPolicy:
     """Holds the time that checkpoints cost the training within a budget.
 
     The budget is 1.5 % of the run so far, or 1 s in all where that is more. A checkpoint is charged in advance with its
-    estimate (the most that one of its place has cost lately) and a safety margin, so that the budget holds at every
-    prefix of the run. Beyond the floor, one that costs more than the work it saves is not taken. The writer's CPU time
-    counts where no core is idle for it.
+    estimate (the most that one of its place has cost lately) and a safety margin. One that takes longer than the budget allows is given up between two of its pieces
+    (`Allowance`), so that the budget holds at every prefix of the run but for the length of one piece, whatever the
+    costs are. Beyond the floor, one that costs more than the work it saves is not taken.
+
+    The writer's CPU time counts where no core is idle for it: in advance with its estimate, then as it is; while it
+    has taken more than the budget allows, it waits (`may_write`).
 
     The ends of loop executions come first: a statement behind a nested loop is answered without executing it where each
     of them has a checkpoint, and every one that lacks it is executed whole. Restore points at the ends of iterations are
@@ -105,10 +103,17 @@ class CheckpointPolicy:
         self._overhead = overhead
         self._floor = floor
         self._costs: dict[str, deque[float]] = {}
+        self._behind: dict[str, deque[float]] = {}
+        self._due: dict[str, float] = {}
+        self._open = 0.0
+        self._seen = 0.0
+        self._share = 0.0
+        self._hindered = 0.0
         self.background = background
         self.stalled = 0.0
         self.taken = 0
         self.declined = 0
+        self.given_up = 0
 
     @property
     def takes(self) -> bool:
@@ -117,22 +122,54 @@ class CheckpointPolicy:
 
     @property
     def spent(self) -> float:
-        """Seconds that checkpoints have cost the training."""
+        """Seconds that checkpoints have cost the training, and those that the writer still has to do will cost."""
         background = self.background()
-        return self.stalled + (background * self._clock.contention(background) if background else 0.0)
+        self._share = self._clock.contention(background)
+        self._hindered += (background - self._seen) * self._share
+        self._seen = background
+        return self.stalled + self._hindered + self._open * self._share
+
+    @property
+    def limit(self) -> float:
+        """Seconds that they may cost by now."""
+        return max(self._floor, self._overhead * self._worked)
+
+    @property
+    def _worked(self) -> float:
+        """Seconds in which the training went on."""
+        return self._clock.now() - self._started - self.stalled - self._hindered
 
     @contextlib.contextmanager
-    def paying(self, place: str = "") -> Generator[None]:
-        """Charge what the block costs: a checkpoint of a place, or something else that serves them."""
-        begin, waited = self._clock.now(), self._clock.waited()
+    def paying(self, place: str = "") -> Generator[Allowance]:
+        """Charge what the block costs: a checkpoint of a place, or something else that serves them.
+
+        One that finds itself too dear raises `TooDear` and is left; its next one is estimated by what it would have cost.
+        """
+        left = self.limit - self.spent - self._later(place)
+        begin, waited, used = self._clock.now(), self._clock.waited(), self._clock.used()
+        whole = 0.0
         try:
-            yield
+            yield Allowance(self._clock, left)
+        except TooDear as problem:
+            self.given_up += 1
+            whole = problem.whole
         finally:
-            seconds = self._clock.now() - begin - (self._clock.waited() - waited)
+            elsewhere = self._clock.waited() - waited
+            seconds = max(self._clock.now() - begin - elsewhere, self._clock.used() - used)
             if place:
-                self.charge(max(seconds, 0.0), place)
+                self.charge(seconds, place, whole)
             else:
-                self.stalled += max(seconds, 0.0)
+                self.stalled += seconds
+
+    def may_write(self) -> bool:
+        """Whether the writer may go on; for its own thread, so that nothing is changed here."""
+        more = (self.background() - self._seen) * self._share
+        limit = max(self._floor, self._overhead * (self._worked - more))
+        return self.stalled + self._hindered + more <= limit
+
+    def may(self, place: str) -> bool:
+        """Whether something that serves checkpoints, and that saves no work by itself, is in the budget."""
+        return self.spent + self.estimate(place) * MARGIN <= self.limit
 
     def allows(self, work_seconds: float, place: str = "", *, spare: str = "") -> bool:
         """Whether the next checkpoint may be taken.
@@ -142,13 +179,22 @@ class CheckpointPolicy:
             place: where in the program; checkpoints of one place cost alike.
             spare: a place whose next checkpoint must still be affordable.
         """
-        estimate = self.estimate(place)
-        after = self.spent + (estimate + (self.estimate(spare) if spare else 0.0)) * MARGIN
+        if self._clock.now() < self._due.get(place, -math.inf):
+            self.declined += 1
+            return False
+        spent, estimate = self.spent, self.estimate(place)
+        needed = estimate + self._later(place)
+        if spare:
+            needed += self.estimate(spare) + self._later(spare)
+        after = spent + needed * MARGIN
         if after <= self._floor:
             return True
-        elapsed = self._clock.now() - self._started - self.stalled
-        if after <= self._overhead * elapsed and estimate <= work_seconds:
-            return True
+        if after <= self._overhead * self._worked:
+            if estimate <= work_seconds:
+                return True
+        elif self._overhead > 0:
+            # Until the budget has grown so far there is nothing to ask for: short iterations must not pay for the question.
+            self._due[place] = self._clock.now() + after / self._overhead - self._worked
         self.declined += 1
         return False
 
@@ -159,13 +205,31 @@ class CheckpointPolicy:
             return max(costs)
         return max((max(c) for c in self._costs.values() if c), default=0.0)
 
-    def expect(self, seconds: float, place: str) -> None:
-        """A first guess for a place, before one was taken there."""
-        if place not in self._costs:
-            self._costs[place] = deque([seconds], MEMORY)
+    def expect(self, seconds: float, place: str, behind: float = 0.0) -> None:
+        """A first guess for a place, before one was taken there; `behind` are CPU seconds of the writer."""
+        self._costs.setdefault(place, deque([seconds], MEMORY))
+        self._behind.setdefault(place, deque([behind], MEMORY))
 
-    def charge(self, seconds: float, place: str = "") -> None:
-        """A checkpoint held the training up for this long."""
+    def charge(self, seconds: float, place: str = "", whole: float = 0.0) -> None:
+        """Something of a place held the training up; all of it would have for `whole` seconds, where it was given up."""
         self.stalled += seconds
+        self._costs.setdefault(place, deque(maxlen=MEMORY)).append(max(seconds, whole))
+        self._due.clear()
+
+    def hand_over(self, place: str) -> Callable[[float], None]:
+        """A checkpoint of a place goes to the writer; call what is returned with the CPU seconds that it took there."""
+        costs = self._behind.get(place)
+        expected = max(costs) if costs else 0.0
+        self._open += expected
         self.taken += 1
-        self._costs.setdefault(place, deque(maxlen=MEMORY)).append(seconds)
+
+        def written(seconds: float) -> None:
+            self._open = max(self._open - expected, 0.0)
+            self._behind.setdefault(place, deque(maxlen=MEMORY)).append(seconds)
+
+        return written
+
+    def _later(self, place: str) -> float:
+        """What the writer's work for a checkpoint of a place should cost the training."""
+        costs = self._behind.get(place)
+        return max(costs) * self._share if costs else 0.0

@@ -67,6 +67,7 @@ class Records:
         self._codes: list[Any] = []
         self.line, self.text = makers()
         self._contexts = 0
+        self._files: dict[str, str] = {}
         self._calls_made = 0
         self._ended = False
         self._lock = threading.RLock()
@@ -221,6 +222,13 @@ class Records:
         fresh.append(iteration)
         return b'%b["c",%d,%d,%d,%b]\n' % (around, iteration.id, execution.id, index, text)
 
+    def _relative(self, file: str) -> str:
+        """A file's name as the journal knows it; to resolve it takes several calls of the system."""
+        known = self._files.get(file)
+        if known is None:
+            known = self._files[file] = layout.relative_file(file, self._root)
+        return known
+
     def _loop(self, execution: LoopExecution, fresh: list[Iteration | LoopExecution]) -> bytes:
         around = self._context(execution.parent, fresh)
         execution.noted = True
@@ -228,7 +236,7 @@ class Records:
         file, line, column = execution.site
         entry = (
             "l", execution.id, execution.parent.id or 0, execution.name, execution.ordinal,
-            layout.relative_file(file, self._root), execution.function, line, column, execution.opened,
+            self._relative(file), execution.function, line, column, execution.opened,
         )  # fmt: skip
         return around + line_bytes(*entry)
 

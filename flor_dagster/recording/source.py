@@ -28,6 +28,8 @@ CLOCK_NAMES = frozenset(
     }
 )  # fmt: skip
 
+MOST_POSITIONS = 1024
+
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -68,12 +70,24 @@ def parse_file(file: str) -> ast.Module | None:
         return None
 
 
+# By identity: to hash a code object takes as long as to look. The code is kept with it, so that its id stays its own.
+_positions: dict[tuple[int, int], tuple[CodeType, tuple[int, int]]] = {}
+
+
 def call_position(code: CodeType, lasti: int) -> tuple[int, int]:
     """Line (1-based) and column (0-based, in bytes) of the instruction that a frame is at; zeros where unknown."""
+    known = _positions.get((id(code), lasti))
+    if known is not None:
+        return known[1]
+    found = 0, 0
     for index, position in enumerate(code.co_positions()):
         if index == lasti // 2:
-            return position[0] or 0, position[2] or 0
-    return 0, 0
+            found = position[0] or 0, position[2] or 0
+            break
+    if len(_positions) >= MOST_POSITIONS:
+        _positions.clear()
+    _positions[id(code), lasti] = code, found
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

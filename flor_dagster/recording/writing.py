@@ -21,6 +21,7 @@ from flor_dagster.recording.memory import Copy
 
 INLINE_BYTES = 2048
 MAX_QUEUED_BYTES = 512 * 1024 * 1024
+PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Snapshot:
         tainted: roots that are not compared.
         moved: see `Manifest`.
         done: told when it lies there, with the bytes that were written.
+        paid: told the CPU seconds that the writer took for it.
         series: what it is one of, for retention.
         number: its place in the series.
     """
@@ -44,13 +46,16 @@ class Snapshot:
     tainted: tuple[str, ...]
     moved: dict[str, list[str]]
     done: Callable[[Manifest, int], None]
+    paid: Callable[[float], None] = float
     series: str = ""
     number: int = 0
 
 
-def finish_snapshot(snapshot: Snapshot, run: str) -> tuple[Manifest, dict[str, Copy]]:
-    """Digest a snapshot's buffers."""
-    state = snapshot.capturer.finish()
+def finish_snapshot(
+    snapshot: Snapshot, run: str, pace: Callable[[], None] = lambda: None
+) -> tuple[Manifest, dict[str, Copy]]:
+    """Digest a snapshot's buffers; `pace` is called between them."""
+    state = snapshot.capturer.finish(pace)
     inline = {
         digest: base64.b64encode(copy.data).decode("ascii")
         for digest, copy in state.buffers.items()
@@ -71,12 +76,20 @@ class CheckpointWriter:
         run: the training run's id.
         trouble: told once about an error of the disk; the training goes on.
         most: the bytes that the run's checkpoints may take; beyond, they are thinned.
+        may_go_on: whether the training can spare what it does; it waits otherwise.
     """
 
     def __init__(
-        self, store: CheckpointStore, run: str, trouble: Callable[[str], None], most: int = 20 * 10**9
+        self,
+        store: CheckpointStore,
+        run: str,
+        trouble: Callable[[str], None],
+        most: int = 20 * 10**9,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
         self._most = most
+        self._may_go_on = may_go_on
+        self._closing = threading.Event()
         self._taken = 0
         self._lease = contextlib.ExitStack()
         self._store = store
@@ -86,6 +99,7 @@ class CheckpointWriter:
         self._queued = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._counted = 0.0
         self.broken = False
         self.cpu_seconds = 0.0
 
@@ -103,6 +117,7 @@ class CheckpointWriter:
 
     def close(self, timeout: float = 300.0) -> None:
         """Write what is queued, at most for `timeout` seconds."""
+        self._closing.set()
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(timeout)
@@ -125,7 +140,7 @@ class CheckpointWriter:
             item = self._queue.get()
             if item is None:
                 return
-            begin = time.thread_time()
+            begin = self._counted = time.thread_time()
             try:
                 if isinstance(item, Snapshot):
                     self._write(item)
@@ -135,14 +150,25 @@ class CheckpointWriter:
                 self.broken = True
                 self._trouble(f"checkpoints stopped: {type(error).__name__}: {error}")
             finally:
-                self.cpu_seconds += time.thread_time() - begin
+                now = time.thread_time()
+                self.cpu_seconds += now - self._counted
+                if isinstance(item, Snapshot):
+                    item.paid(now - begin)
                 item = None  # and with it the copies: their memory is used again
+
+    def _pace(self) -> None:
+        """Wait while the training can't spare it; not once the training is over."""
+        while not self._closing.is_set() and not self._may_go_on():
+            self.cpu_seconds += (now := time.thread_time()) - self._counted
+            self._counted = now
+            self._closing.wait(PAUSE_SECONDS)
 
     def _write(self, snapshot: Snapshot) -> None:
         size = snapshot.capturer.pending_bytes
         try:
             if not self.broken:
-                manifest, buffers = finish_snapshot(snapshot, self._run)
+                manifest, buffers = finish_snapshot(snapshot, self._run, self._pace)
+                self._pace()
                 written = self._store.write(manifest, buffers, snapshot.series, snapshot.number)
                 snapshot.done(manifest, written)
                 self._taken += written
