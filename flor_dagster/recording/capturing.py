@@ -188,7 +188,7 @@ class Capturing:
         tainted = tainted_roots(execution)
         tainted += tuple(f"{switches.KIND}:{n}" for n in switches.not_compared(settings))
         paid = self.policy.hand_over(execution.place(index))
-        self._writer.put(Snapshot(name, capturer, dead, tainted, moved, done, paid, series, number))
+        self._writer.put(Snapshot(name, capturer, dead, tainted, moved, done, series, number, paid))
 
     def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
         return self._walker.identities(execution, self._global_roots.get(execution.site, ()))

@@ -35,9 +35,9 @@ class Snapshot:
         tainted: roots that are not compared.
         moved: see `Manifest`.
         done: told when it lies there, with the bytes that were written.
-        paid: told the CPU seconds that the writer took for it.
         series: what it is one of, for retention.
         number: its place in the series.
+        paid: told the CPU seconds that the writer took for it.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Snapshot:
     tainted: tuple[str, ...]
     moved: dict[str, list[str]]
     done: Callable[[Manifest, int], None]
-    paid: Callable[[float], None] = float
     series: str = ""
     number: int = 0
+    paid: Callable[[float], object] = float
 
 
 def finish_snapshot(
