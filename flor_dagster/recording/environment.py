@@ -21,7 +21,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 def process_facts() -> dict[str, Any]:
     """What the header says of the process at its start."""
     return {
-        "started": time.time_ns(), "pid": os.getpid(), "host": socket.gethostname(), "argv": list(sys.argv),
+        "started": time.time_ns(), "pid": os.getpid(), "ppid": os.getppid(), "host": socket.gethostname(), "argv": list(sys.argv),
         "cwd": str(Path.cwd()), "python": platform.python_version(), "executable": sys.executable,
         "platform": platform.platform(), "hashseed": os.environ.get("PYTHONHASHSEED"),
         "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 def new_run_id() -> str:
@@ -23,6 +24,8 @@ class Topology:
         launcher: what started the ranks, empty for a process on its own.
         parent: the id of the training run that this one goes on from, or was started from; empty where there is none.
         leads: this process does what is done once for the run: its version, its package list.
+        variables: of the environment, those that its launcher set.
+        made: whether the script itself made this process.
     """
 
     run_id: str
@@ -31,10 +34,17 @@ class Topology:
     launcher: str = ""
     parent: str = ""
     leads: bool = True
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    made: bool = False
 
     def header(self) -> dict[str, object]:
         """What the journal's header says of it."""
         fields: dict[str, object] = {"run": self.run_id, "rank": self.rank}
         if self.world_size > 1 or self.launcher:
-            fields |= {"world_size": self.world_size, "launcher": self.launcher}
+            fields |= {
+                "world_size": self.world_size,
+                "launcher": self.launcher,
+                "launch": dict(self.variables),
+            }
+            fields["made"] = self.made
         return fields

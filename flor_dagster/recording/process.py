@@ -54,16 +54,20 @@ def _is_child() -> bool:
 
     So a worker of a loader or a pool, however it was started, neither writes into its parent's run nor begins another.
     """
+    return _is_made() and find_rank() is None
+
+
+def _is_made() -> bool:
+    """Whether a script forked this process, or made it by `multiprocessing`."""
     if _forked_from is not None:
-        return find_rank() is None
+        return True
     multiprocessing = sys.modules.get("multiprocessing.process")
     if multiprocessing is None:
         return False
     # While a spawned child imports the script it does not know its parent yet.
-    child = multiprocessing.parent_process() is not None or hasattr(
+    return multiprocessing.parent_process() is not None or hasattr(
         multiprocessing.current_process(), "_inheriting"
     )
-    return child and find_rank() is None
 
 
 def _begin(
@@ -92,7 +96,7 @@ def _begin(
     try:
         layout.ensure_home(place.home)
         session = Session(
-            place, entrypoint, topology=find_topology(place.home, parent=_forked_from or ""),
+            place, entrypoint, topology=find_topology(place.home, parent=_forked_from or "", made=_is_made()),
             tags=_environment_object("FLOR_TAGS") | dict(tags or {}), origin=origin,
             args=dict(args or {}) | _environment_object("FLOR_ARGS"), versioned=versioned,
             begin=early_states() if _number == 1 else None, nth=_number, name=name,

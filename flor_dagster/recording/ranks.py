@@ -29,6 +29,13 @@ from flor_dagster.recording.runlock import is_held
 
 _VARIABLES = (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
 _RENDEZVOUS = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+LAUNCH_VARIABLES = (
+    *(name for pair in _VARIABLES for name in pair), "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
+    "NODE_RANK", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", *_RENDEZVOUS, "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
+)  # fmt: skip
+"""What launchers tell their ranks; a replay starts its own ranks with the same, but for the rendezvous."""
+
 _MAX_LAUNCHES = 10_000
 ABANDONED_SECONDS = 120.0
 """Ranks that are gone, and began this long before a new one, belong to an earlier launch."""
@@ -65,7 +72,7 @@ def _rank_of_torch() -> Rank | None:
     return Rank(number, count, "torch.distributed") if count > 1 else None
 
 
-def find_topology(home: Path, *, parent: str = "") -> Topology:
+def find_topology(home: Path, *, parent: str = "", made: bool = False) -> Topology:
     """The topology of a process that begins a training run by itself.
 
     The id is taken out of the environment: a process that the script starts is another training run.
@@ -73,6 +80,7 @@ def find_topology(home: Path, *, parent: str = "") -> Topology:
     Args:
         home: the project's `.flor/`.
         parent: the id of the run that this one was started from, where it is known.
+        made: whether the script itself made this process.
     """
     given = os.environ.pop("FLOR_RUN_ID", "")
     rank = find_rank()
@@ -89,7 +97,10 @@ def find_topology(home: Path, *, parent: str = "") -> Topology:
         run_id, launch = _agree(home, rank, attempt)
         before = _made_id(launch, 0, attempt - 1) if attempt else parent
     leads = _lead(home, run_id, rank.number)
-    return Topology(run_id, rank.number, rank.world_size, rank.launcher, parent=before, leads=leads)
+    told = {name: os.environ[name] for name in LAUNCH_VARIABLES if name in os.environ}
+    return Topology(
+        run_id, rank.number, rank.world_size, rank.launcher, parent=before, leads=leads, variables=told, made=made
+    )  # fmt: skip
 
 
 def _attempt_id(given: str, attempt: int) -> str:

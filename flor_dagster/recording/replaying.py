@@ -71,8 +71,8 @@ class ReplaySession(Session):
         self._generators: dict[str, Any] | None = None
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
-            place, plan["entrypoint"], topology=Topology(plan["run"]), tags={}, origin="replay", args={k: decode(v) for k, v in plan["args"].items()},
-            versioned=True,
+            place, plan["entrypoint"], topology=_topology(plan), tags={}, origin="replay",
+            args={k: decode(v) for k, v in plan["args"].items()}, versioned=True,
         )  # fmt: skip
 
     def _open_journal(self) -> JournalWriter:
@@ -112,6 +112,24 @@ class ReplaySession(Session):
             )
         self.journal.entry("z", status, reason[:2000], time.time_ns())
         self.journal.close()
+        if self.topology.world_size > 1 and status == "finished":
+            self._over(self.topology.rank).touch()
+
+    def _over(self, rank: int) -> Path:
+        """What a rank leaves when it is over."""
+        return Path(self.plan["journal"]).with_name(f"over.{self.plan['part']}.r{rank}")
+
+    def _await_others(self) -> None:
+        """The other ranks may still be in a collective that this one has left: its process must not be gone yet.
+
+        One that fails, or never comes, is the launcher's business.
+        """
+        while not all(
+            self._over(rank).exists()
+            for rank in range(self.topology.world_size)
+            if self.topology.world_size > 1
+        ):
+            time.sleep(0.005)
 
     def generator_met(self, root: str, generator: Any) -> None:
         """Put a shared random generator where the recorded run's was when it was first seen."""
@@ -122,6 +140,7 @@ class ReplaySession(Session):
     def stop(self) -> NoReturn:
         """The plan's end: nothing of the script runs after it, not even its `finally` blocks."""
         self.finish("finished", "the plan's end")
+        self._await_others()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -389,6 +408,11 @@ class ReplaySession(Session):
         )
         failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
         self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n".encode())
+
+
+def _topology(plan: dict[str, Any]) -> Topology:
+    rank = plan.get("rank", 0)
+    return Topology(plan["run"], rank, plan.get("world_size", 1), plan.get("launcher", ""), leads=rank == 0)
 
 
 def pin_torch_threads(plan: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -23,17 +22,18 @@ from flor_dagster.replay.carrying import LEAST_TIMEOUT, TIMEOUT_FACTOR, Carrier,
 from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.environments import Environment, choose_environment
 from flor_dagster.replay.estimating import rates_of
-from flor_dagster.replay.exactness import why_approximate, why_not_alone
+from flor_dagster.replay.exactness import why_approximate
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, absent_loops, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import RunRecord, let_go_of, read_record
+from flor_dagster.replay.record import RunRecord, let_go_of, read_run
 from flor_dagster.replay.reproducing import audited_loops
 from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
 from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
 from flor_dagster.replay.selecting import choose_runs
+from flor_dagster.replay.topology import why_not_together
 from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.replay.warmth import preloadable
 from flor_dagster.replay.workers import LocalBackend
@@ -144,12 +144,12 @@ class Answerer:
                 settled[statement.id] = plain_cell(run, statement, "refused", self._why_no_version(run))
             sentence, todo = "its code was not kept", []
         elif todo:
-            reason = why_not_alone(run, None)
+            record = read_run(layout.run_folder(self._workspace.home, run.id))
+            reason = why_not_together(run.header, record)
             if not reason:
-                record = let_go_of(read_record(self._journal(run)), self._checkpoints.names(run.id))
+                record = let_go_of(record, self._checkpoints.names(run.id))
                 environment = choose_environment(record, question.python, self._workspace.home)
                 record.header["executable"] = environment.interpreter
-                reason = why_not_alone(run, record)
             if reason:
                 for statement in todo:
                     settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {reason}")
@@ -191,9 +191,6 @@ class Answerer:
         except (OSError, ValueError):
             reason = ""
         return f"refused: the code of this run was not kept as a version{f' ({reason})' if reason else ''}"
-
-    def _journal(self, run: RunRow) -> Path:
-        return layout.run_folder(self._workspace.home, run.id) / "journal.0.jsonl"
 
     def _place(
         self, run: RunRow, record: RunRecord, todo: list[StatementRow], settled: dict[int, CellRow],
@@ -246,7 +243,7 @@ class Answerer:
         settled: dict[int, CellRow],
     ) -> list[StatementRow]:
         """Leave out, as refused, what a run that died never came to."""
-        if record.finished or not todo:
+        if all(one.finished for one in record.ranks) or not todo:
             return todo
         reach = self._reach(run, record, placed)
         never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
@@ -453,7 +450,7 @@ class Answerer:
 
     def _tainted(self, run: RunRow, record: RunRecord) -> frozenset[tuple[str, int]]:
         found: set[tuple[str, int]] = set()
-        for file in sorted({r.file for r in record.records}):
+        for file in sorted({r.file for one in record.ranks for r in one.records}):
             text = self._workspace.repository.read(run.commit or "", file)
             if text is not None:
                 found |= tainted_statements(file, text)
@@ -523,12 +520,13 @@ def _added(placed: PlacedVersion) -> dict[str, tuple[int, ...]]:
 
 def loaded_files(record: RunRecord) -> frozenset[str]:
     """The repository's files that a run said it had loaded."""
-    return frozenset(name for _, kind, parts in record.events if kind == "m" for name in parts[1])
+    events = (event for one in record.ranks for event in one.events)
+    return frozenset(name for _, kind, parts in events if kind == "m" for name in parts[1])
 
 
 def _loads(record: RunRecord, file: str) -> bool:
     """Whether the run loaded a file. A run that died only said what it had loaded at its start: it may have loaded more."""
-    return file in loaded_files(record) or record.ended is None
+    return file in loaded_files(record) or any(one.ended is None for one in record.ranks)
 
 
 def _function_at(text: str, line: int) -> str:

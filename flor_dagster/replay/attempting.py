@@ -11,7 +11,7 @@ from flor_dagster.errors import JournalError
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.merging import merge_journals
 from flor_dagster.replay.planning import LoopPlan
-from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.record import RunRecord, read_record, read_together
 from flor_dagster.replay.units import Backend
 from flor_dagster.replay.verifying import Verdict, verify
 
@@ -35,12 +35,12 @@ class Failed:
 class Attempt:
     """A pass that came through: what its segments did, together.
 
-    `differs` are the numbers of the segments that diverged.
+    `differs` are the numbers of the segments that diverged. `journals` are one per rank.
     """
 
     outcomes: tuple[Outcome, ...]
     verdict: Verdict
-    journal: Path
+    journals: tuple[Path, ...]
     replayed: RunRecord
     sentence: str
     differs: tuple[int, ...] = ()
@@ -101,21 +101,28 @@ class Passing:
             if outcome.status:
                 return Failed(outcome, outcome.reason, len(plans))
         verdicts = [self.compare(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
-        journal = outcomes[0].journal.with_name("journal.0.jsonl")
+        folder = outcomes[0].journal.parent
+        journals = tuple(folder / f"journal.{record.rank}.jsonl" for record in job.record.ranks)
         try:
             split = job.loops.split
             begins = [plan.start[1] if plan.start is not None else 0 for plan in plans]
             if len(plans) == 1 or split is None:
-                outcomes[0].journal.replace(journal)
-                outcomes = [replace(outcomes[0], journal=journal)]
+                for part, journal in zip(outcomes[0].journals, journals, strict=True):
+                    part.replace(journal)
+                outcomes = [replace(outcomes[0], journal=journals[0], journals=journals)]
             else:
                 parts = list(zip((o.journal for o in outcomes), begins, strict=True))
-                merge_journals(parts, split[0], journal)
+                merge_journals(parts, split[0], journals[0])
         except (JournalError, KeyError, IndexError) as error:
             return Failed(outcomes[0], f"its journals can't be merged: {error}", len(plans))
         differs = tuple(i for i, verdict in enumerate(verdicts) if verdict.fidelity == "diverged")
         return Attempt(
-            tuple(outcomes), combined(verdicts), journal, read_record(journal), job.loops.sentence, differs
+            tuple(outcomes),
+            combined(verdicts),
+            journals,
+            read_together(journals),
+            job.loops.sentence,
+            differs,
         )
 
     def repeat(self, job: Job, plan: LoopPlan, part: str) -> tuple[Outcome, RunRecord] | None:
@@ -123,14 +130,23 @@ class Passing:
         outcome = self._one(self._segment(job, plan, part))
         if outcome.ended.why == "stopped":
             raise StoppedError
-        return None if outcome.status else (outcome, read_record(outcome.journal))
+        return None if outcome.status else (outcome, read_together(outcome.journals))
 
     def compare(self, job: Job, outcome: Outcome) -> Verdict:
-        """One segment's journal against the record."""
+        """One segment's journals against the record, rank by rank."""
         lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
-        return verify(
-            job.record, read_record(outcome.journal), job.loops, lines, self.tainted, self.tolerance
-        )
+        verdicts = [
+            verify(record, read_record(journal), loops, lines, self.tainted, self.tolerance)
+            for record, journal, loops in zip(
+                job.record.ranks, outcome.journals, job.loops.ranks, strict=True
+            )
+        ]
+        if len(verdicts) == 1:
+            return verdicts[0]
+        return combined([
+            replace(verdict, difference=f"rank {record.rank}: {verdict.difference}" if verdict.difference else "")
+            for record, verdict in zip(job.record.ranks, verdicts, strict=True)
+        ])  # fmt: skip
 
     def _segment(self, job: Job, plan: LoopPlan, part: str) -> Job:
         return replace(job, loops=plan, part=part)

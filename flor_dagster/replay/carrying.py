@@ -23,7 +23,7 @@ from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.executing import Job, Outcome
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
-from flor_dagster.replay.record import RunRecord, read_record
+from flor_dagster.replay.record import RunRecord, read_record, read_together
 from flor_dagster.replay.segments import Bounds, segment_plans
 from flor_dagster.replay.units import Unit
 from flor_dagster.store import LogStore
@@ -218,7 +218,9 @@ class Carrier:
             if again is None:
                 repeats = "the repetition failed"
                 break
-            before = result.replayed if len(now.plans) == 1 else read_record(result.outcomes[number].journal)
+            before = (
+                result.replayed if len(now.plans) == 1 else read_together(result.outcomes[number].journals)
+            )
             repeats = same_replay(before, again[1])
             if repeats:
                 break
@@ -276,7 +278,7 @@ class Carrier:
             compared_records=verdict.records, compared_digests=verdict.digests, sentence=verdict.sentence,
         )  # fmt: skip
         with self._write:
-            self._store.commit_replay(done, [result.journal], cells)
+            self._store.commit_replay(done, list(result.journals), cells)
         self._done(done)
         for statement, cell in zip(now.todo, cells, strict=True):
             self._tell(statement, cell)

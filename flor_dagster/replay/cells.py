@@ -37,13 +37,15 @@ def answered_cell(
     by_line = attempt.statements.get(file, {})
     values = [
         decode(json.loads(r.text))
-        for r in attempt.replayed.records
+        for one in attempt.replayed.ranks
+        for r in one.records
         if r.file == file and by_line.get(r.line) == statement.key
     ]
     failures = [v for v in values if isinstance(v, Failure)]
     good = len(values) - len(failures)
     verdict = attempt.verdict
-    words = f"{good} value{'s' * (good != 1)}, {verdict.sentence}"
+    ranks = f" on {len(attempt.journals)} ranks" if len(attempt.journals) > 1 else ""
+    words = f"{good} value{'s' * (good != 1)}{ranks}, {verdict.sentence}"
     status = "open" if partial else "replayed"
     if verdict.fidelity == "diverged":
         status, words = "failed", verdict.sentence

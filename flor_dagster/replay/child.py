@@ -23,12 +23,18 @@ from flor_dagster.recording.generators import begin_with
 from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
 from flor_dagster.replay.confining import confine
+from flor_dagster.replay.launching import launch
 from flor_dagster.replay.processes import STACK_SIGNAL
 
 
 def main(plan_path: str) -> int:
     """Replay by the plan in a file; the exit status of the process."""
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
+    return launch(plan, replay) if "ranks" in plan else replay(plan)
+
+
+def replay(plan: dict[str, Any]) -> int:
+    """Replay by a plan, in this process."""
     stack = Path(plan["stack"]).open("w", encoding="utf-8")  # noqa: SIM115 - open for as long as the process lives
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)

@@ -14,8 +14,15 @@ _TRACED = ("numpy", "torch", "sklearn", "scipy", "pandas")
 def same_replay(one: RunRecord, other: RunRecord) -> str:
     """Whether two replays by one plan did the same: the first difference in words, empty where there is none.
 
-    Compared are all records, hindsight values included, and the digests that each found unequal.
+    Compared are all records, hindsight values included, and the digests that each found unequal, rank by rank.
     """
+    pairs = zip(one.ranks, other.ranks, strict=True)
+    found = ((mine.rank, words) for mine, theirs in pairs if (words := _first_difference(mine, theirs)))
+    rank, words = next(found, (0, ""))
+    return f"rank {rank}: {words}" if words and one.peers else words
+
+
+def _first_difference(one: RunRecord, other: RunRecord) -> str:
     for mine, theirs in zip(one.records, other.records, strict=False):
         if _line(mine) != _line(theirs):
             return f"`{mine.name}` at {mine.path or 'the top of the run'} differs between two replays"
@@ -54,9 +61,7 @@ def diagnose(recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, *, repeat
         found.append(f"the code is not deterministic: {repeats}")
     elif repeats is not None:
         found.append("a second replay gave the same: not chance, something is not as it was")
-    generators = _first_generators(replayed)
-    if generators:
-        found.append(generators)
+    found += [words for one in replayed.ranks if (words := _first_generators(one))][:1]
     found += environment_differences(recorded, replayed)
     if plan.start is not None or plan.skipped:
         found.append("parts of it were restored from checkpoints")

@@ -11,7 +11,6 @@ from flor_dagster.versions.submodules import compare_loaded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flor_dagster.replay.record import RunRecord
     from flor_dagster.store import LogStore
     from flor_dagster.store.models import RunRow
     from flor_dagster.versions import Repository
@@ -45,25 +44,6 @@ def why_approximate(store: LogStore, run: RunRow) -> str:
     if changed:
         reasons.append(f"{', '.join(changed)}, outside the repository, changed since")
     return "; ".join(filter(None, reasons))
-
-
-def why_not_alone(run: RunRow, record: RunRecord | None) -> str:
-    """Why a run can't be replayed by one process: it was a rank among others. Empty where it was on its own.
-
-    Args:
-        run: the training run.
-        record: its first rank's journal, where that was read already.
-    """
-    size = run.header.get("world_size") or 1
-    for _, kind, parts in record.events if record is not None else ():
-        if kind == "i" and isinstance(parts[1], dict):
-            size = max(size, parts[1].get("world_size") or 1)
-    if size == 1:
-        return ""
-    return (
-        f"it was trained by {size} ranks together, and one rank's values depend on all of them; replaying a training run of "
-        "several ranks is not supported yet"
-    )
 
 
 def _why_excluded(file: str, excluded: Mapping[str, str]) -> str:

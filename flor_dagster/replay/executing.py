@@ -9,8 +9,8 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flor_dagster.replay.placing import PlacedVersion, log_lines
 from flor_dagster.replay.planning import LoopPlan, shifted
 from flor_dagster.replay.record import RunRecord
 from flor_dagster.replay.stuck import Stuck, last_context, where_stuck
+from flor_dagster.replay.topology import first_to_fail, launch_plan, rank_ends, rendezvous_port
 from flor_dagster.replay.units import Backend, Ended, Unit
 from flor_dagster.store.models import RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
@@ -34,6 +35,8 @@ ALLOWED_VARIABLES = re.compile(
 
 # Trackers that a script talks to write into the checkout, which goes with the replay, and stay off the network.
 _OUTPUTS = ".flor-outputs"
+TAIL_LINES = 20
+"""So many of the last lines of a child are kept with what became of it."""
 
 
 def tracker_variables(root: Path) -> dict[str, str]:
@@ -51,11 +54,12 @@ class Outcome:
     """What a child did: how it ended, its journal, its last lines, how long it took.
 
     `status` is 0 only where its journal is whole too. `reason` is what went wrong, in words; `stuck` is the hindsight
-    statement that it hung in.
+    statement that it hung in. `journals` are those of its ranks, `journal` is that of the rank that failed first.
     """
 
     status: int
     journal: Path
+    journals: tuple[Path, ...]
     tail: tuple[str, ...]
     seconds: float
     statements: dict[str, dict[int, str]]
@@ -110,15 +114,22 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     clone = Clone.open(job.user_root, job.cache)
     # A segment has a checkout of its own: what the old code writes must not meet what another segment of it writes.
     work = clone.place / "replays" / f"{job.replay_id}.{job.part}"
+    held = contextlib.ExitStack()
     try:
         checkout = clone.checkout(job.run.commit, work)
         link_untracked(job.user_root, checkout.path)
         (checkout.path / _OUTPUTS).mkdir(exist_ok=True)
         statements = _write_files(job, repository, checkout.path)
-        journal = folder / f"part.{job.part}.jsonl"
-        journal.unlink(missing_ok=True)
-        stack = folder / f"stack.{job.part}.txt"
-        plan = _child_plan(job, checkout.path, journal, statements, stack)
+        ranks = [
+            _rank_of(folder, job, record, loops)
+            for record, loops in zip(job.record.ranks, job.loops.ranks, strict=True)
+        ]
+        plans = [_child_plan(job, checkout.path, one, statements) for one in ranks]
+        report = folder / f"ranks.{job.part}.json"
+        plan = plans[0]
+        if len(plans) > 1:
+            port = held.enter_context(rendezvous_port(job.record, job.cache / "ports"))
+            plan = launch_plan(job.record, plans, report, port)
         plan_path = folder / f"plan.{job.part}.json"
         plan_path.write_text(json.dumps(plan), encoding="utf-8")
         if on_line is not None:
@@ -126,11 +137,24 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
         unit = unit_of(job, plan_path, folder / f"output.{job.part}.txt", checkout.path)
         ended = backend.run(unit)
         tail = _tail(Path(unit.output), checkout.path, job.user_root)
-        hung = where_stuck(stack, checkout.path, statements) if ended.why == "timeout" else Stuck("", "")
-        status, reason = _judge(job, journal, ended, hung)
-        stack.unlink(missing_ok=True)
-        return Outcome(status, journal, tail, ended.seconds, statements, reason, ended, hung.statement)
+        for one in ranks if ended.why == "timeout" else ():
+            one.hung = where_stuck(one.stack, checkout.path, statements)
+        status, reason, worst = (
+            _judge(ranks[0], ended) if len(ranks) == 1 else _judge_together(ranks, ended, report)
+        )
+        for one in ranks:
+            one.stack.unlink(missing_ok=True)
+        if worst is not None and len(ranks) > 1:
+            mine = f"rank {worst.record.rank}: "
+            tail = tuple(line.removeprefix(mine) for line in tail if line.startswith(mine)) or tail
+        journals = tuple(one.journal for one in ranks)
+        stuck = next((one.hung.statement for one in ranks if one.hung.statement), "")
+        failing = journals[0] if worst is None else worst.journal
+        return Outcome(
+            status, failing, journals, tail[-TAIL_LINES:], ended.seconds, statements, reason, ended, stuck
+        )
     finally:
+        held.close()
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -141,12 +165,31 @@ def unit_of(job: Job, plan: Path, output: Path, root: Path) -> Unit:
     interpreter = recorded if recorded and os.access(recorded, os.X_OK) else sys.executable
     return Unit(
         str(plan), str(root.resolve()), str(output), interpreter, _environment(header), tracker_variables(root),
-        job.libraries, job.timeout, job.seconds or job.loops.estimated_seconds,
+        job.libraries, job.timeout, job.seconds or job.loops.estimated_seconds, len(job.record.ranks),
     )  # fmt: skip
 
 
-def _judge(job: Job, journal: Path, ended: Ended, hung: Stuck) -> tuple[int, str]:
+@dataclass(slots=True)
+class _Rank:
+    """One rank of a job, or the one process of it: its record, its plan, its files; where it hung, if it did."""
+
+    record: RunRecord
+    loops: LoopPlan
+    journal: Path
+    stack: Path
+    hung: Stuck = field(default_factory=lambda: Stuck("", ""))
+
+
+def _rank_of(folder: Path, job: Job, record: RunRecord, loops: LoopPlan) -> _Rank:
+    part = f"{job.part}.r{record.rank}" if job.record.peers else job.part
+    journal = folder / f"part.{part}.jsonl"
+    journal.unlink(missing_ok=True)
+    return _Rank(record, loops, journal, folder / f"stack.{part}.txt")
+
+
+def _judge(rank: _Rank, ended: Ended) -> tuple[int, str, _Rank | None]:
     """A child's status and what went wrong, from how it ended and what its journal says."""
+    journal, hung = rank.journal, rank.hung
     status, last = journal_end(journal)
     if ended.why == "timeout":
         place = f" {hung.where}" if hung.where else ""
@@ -155,29 +198,56 @@ def _judge(job: Job, journal: Path, ended: Ended, hung: Stuck) -> tuple[int, str
         return (
             -signal.SIGKILL,
             f"stopped after {ended.seconds:.0f} s, its time limit:{place}{context or ' no record was made'}",
+            rank,
         )
     if ended.why == "stopped":
-        return -signal.SIGTERM, "stopped from outside"
+        return -signal.SIGTERM, "stopped from outside", rank
     if ended.why == "worker":
-        return -signal.SIGKILL, "its worker process was lost"
+        return -signal.SIGKILL, "its worker process was lost", rank
     if ended.status < 0:
         name = signal.Signals(-ended.status).name
         memory = " (out of memory?)" if ended.status == -signal.SIGKILL else ""
-        return ended.status, f"the child was killed by {name}{memory} after {ended.seconds:.0f} s"
+        return ended.status, f"the child was killed by {name}{memory} after {ended.seconds:.0f} s", rank
     if ended.status:
-        return ended.status, last or f"the child left with exit status {ended.status}"
-    if status == "finished" or (status == "" and job.record.ended is None and journal.exists()):
-        return 0, last
+        return ended.status, last or f"the child left with exit status {ended.status}", rank
+    if status == "finished" or (status == "" and rank.record.ended is None and journal.exists()):
+        return 0, last, None
     if status == "failed":
-        return 1, last
-    return 1, "the child ended before its replay was over (os._exit, or its journal was closed)"
+        return 1, last, rank
+    return 1, "the child ended before its replay was over (os._exit, or its journal was closed)", rank
+
+
+def _judge_together(ranks: Sequence[_Rank], ended: Ended, report: Path) -> tuple[int, str, _Rank | None]:
+    """The status of a job of several ranks: that of the rank which failed first, named."""
+    if ended.why == "timeout":
+        places = [_judge(rank, ended)[1].partition("its time limit: ")[2] for rank in ranks]
+        named = "; ".join(f"rank {r.record.rank}: {place}" for r, place in zip(ranks, places, strict=True))
+        stuck = next((rank for rank in ranks if rank.hung.statement), ranks[0])
+        return -signal.SIGKILL, f"stopped after {ended.seconds:.0f} s, its time limit: {named}", stuck
+    if ended.why:
+        return _judge(ranks[0], ended)
+    ends = rank_ends(report)
+    judged: dict[int, tuple[int, str]] = {}
+    for number, rank in enumerate(ranks):
+        end = ends.get(rank.record.rank)
+        if end is not None and end.status is None:
+            continue  # ended because another one had failed
+        status = end.status if end is not None and end.status is not None else ended.status
+        code, reason, _ = _judge(rank, replace(ended, status=status))
+        if code:
+            judged[number] = code, reason
+    if not judged:
+        return (0, "", None) if ended.status == 0 else _judge(ranks[0], ended)
+    first = first_to_fail({n: (code, journal_time(ranks[n].journal)) for n, (code, _) in judged.items()})
+    code, reason = judged[first]
+    return code, f"rank {ranks[first].record.rank}: {reason}", ranks[first]
 
 
 def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict[int, str]]:
     """Write the patched files into the checkout; file → line → statement key."""
     by_id = {s.id: s for s in job.statements}
     loops: dict[str, set[tuple[int, int]]] = {}
-    for execution in job.record.executions.values():
+    for execution in (e for record in job.record.ranks for e in record.executions.values()):
         if execution.function != "<module>" and not Path(execution.file).is_absolute():
             loops.setdefault(execution.file, set()).add((execution.line, execution.column))
     statements: dict[str, dict[int, str]] = {}
@@ -212,20 +282,21 @@ def _write_text(path: Path, text: str) -> None:
     path.chmod(mode | 0o200)
 
 
-def _child_plan(
-    job: Job, root: Path, journal: Path, statements: dict[str, dict[int, str]], stack: Path
-) -> dict[str, Any]:
-    header = job.record.header
-    facts = next((parts[1] for _, kind, parts in job.record.events if kind == "i"), {})
+def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[int, str]]) -> dict[str, Any]:
+    record, header = rank.record, rank.record.header
+    facts = next((parts[1] for _, kind, parts in record.events if kind == "i"), {})
     return {
         "run": job.run.id, "replay": job.replay_id, "root": str(root.resolve()), "home": str(job.home),
-        "user_root": str(job.user_root), "journal": str(journal), "entrypoint": job.run.entrypoint,
+        "user_root": str(job.user_root), "journal": str(rank.journal), "entrypoint": job.run.entrypoint,
         "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "argv": _moved(header.get("argv", []), header, root),
-        "cwd": _moved([header.get("cwd") or str(root)], header, root)[0], "args": job.record.args,
-        "begin": job.record.begin, "generators": job.record.generators, "loops": job.loops.loops, "statements": statements,
-        "ended_badly": not job.record.finished, "stack": str(stack), "own_folders": [str(root.resolve()), str(journal.parent)],
+        "cwd": _moved([header.get("cwd") or str(root)], header, root)[0], "args": record.args,
+        "begin": record.begin, "generators": record.generators, "loops": rank.loops.loops, "statements": statements,
+        "ended_badly": not record.finished, "stack": str(rank.stack),
+        "own_folders": [str(root.resolve()), str(rank.journal.parent)],
         "torch_threads": facts.get("torch_threads"),
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
+        "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
+        "part": job.part,
     }  # fmt: skip
 
 
@@ -251,13 +322,13 @@ def _environment(header: Mapping[str, Any]) -> dict[str, str]:
     return environment
 
 
-def _tail(output: Path, root: Path, user_root: Path, lines: int = 20) -> tuple[str, ...]:
+def _tail(output: Path, root: Path, user_root: Path) -> tuple[str, ...]:
     """The child's last lines, with the checkout's paths as the repository's."""
     if not output.exists():
         return ()
     text = output.read_bytes()[-20_000:].decode("utf-8", errors="replace")
     text = text.replace(str(root.resolve()), str(user_root)).replace(str(root), str(user_root))
-    return tuple(text.splitlines()[-lines:])
+    return tuple(text.splitlines()[-4 * TAIL_LINES :])
 
 
 def journal_end(journal: Path) -> tuple[str, str]:
@@ -266,6 +337,11 @@ def journal_end(journal: Path) -> tuple[str, str]:
         if parts and parts[0] == "z":
             return parts[1], parts[2]
     return "", ""
+
+
+def journal_time(journal: Path) -> float:
+    """When a journal ended, in nanoseconds; 0 where it has no end."""
+    return next((float(parts[3]) for parts in _last_lines(journal) if parts and parts[0] == "z"), 0.0)
 
 
 def _last_lines(journal: Path) -> list[list[Any]]:

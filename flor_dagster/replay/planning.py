@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flor_dagster.replay.agreeing import Agreement, Bounds, Offer, agree, died_in, last_common
 from flor_dagster.replay.estimating import UNMEASURED, Rates
 from flor_dagster.replay.holding import NOTHING, Held, Reads, joined
 from flor_dagster.replay.reach import Reach, Site
@@ -41,6 +42,7 @@ class LoopPlan:
     replay ends before, None where it goes to the record's end. `notes` say why loops are executed; `cost` are the parts of
     the estimate: seconds of the recorded run that are executed again, end states that are put back. `split` is the
     outermost loop that segments may begin in: its path, the iterations that it can be entered at, the wanted ones (None: all).
+    Of several ranks it is the first one's plan, with the others' in `peers`.
     """
 
     loops: dict[str, dict[str, Any]]
@@ -54,6 +56,12 @@ class LoopPlan:
     notes: tuple[str, ...] = ()
     cost: dict[str, float] = field(default_factory=dict[str, float])
     split: tuple[str, tuple[int, ...], tuple[int, ...] | None] | None = None
+    peers: tuple[LoopPlan, ...] = ()
+
+    @property
+    def ranks(self) -> tuple[LoopPlan, ...]:
+        """The plans of all ranks, this one first."""
+        return (self, *self.peers)
 
 
 Iterations = Mapping[str, tuple[int | str, ...]]
@@ -109,10 +117,27 @@ def plan_loops(
     Returns:
         The plan; at worst it executes everything from the beginning.
     """
-    planner = _Planner(
-        record, reach, targets, iterations, without, held or _holds_all, added or {}, unskippable or {}, rates
-    )
-    return planner.plan(jump)
+    planners = [
+        _Planner(one, reach, targets, iterations, without, held or _holds_all, added or {}, unskippable or {}, rates)
+        for one in record.ranks
+    ]  # fmt: skip
+    return planners[0].plan(jump) if len(planners) == 1 else _together(planners, record, jump)
+
+
+def _together(planners: Sequence[_Planner], record: RunRecord, jump: bool) -> LoopPlan:
+    """One plan per rank, alike in everything that the others wait for."""
+    agreement = agree([planner.offer(jump) for planner in planners], last_common(record))
+    for planner in planners:
+        planner.agreed = agreement
+    ends = {planner.end_path() for planner in planners}
+    if len(ends) == 1:
+        for planner in planners:
+            planner.agreed = replace(agreement, end=ends.copy().pop())
+    plans = [replace(planner.plan(jump), split=None) for planner in planners]
+    return replace(
+        plans[0], peers=tuple(plans[1:]), estimated_seconds=max(plan.estimated_seconds for plan in plans),
+        sentence=f"on {len(plans)} ranks together: {plans[0].sentence}",
+    )  # fmt: skip
 
 
 def _holds_all(_: str) -> Held:
@@ -143,23 +168,30 @@ def never_reached(
     Returns:
         Statement key → why, in words.
     """
-    outermost = [e for e in record.executions.values() if e.parent is None]
-    died_in = max(outermost, key=lambda e: e.opened, default=None)
-    if record.finished or died_in is None or died_in.how not in ("open", "raise"):
+    found: dict[str, str] = {}
+    for one in record.ranks:
+        who = f"rank {one.rank} of this training run" if record.peers else "this training run"
+        found = _never_reached(one, reach, targets, added, who) | found
+    return found
+
+
+def _never_reached(
+    record: RunRecord,
+    reach: Reach,
+    targets: Iterable[Target],
+    added: Mapping[str, tuple[int, ...]],
+    who: str,
+) -> dict[str, str]:
+    last = died_in(record)
+    if last is None:
         return {}
-    site = Site(died_in.file, shifted(died_in.line, added.get(died_in.file, ())), died_in.column)
-    where = (
-        f"{died_in.name}[{died_in.count - 1}]" if died_in.count else f"the first iteration of {died_in.name}"
-    )
+    site = Site(last.file, shifted(last.line, added.get(last.file, ())), last.column)
+    where = f"{last.name}[{last.count - 1}]" if last.count else f"the first iteration of {last.name}"
     behind: dict[str, bool] = {}
     for target in targets:
         after = reach.only_after(target.file, target.function, target.line, site)
         behind[target.key] = behind.get(target.key, True) and after
-    return {
-        key: f"this training run never got there: it ended in {where}"
-        for key, after in behind.items()
-        if after
-    }
+    return {key: f"{who} never got there: it ended in {where}" for key, after in behind.items() if after}
 
 
 class _Planner:
@@ -180,6 +212,7 @@ class _Planner:
         self.reads = joined(target.reads for target in targets)
         self._must_sites: dict[Site, bool] = {}
         self._held: dict[str, str] = {}
+        self.agreed: Agreement | None = None
         self.must = self._executions_that_must_run()
 
     # Which executions must run -----------------------------------------------------------------------------------
@@ -249,6 +282,11 @@ class _Planner:
 
     def why_executed(self, execution: Execution) -> str:
         """Why a loop execution is not skipped; empty where it is."""
+        return self._why_here(execution) or (
+            self.agreed.executed.get(execution.path, "") if self.agreed else ""
+        )
+
+    def _why_here(self, execution: Execution) -> str:
         if execution.id in self.must:
             return "a statement may run in it"
         if execution.how not in ("exhausted", "break"):
@@ -269,6 +307,21 @@ class _Planner:
             return "it was broken out of and has an `else`"
         return ""
 
+    # Several ranks -------------------------------------------------------------------------------------------------
+
+    def offer(self, jump: bool) -> Offer:
+        """What this rank could do by itself."""
+        executions = list(self.record.executions.values())
+        executed = {e.path: why for e in executions if (why := self._why_here(e))}
+        bounds = {e.path: b for e in executions if e.parent is None and (b := self._offered(e, jump))}
+        places = {e.path: (e.file, e.line, e.column) for e in executions}
+        return Offer(self.record.rank, places, executed, bounds)
+
+    def end_path(self) -> str | None:
+        """The path of the loop that a replay may end before; see `_end`."""
+        end = self._end()
+        return None if end is None else end.path
+
     # The plan ----------------------------------------------------------------------------------------------------
 
     def plan(self, jump: bool) -> LoopPlan:
@@ -278,7 +331,7 @@ class _Planner:
         cut: int | None = None
         start: tuple[str, int] | None = None
         hidden: set[int] = set()
-        end = self._end()
+        end = self._end() if self.agreed is None or self.agreed.end is not None else None
         for execution in self.record.executions.values():
             if execution.parent in hidden:
                 hidden.add(execution.id)
@@ -341,6 +394,8 @@ class _Planner:
 
         What can be skipped costs next to nothing, and what is compared behind it makes the replay's verdict better.
         """
+        if self.agreed is not None and self.agreed.end is not None:
+            return self.record.by_path[self.agreed.end]
         outermost = [e for e in self.record.executions.values() if e.parent is None]
         outermost.sort(key=lambda e: e.opened)
         sites: set[Site] = set()
@@ -361,7 +416,8 @@ class _Planner:
             for path, spec in loops.items()
         )
         spec = loops[end.path]
-        if not restored or end.count == 0 or spec["action"] == "skip":
+        # Ranks must end at one place: one of them may have no iteration to look at.
+        if not restored or end.count == 0 or spec["action"] == "skip" or self.agreed is not None:
             loops[end.path] = {**spec, "action": "stop"}
             return end.opened
         spec["stop"] = 0
@@ -393,24 +449,29 @@ class _Planner:
                     del loops[path]
 
     def _bounds(self, execution: Execution, jump: bool) -> tuple[int, int | None]:
+        """Where a loop is entered and left."""
+        if self.agreed is not None:
+            return self.agreed.bounds.get(execution.path, (0, None))
+        offered = self._offered(execution, jump)
+        if offered is None:
+            return 0, None
+        return max((entry for entry in offered.entries if entry <= offered.first), default=0), offered.last
+
+    def _offered(self, execution: Execution, jump: bool) -> Bounds | None:
         wanted = self.wanted_indices(execution)
         if execution.id not in self.must or wanted is None:
-            return 0, None
+            return None
         inside = sorted(i for i in wanted if 0 <= i < execution.count)
         if not inside:
-            return 0, None
+            return None
         later = any(e.parent is None and e.opened > execution.opened and e.id in self.must
                     for e in self.record.executions.values())  # fmt: skip
         stop = None if later or self._tail_targets(execution) else inside[-1]
         if stop == execution.count - 1:
             stop = None
-        begin = 0
-        if jump and self._audited(execution) is None:
-            points = [
-                i + 1 for i, name in execution.points.items() if i + 1 <= inside[0] and self._usable(name)
-            ]
-            begin = max(points, default=0)
-        return begin, stop
+        able = jump and self._audited(execution) is None
+        entries = (i + 1 for i, name in execution.points.items() if able and self._usable(name))
+        return Bounds(inside[0], stop, frozenset(entries))
 
     def _tail_targets(self, execution: Execution) -> bool:
         site = self._site(execution)

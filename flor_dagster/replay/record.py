@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class RunRecord:
     """What a journal says of a run or a replay.
 
     `facts` are what the journal says of each checkpoint, by its name; `last_time` is the last time in it, in nanoseconds.
+    Of several ranks it is the first one's, with the others' in `peers`, in the order of their ranks.
     """
 
     header: dict[str, Any]
@@ -73,6 +74,17 @@ class RunRecord:
     ended: list[Any] | None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     last_time: int = 0
+    peers: tuple[RunRecord, ...] = ()
+
+    @property
+    def ranks(self) -> tuple[RunRecord, ...]:
+        """The journals of all ranks, this one first."""
+        return (self, *self.peers)
+
+    @property
+    def rank(self) -> int:
+        """Whose journal it is."""
+        return int(self.header.get("rank") or 0)
 
     @property
     def finished(self) -> bool:
@@ -98,6 +110,27 @@ def read_record(path: Path) -> RunRecord:
     return reader.record
 
 
+def read_run(folder: Path) -> RunRecord:
+    """Read the journals of a training run: the first rank's, with the others' in its `peers`.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        JournalError: when one is none of ours.
+    """
+    numbers = [path.name.split(".")[1] for path in folder.glob("journal.*.jsonl")]
+    ranks = sorted(int(number) for number in numbers if number.isdecimal()) or [0]
+    return read_together([folder / f"journal.{rank}.jsonl" for rank in ranks])
+
+
+def read_together(paths: Sequence[Path]) -> RunRecord:
+    """Read the journals of several ranks, the first one's first."""
+    first, *others = (read_record(path) for path in paths)
+    first.peers = tuple(one for one in others if one.header)
+    return first
+
+
 def let_go_of(record: RunRecord, there: Container[str]) -> RunRecord:
     """Take out the checkpoints that the journal tells of and that were deleted since, for the room that they took.
 
@@ -105,7 +138,7 @@ def let_go_of(record: RunRecord, there: Container[str]) -> RunRecord:
         record: a run's; it is changed.
         there: names of the checkpoints that the run still has.
     """
-    for execution in record.executions.values():
+    for execution in (e for one in record.ranks for e in one.executions.values()):
         if execution.checkpoint is not None and execution.checkpoint not in there:
             execution.checkpoint, execution.let_go = None, True
         execution.points = {index: name for index, name in execution.points.items() if name in there}

@@ -20,7 +20,7 @@ from flor_dagster.replay.executing import Job
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan, Target, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import Execution, let_go_of, read_record
+from flor_dagster.replay.record import Execution, let_go_of, read_run
 from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.store.models import Fidelity, ReplayRow, RunRow
 
@@ -140,8 +140,7 @@ class _Verifier:
         self._run = run
         self._on_line = on_line
         there = CheckpointStore(layout.checkpoints_folder(workspace.home)).names(run.id)
-        journal = layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"
-        self._record = let_go_of(read_record(journal), there)
+        self._record = let_go_of(read_run(layout.run_folder(workspace.home, run.id)), there)
         self._sources = self._read_sources()
         self._reach = Reach(self._sources)
         self._passing = Passing(workspace.backend(1), self._tainted(), on_line, _nothing, tolerance)
@@ -152,7 +151,7 @@ class _Verifier:
         return {file: text for file, text in texts.items() if text is not None}
 
     def _tainted(self) -> frozenset[tuple[str, int]]:
-        files = {r.file for r in self._record.records} & self._sources.keys()
+        files = {r.file for one in self._record.ranks for r in one.records} & self._sources.keys()
         return frozenset(place for file in files for place in tainted_statements(file, self._sources[file]))
 
     def _plan(
@@ -204,7 +203,7 @@ class _Verifier:
             replay, seconds=result.seconds, status="finished", fidelity=verdict.fidelity,
             compared_records=verdict.records, compared_digests=verdict.digests, sentence=sentence,
         )  # fmt: skip
-        self._store.commit_replay(done, [result.journal], [])
+        self._store.commit_replay(done, list(result.journals), [])
         return Verification(self._run, verdict.fidelity, sentence, done, result.seconds)
 
     # The audit ----------------------------------------------------------------------------------------------------

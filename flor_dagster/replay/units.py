@@ -23,6 +23,7 @@ class Unit:
         libraries: what a warm worker may have imported beforehand; None where only a cold child will do.
         timeout: seconds after which it is ended.
         seconds: what it should take, for the order of many.
+        processes: how many of them work at once in it: one, or as many as there are ranks.
     """
 
     plan: str
@@ -34,6 +35,7 @@ class Unit:
     libraries: tuple[str, ...] | None = None
     timeout: float = 600.0
     seconds: float = 0.0
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

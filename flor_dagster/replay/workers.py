@@ -175,16 +175,18 @@ class Slots:
         self._waiting: list[tuple[float, int]] = []
         self._changed = threading.Condition()
 
-    def acquire(self, seconds: float) -> None:
-        """Wait for a slot."""
+    def acquire(self, seconds: float, processes: int = 1) -> int:
+        """Wait for slots, as many as there are processes, or all of them; how many that are."""
         with self._changed:
             mine = (-seconds, next(self._order))
             heapq.heappush(self._waiting, mine)
-            while not (self._free > 0 and self._waiting[0] == mine):
+            while not (self._waiting[0] == mine and self._free >= min(processes, max(self.count, 1))):
                 self._changed.wait()
             heapq.heappop(self._waiting)
-            self._free -= 1
+            taken = min(processes, max(self.count, 1))
+            self._free -= taken
             self._changed.notify_all()
+            return taken
 
     def resize(self, count: int) -> None:
         """Have another number of slots; those in use stay in use."""
@@ -193,10 +195,10 @@ class Slots:
             self.count = count
             self._changed.notify_all()
 
-    def release(self) -> None:
-        """Give one back."""
+    def release(self, slots: int = 1) -> None:
+        """Give some back."""
         with self._changed:
-            self._free += 1
+            self._free += slots
             self._changed.notify_all()
 
 
@@ -234,7 +236,7 @@ class LocalBackend:
 
     def run(self, unit: Unit) -> Ended:
         """Carry out one unit; see `units.Backend`."""
-        self._slots.acquire(unit.seconds)
+        taken = self._slots.acquire(unit.seconds, unit.processes)
         try:
             if self._stopped:
                 return Ended(-15, 0.0, "stopped")
@@ -247,7 +249,7 @@ class LocalBackend:
                 self._forget(worker)
                 return Ended(-9, 0.0, "worker")
         finally:
-            self._slots.release()
+            self._slots.release(taken)
 
     def _worker_for(self, unit: Unit) -> Worker:
         if self._warm and unit.libraries:

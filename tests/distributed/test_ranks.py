@@ -147,18 +147,6 @@ def test_a_restart_of_torchrun_is_a_run_that_names_its_parent(ranks: Ranks) -> N
     assert runs[3] == "aaaabbbbccccdddd"
 
 
-def test_a_run_of_several_ranks_is_not_replayed_as_one(ranks: Ranks) -> None:
-    ranks.commit({"train.py": SCRIPT})
-    finish(ranks.rank(0, 2), ranks.rank(1, 2))
-    (ranks.root / "train.py").write_text(
-        SCRIPT.replace("    if rank", '    flor.log("new", epoch)\n    if rank')
-    )
-    with ranks.open() as workspace:
-        (answer,) = workspace.answer(Question(("new",))).cells
-    assert answer.cell.status == "refused"
-    assert "2 ranks" in answer.cell.sentence
-
-
 def test_a_run_that_only_a_later_rank_records_is_readable(ranks: Ranks) -> None:
     ranks.commit({"train.py": SCRIPT})
     finish(ranks.rank(1, 2))
