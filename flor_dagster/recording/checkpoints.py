@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError
-from flor_dagster.recording.memory import Copy
+from flor_dagster.recording.memory import LEAST_BYTES, Block, Copy, KnownMemory
 from flor_dagster.recording.retention import Stored
 from flor_dagster.recording.state import digest_bytes
 
@@ -180,21 +180,36 @@ class CheckpointStore:
         Raises:
             CheckpointError: when it is missing or its content is not what its name says.
         """
+        return bytes(self.copy_of(manifest, digest, KnownMemory(most=0)).data)
+
+    def copy_of(self, manifest: Manifest, digest: str, memory: KnownMemory) -> Copy:
+        """One buffer of a checkpoint, as a copy whose digest is known because it was looked at.
+
+        Args:
+            manifest: the checkpoint.
+            digest: the buffer's name.
+            memory: where large ones are read into.
+
+        Raises:
+            CheckpointError: when it is missing or its content is not what its name says.
+        """
         inline = manifest.inline.get(digest)
         path = self.object_path(digest)
         try:
-            data = (
-                base64.b64decode(inline) if inline is not None else path.read_bytes()[len(OBJECT_VERSION) :]
-            )
+            read = base64.b64decode(inline) if inline is not None else _read_whole(path, memory)
         except OSError as error:
             raise DamagedCheckpointError(
                 f"checkpoint {manifest.name} of training run {manifest.run} lacks a part: {error}"
             ) from error
-        if digest_bytes(data) != digest:
+        if digest_bytes(read.memory if isinstance(read, Block) else read) != digest:
             raise DamagedCheckpointError(
                 f"checkpoint {manifest.name} of training run {manifest.run} was altered on disk: {path}"
             )
-        return data
+        if isinstance(read, Block):
+            return memory.adopt(read, digest)
+        copy = Copy(read)
+        copy.digest = digest
+        return copy
 
 
 def _json(value: Any) -> bytes:
@@ -239,6 +254,23 @@ def file_lock(path: Path, *, shared: bool, wait: bool = True) -> Generator[bool]
             yield True
     finally:
         os.close(fd)
+
+
+def _read_whole(path: Path, memory: KnownMemory) -> bytes | Block:
+    """A buffer's content: a large one in a block, so that no memory is made for it anew each time."""
+    skipped = len(OBJECT_VERSION)
+    with path.open("rb", buffering=0) as file:
+        size = max(os.fstat(file.fileno()).st_size - skipped, 0)
+        if size < LEAST_BYTES:
+            return file.read()[skipped:]
+        block = memory.blank(size)
+        view, got = memoryview(block.memory), 0
+        while got < size:
+            more = os.preadv(file.fileno(), [view[got:]], skipped + got)
+            if not more:
+                raise OSError(f"{path} ends after {got} of {size} bytes")
+            got += more
+        return block
 
 
 def _write_whole(path: Path, *parts: bytes | bytearray | mmap.mmap) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -18,29 +19,34 @@ from flor_dagster.recording.state import Ref, graph_digest
 
 RECURSION_LIMIT = 100_000
 
+Bytes = bytes | bytearray | mmap.mmap
+
 
 class Grafter:
     """Puts a state back into live objects.
 
     Args:
         nodes: as captured.
-        buffer: content digest → bytes.
+        buffer: content digest → bytes, which are only read, and only until the next one is asked for.
         root_path: this program's repository path, put where the recorded one stood.
         moved: root name → places that got another object since the loop began (see `matching`).
         is_own: as the capturer had it; tells whether an object that only pickle understands is unchanged.
+        wrote: told of each address on the host from which on a buffer's content was written, and of its digest.
     """
 
     def __init__(
         self,
         nodes: list[Any],
-        buffer: Callable[[str], bytes],
+        buffer: Callable[[str], Bytes],
         root_path: str = "",
         *,
         moved: Mapping[str, list[str]] | None = None,
         is_own: Callable[[str], bool] | None = None,
+        wrote: Callable[[int, str], None] | None = None,
     ) -> None:
         self.nodes = nodes
         self.buffer = buffer
+        self.wrote = wrote or _nowhere
         self._root_path = root_path
         self._moved = moved or {}
         self._is_own = is_own or _nobody
@@ -162,6 +168,11 @@ class Grafter:
             repr(old) == repr(result) if tag in ("f", "z") else old == result
         )
         return old if same and old == old else result
+
+
+def _nowhere(address: int, digest: str) -> None:
+    """Nobody asks what was written where."""
+    del address, digest
 
 
 def _nobody(module: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,10 +100,37 @@ def checkpoints_folder(home: Path) -> Path:
     return home / "checkpoints"
 
 
-def relative_file(file: str, root: Path) -> str:
-    """A source file as the journal names it: relative to the repository where it lies in it, else absolute."""
+def relative_file(file: str, root: Path, folders: dict[str, str] | None = None) -> str:
+    """A source file as the journal names it: relative to the repository where it lies in it, else absolute.
+
+    Args:
+        file: its path.
+        root: the repository, resolved.
+        folders: real paths of folders that were looked up before; for many files at once.
+    """
     try:
-        path = (_began_in / file).resolve()
-        return path.relative_to(root).as_posix()
+        path = real_file(file, folders if folders is not None else {})
     except (ValueError, OSError):
         return file
+    top = str(root)
+    return path[len(top) + 1 :] if path.startswith(top + os.sep) else file
+
+
+def real_file(file: str, folders: dict[str, str]) -> str:
+    """The path of a file without links; each folder's is looked up once.
+
+    Args:
+        file: its path; a relative one begins where the process began.
+        folders: what is known; it grows.
+    """
+    # Texts, not `Path`s: a process has thousands of modules, and this runs before every training and replay.
+    whole = file if file.startswith(os.sep) else f"{_began_in}{os.sep}{file}"
+    folder, _, name = whole.rpartition(os.sep)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder or os.sep)
+    path = f"{folders[folder].rstrip(os.sep)}{os.sep}{name}"
+    try:
+        linked = stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        linked = False
+    return os.path.realpath(path) if linked or name in ("", ".", "..") else path

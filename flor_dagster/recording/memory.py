@@ -152,6 +152,30 @@ class KnownMemory:
         self._keep(address, size, copy)
         return copy
 
+    @property
+    def most(self) -> int:
+        """The bytes that are kept at most."""
+        return self._most
+
+    def learn(self, address: int, copy: Copy) -> None:
+        """A piece of memory was given the content of a copy: the next look at it begins with a comparison."""
+        size = len(copy)
+        if size < LEAST_BYTES or not copy.address:
+            return
+        self._forget(address, size)
+        self._changed.pop((address, size), None)
+        self._keep(address, size, copy)
+
+    def blank(self, size: int) -> Block:
+        """Memory for a copy that comes from elsewhere, with any content; `adopt` makes it one."""
+        return self._pool.take(size)
+
+    def adopt(self, block: Block, digest: str) -> Copy:
+        """A filled block as a copy; its memory is used again when nobody holds the copy any more."""
+        copy = Copy(block, self._pool)
+        copy.digest = digest
+        return copy
+
     def prepare(self, sizes: list[int]) -> None:
         """Have memory ready for the first copies of pieces of these sizes."""
         self._pool.prepare(sizes)

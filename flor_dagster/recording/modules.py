@@ -96,14 +96,15 @@ class Modules:
         # Later on, what was written meanwhile differs from what was noted here, or from the version.
         began = process_start() if self._first else None
         self._first = False
+        folders: dict[str, str] = {}
         for module in list(sys.modules.values()):
             name = getattr(module, "__name__", "")
             file = self._main_file if name == "__main__" else getattr(module, "__file__", None)
             if not isinstance(file, str) or not file.endswith(".py"):
                 continue
-            path = layout.relative_file(file, self._root)
-            if Path(path).is_absolute():
-                wanted = _is_someones(Path(path)) and not name.startswith("flor_dagster")
+            path = layout.relative_file(file, self._root, folders)
+            if path.startswith(os.sep):
+                wanted = _is_someones(path, folders) and not name.startswith("flor_dagster")
             else:
                 wanted = self.is_own(name)
             if wanted and path not in blobs:
@@ -125,10 +126,10 @@ def _interpreters_folders() -> tuple[str, ...]:
     return tuple(path + os.sep for path in paths)
 
 
-def _is_someones(file: Path) -> bool:
+def _is_someones(file: str, folders: dict[str, str]) -> bool:
     """Whether a file outside the repository is code that no package list names: no library's, not Python's own."""
     return (
-        not {"site-packages", "dist-packages"} & set(file.parts)
-        and not os.path.realpath(file).startswith(_interpreters_folders())
-        and "<" not in file.name
+        not {"site-packages", "dist-packages"} & set(Path(file).parts)
+        and not layout.real_file(file, folders).startswith(_interpreters_folders())
+        and "<" not in file.rpartition(os.sep)[2]
     )

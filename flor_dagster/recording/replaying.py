@@ -28,11 +28,12 @@ from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_EFFECT
 from flor_dagster.recording.generators import global_generators, put_state
-from flor_dagster.recording.graft import Grafter
+from flor_dagster.recording.graft import Bytes, Grafter
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
+from flor_dagster.recording.kept import KeptBuffers
 from flor_dagster.recording.loops import LoopExecution
-from flor_dagster.recording.memory import LEAST_BYTES, MOST_BYTES
+from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.values import decode
@@ -66,7 +67,7 @@ class ReplaySession(Session):
         self._pending: dict[str, Any] | None = None
         self._pending_for = ""
         self._manifests: dict[str, Manifest] = {}
-        self._buffers: dict[str, bytes] = {}
+        self._buffers: KeptBuffers | None = None
         self._skipped: set[int] = set()
         self._generators: dict[str, Any] | None = None
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
@@ -253,25 +254,23 @@ class ReplaySession(Session):
             }  # one at a time: they can be large
         return self._manifests[name]
 
-    def _buffer(self, manifest: Manifest, digest: str) -> bytes:
-        """A buffer of a checkpoint; the large ones that many checkpoints share are read and checked once."""
-        data = self._buffers.get(digest)
-        if data is None:
-            data = self._checkpoints.buffer(manifest, digest)
-            if len(data) >= LEAST_BYTES:
-                if sum(map(len, self._buffers.values())) + len(data) > MOST_BYTES:
-                    self._buffers.clear()
-                self._buffers[digest] = data
-        return data
-
     def _restore(self, execution: LoopExecution, name: str, index: int | None) -> None:
         frame = execution.frame
         if frame is None or execution.source is None:
             raise CheckpointError(f"the `for` statement of {execution.path} can't be seen")
         manifest = self._manifest(name)
+        if self._buffers is None:
+            self._buffers = KeptBuffers(self._checkpoints, self.walker.known)
+        buffers = self._buffers
+        buffers.next_checkpoint()
+        reading: list[Copy] = []  # what was asked for last stays until the next
+
+        def read(digest: str) -> Bytes:
+            reading[:] = [buffers.read(manifest, digest)]
+            return reading[0].data
+
         grafter = Grafter(
-            manifest.nodes, lambda digest: self._buffer(manifest, digest), str(self.place.root),
-            moved=manifest.moved, is_own=self.modules.is_own,
+            manifest.nodes, read, str(self.place.root), moved=manifest.moved, is_own=self.modules.is_own, wrote=buffers.wrote,
         )  # fmt: skip
         values = frame.f_locals
         switches.load(_settings_of(manifest))

@@ -28,6 +28,7 @@ A node is a list, its first element the kind; references between nodes are indic
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -66,33 +67,54 @@ def digest_bytes(data: Any) -> str:
 
 def graph_digest(nodes: list[Any], root: Ref) -> str:
     """A digest of what is reachable from a reference; nodes are numbered by their first visit."""
-    hasher = hashlib.blake2b(digest_size=16)
+    texts: list[bytes] = []
     numbers: dict[int, int] = {}
     stack: list[Any] = [root]
     while stack:
         part = stack.pop()
         if isinstance(part, bytes):
-            hasher.update(part)
+            texts.append(part)
         elif isinstance(part, int):
             seen = numbers.get(part)
-            hasher.update(b"#%d;" % (len(numbers) if seen is None else seen))
+            texts.append(b"#%d;" % (len(numbers) if seen is None else seen))
             if seen is None:
                 numbers[part] = len(numbers)
                 stack.extend(reversed(_parts(nodes[part])))
         else:
-            hasher.update(_text(part))
-    return hasher.hexdigest()
+            texts.append(_text(part))
+    return hashlib.blake2b(b"".join(texts), digest_size=16).hexdigest()
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _text(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    if type(value) is list and len(value) == 2:
+        tag, content = value
+        if type(tag) is str and type(content) in _PLAIN:
+            return _scalar_text(tag, content)
+    return _encode(value).encode()
+
+
+_PLAIN = (str, int, bool, type(None))
+
+
+# The same few texts and numbers come again in every state; 1, 1.0 and True are told apart by their types.
+@functools.lru_cache(4096, typed=True)
+def _scalar_text(tag: str, content: str | int | None) -> bytes:
+    return _encode([tag, content]).encode()
 
 
 def _named(refs: dict[str, Ref]) -> list[Any]:
     parts: list[Any] = []
-    for name, ref in sorted(refs.items()):
-        parts += [f".{name}=".encode("utf-8", "surrogatepass"), ref]
+    for name in sorted(refs):
+        parts += [_attribute_text(name), refs[name]]
     return parts
+
+
+@functools.lru_cache(4096)
+def _attribute_text(name: str) -> bytes:
+    return f".{name}=".encode("utf-8", "surrogatepass")
 
 
 def _flat(pairs: list[list[Ref]]) -> list[Ref]:

@@ -228,14 +228,22 @@ def put_array(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
         if not live.flags.writeable:
             live.flags.writeable = True
         numpy.copyto(live, saved)
+        _tell(graft, live, digest)
         if not writeable:
             live.flags.writeable = False
         return live
     if foreign:
         raise CheckpointError("an array that shares its memory with something else can't be made anew")
     new = saved.copy(order=order)
+    _tell(graft, new, digest)
     new.flags.writeable = writeable
     return new
+
+
+def _tell(graft: Grafter, array: Any, digest: str) -> None:
+    """Say where a buffer's content lies now; whoever looks there again compares before it believes that."""
+    if _contiguous(array):
+        graft.wrote(array.__array_interface__["data"][0], digest)
 
 
 @puts_back("view")

@@ -196,7 +196,9 @@ def _storage_values(graft: Grafter, torch: Any, storage_ref: int, live: Any) -> 
     if known is not None:
         return known
     _, device, size, digest, foreign = graft.nodes[storage_ref]
-    data = bytearray(graft.buffer(digest))
+    data = graft.buffer(digest)
+    if isinstance(data, bytes):
+        data = bytearray(data)  # torch warns of memory that can't be written to
     begin = graft.hulls.get(storage_ref, (0, 0))[0]
     saved = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     target: Any = None
@@ -211,6 +213,8 @@ def _storage_values(graft: Grafter, torch: Any, storage_ref: int, live: Any) -> 
             raise CheckpointError("a tensor that shares its memory with something else can't be made anew")
         target = torch.zeros(size, dtype=torch.uint8, device=torch.device(device))
         target[begin : begin + len(data)].copy_(saved)
+    if target.device.type == "cpu":
+        graft.wrote(target.data_ptr() + begin, digest)
     graft.storages[storage_ref] = target
     return target
 
