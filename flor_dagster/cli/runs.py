@@ -31,14 +31,23 @@ def runs_command(workspace: Workspace, output: Output, latest: int | None) -> in
     shared = {
         name: value for name, value in runs[0].args.items() if all(_same(run, name, value) for run in runs)
     }
-    table = make_table("run", "status", "script", "args", "seconds")
+    losing = any(run.lost for run in runs)
+    columns = ("run", "status", "script", "args", "seconds", *(("lost",) if losing else ()))
+    table = make_table(*columns, right=("seconds", "lost"))
     for run in runs:
         own = {name: value for name, value in run.args.items() if name not in shared}
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
-        table.add_row(run.key, status_text(run.status), run.entrypoint, _arguments(own), seconds)
+        lost = (f"{run.lost or ''}",) if losing else ()
+        table.add_row(run.key, status_text(run.status), run.entrypoint, _arguments(own), seconds, *lost)
     output.text(table)
     if shared:
         output.text(f"{'In all of them' if len(runs) > 1 else 'Its args'}: {_arguments(shared)}")
+    for run in runs:
+        for code, message in workspace.store.warnings(run.id) if run.lost else ():
+            if code == "trouble":
+                output.text(f"{run.key}: {message}")
+    if losing:
+        output.text("Lost: lines of the journal that could not be written.")
     return DONE
 
 

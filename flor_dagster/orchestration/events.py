@@ -37,6 +37,8 @@ def run_materialization(
     metadata |= _last_values(workspace, run)
     if run.seconds is not None:
         metadata["seconds"] = dg.MetadataValue.float(run.seconds)
+    if run.lost:
+        metadata["lost"] = dg.MetadataValue.text(f"{run.lost} lines of its journal could not be written")
     metadata["iterations"] = dg.MetadataValue.text(_loops(workspace, run))
     metadata["entry point"] = _link(project, run.commit, run.entrypoint, None)
     metadata["commit"] = _commit(project, run.commit)

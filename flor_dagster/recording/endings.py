@@ -1,18 +1,16 @@
 """How the process ended: seen from the hooks that Python has, from its signals, and from the script's last instruction.
 
-No hook of Python's is called for a `SystemExit`, and nothing keeps its code. `sys.exit`, `exit` and `quit` are seen where
-they are called. One that is raised by hand is seen by `sys.monitoring` from Python 3.12 on, as it leaves the script; on
-3.11 only its place can be seen, and its code where that is written there as a number or a text.
+No hook of Python's is called for a `SystemExit`, and nothing keeps its code. `sys.exit`, `exit`, `quit` and `os._exit` are
+seen where they are called. A `SystemExit` that is raised by hand is seen by `sys.monitoring` from Python 3.12 on, as it
+leaves the script; on 3.11 the sources say what it can have been (see `unseen`).
 """
 
 from __future__ import annotations
 
-import ast
 import atexit
 import builtins
 import contextlib
 import functools
-import linecache
 import opcode
 import os
 import signal
@@ -22,8 +20,15 @@ from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
 
-UNKNOWN = object()
+from flor_dagster.recording.unseen import UNKNOWN, code_by_hand
+
 SIGNALS = ("SIGTERM", "SIGHUP")
+AT_ONCE = "os._exit"
+
+
+def hurried(reason: str) -> bool:
+    """Whether a process that ends for this reason has no time left: it waits for nothing that is under way."""
+    return reason in SIGNALS or reason.startswith(AT_ONCE)
 
 
 class _Watch:
@@ -33,14 +38,18 @@ class _Watch:
         self.finish = finish
         self.pid = os.getpid()
         self.main = _main_frame()
+        self.error = getattr(sys, "last_value", None)
+        self.leave = sys.exit
+        self.monitored = False
         self.status = "finished"
         self.reason = ""
-        self.left: list[Any] = []
+        self.thread = ""
+        self.left: list[tuple[Any, int]] = []
 
     def exiting(self, status: Any) -> None:
         """`sys.exit`, `exit` or `quit` is called, or a `SystemExit` leaves the script."""
         if threading.current_thread() is threading.main_thread():
-            self.left[:] = [status]
+            self.left[:] = [(status, self.main.f_lasti if self.main is not None else -1)]
 
     def end(self) -> None:
         """Python's exit hooks run."""
@@ -48,12 +57,30 @@ class _Watch:
             return
         # A SystemExit that was caught has not ended the script: it came to its last instruction.
         if self.status == "finished" and _left_by_an_exception(self.main):
-            code = self.left[0] if self.left else _code_by_hand(self.main)
-            if code is UNKNOWN:
-                self.reason = "left by a SystemExit whose code can't be seen on Python 3.11"
-            elif code not in (None, 0):
-                self.status, self.reason = "failed", f"SystemExit: {code}"
+            self.status, self.reason = self._how_it_left()
+        if self.status == "finished" and not self.reason:
+            self.reason = self.thread
         self.finish(self.status, self.reason)
+
+    def end_at_once(self, status: int) -> None:
+        """`os._exit` is called: no exit hook will run."""
+        if os.getpid() == self.pid:
+            with contextlib.suppress(Exception):
+                self.finish("failed" if status else "finished", f"{AT_ONCE}({status})")
+
+    def _how_it_left(self) -> tuple[str, str]:
+        for code, at in self.left:
+            # Elsewhere in the script, the exit was caught and the script went on.
+            if self.main is None or at == self.main.f_lasti:
+                return _of_code(code)
+        error = getattr(sys, "last_value", None)
+        if error is not None and error is not self.error:
+            # A hook of somebody else has taken the place of ours.
+            return _outcome(error)
+        code = None if self.monitored else code_by_hand(self.main, self.leave)
+        if code is UNKNOWN:
+            return "finished", "left by a SystemExit whose code can't be seen on Python 3.11"
+        return _of_code(code)
 
 
 _watch: _Watch | None = None
@@ -68,6 +95,7 @@ def at_end(finish: Callable[[str, str], None]) -> None:
         return
     watch = _watch = _Watch(finish)
     _watch_errors(watch)
+    _watch_threads(watch)
     _watch_exits(watch)
     _watch_signals(watch)
     atexit.register(watch.end)
@@ -86,6 +114,11 @@ def _watch_child(watch: _Watch) -> None:
             watch.finish(*_outcome(sys.exc_info()[1]))
 
     util.Finalize(None, end, exitpriority=-100)
+
+
+def _of_code(code: Any) -> tuple[str, str]:
+    """The status and reason of a process that leaves with an exit code or a text."""
+    return ("finished", "") if code in (None, 0) else ("failed", f"SystemExit: {code}")
 
 
 def _outcome(error: BaseException | None) -> tuple[str, str]:
@@ -109,6 +142,20 @@ def _watch_errors(watch: _Watch) -> None:
     sys.excepthook = note
 
 
+def _watch_threads(watch: _Watch) -> None:
+    """An error that ends a thread leaves the exit code as it is; the run says so."""
+    previous = threading.excepthook
+
+    def note(args: threading.ExceptHookArgs, /) -> None:
+        name = args.thread.name if args.thread is not None else "?"
+        error = args.exc_value
+        if not watch.thread and isinstance(error, Exception) and os.getpid() == watch.pid:
+            watch.thread = f"thread {name} died of {args.exc_type.__name__}: {_text(error)}"
+        previous(args)
+
+    threading.excepthook = note
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)
@@ -117,14 +164,20 @@ def _text(error: BaseException) -> str:
 
 
 def _watch_exits(watch: _Watch) -> None:
-    leave = sys.exit
+    leave, leave_at_once = watch.leave, os._exit
 
     @functools.wraps(leave)
     def exit_noted(status: Any = None, /) -> NoReturn:
         watch.exiting(status)
         leave(status)
 
+    @functools.wraps(leave_at_once)
+    def exit_at_once_noted(status: int) -> NoReturn:
+        watch.end_at_once(status)
+        leave_at_once(status)
+
     sys.exit = exit_noted
+    os._exit = exit_at_once_noted
     quitter: Any = type(getattr(builtins, "exit", None))
     if quitter.__module__ == "_sitebuiltins":
         quit_plainly = quitter.__call__
@@ -155,6 +208,7 @@ def _watch_unwinding(watch: _Watch, code: CodeType) -> None:
                 monitoring.use_tool_id(tool, "flor_dagster")
                 monitoring.register_callback(tool, monitoring.events.PY_UNWIND, unwound)
                 monitoring.set_events(tool, monitoring.events.PY_UNWIND)
+                watch.monitored = True
             return
 
 
@@ -178,6 +232,16 @@ def _watch_signals(watch: _Watch) -> None:
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, note)
 
+    def let_go() -> None:
+        # A worker must die of it at once: one of Python's handlers waits for a call like `sem_wait` to return.
+        for name in SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is note:
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=let_go)
+
 
 def _main_frame() -> FrameType | None:
     """The frame of the script itself, where it is on this thread's stack."""
@@ -193,22 +257,3 @@ def _left_by_an_exception(frame: FrameType | None) -> bool:
     if frame is None:
         return True
     return not opcode.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")
-
-
-def _code_by_hand(frame: FrameType | None) -> Any:
-    """The code of a SystemExit that nothing has seen: None, what stands in its `raise`, or `UNKNOWN`."""
-    if frame is None:
-        return None
-    if hasattr(sys, "monitoring"):
-        return None
-    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).strip()
-    with contextlib.suppress(SyntaxError, ValueError):
-        (statement,) = ast.parse(text).body
-        match statement:
-            case ast.Raise(exc=ast.Call(func=ast.Name(id="SystemExit"), args=[ast.Constant(value=code)])):
-                return code
-            case ast.Raise(exc=ast.Name(id="SystemExit") | ast.Call(func=ast.Name(id="SystemExit"), args=[])):
-                return None
-            case _:
-                pass
-    return UNKNOWN

@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import JournalError
+from flor_dagster.recording.losses import Loss, Losses
 
 FORMAT = 1
 
@@ -61,11 +62,12 @@ class JournalWriter:
         path: the file; created with its folder, opened for appending only.
     """
 
-    __slots__ = ("error", "fd", "lost", "path", "pid", "torn")
+    __slots__ = ("error", "fd", "losses", "lost", "path", "pid", "torn")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lost = 0
+        self.losses: Losses | None = None
         self.error: OSError | None = None
         self.torn = False
         self.pid = os.getpid()
@@ -90,10 +92,40 @@ class JournalWriter:
 
     def broke(self, written: int, size: int, error: OSError | None) -> None:
         """A line was written in part, or not at all: it is counted, and the next one ends it."""
-        self.lost += 1
+        self.lose()
         self.torn = self.torn or written > 0
         if self.error is None:
             self.error = error or OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
+
+    def lose(self) -> None:
+        """Count a line that is lost; from time to time the count is noted, for a run that will be killed."""
+        self.lost += 1
+        if self.losses is not None and self.lost & (self.lost - 1) == 0:
+            self.losses.note(Loss(self.lost))
+
+    @property
+    def deleted(self) -> bool:
+        """Whether its file has no name any more: what is written to it goes with the process."""
+        try:
+            return self.fd >= 0 and os.fstat(self.fd).st_nlink == 0
+        except OSError:
+            return False
+
+    def revive(self) -> None:
+        """Write the file anew after it was deleted, with all that was in it; later lines go there, too.
+
+        Raises:
+            OSError: it can't be written, or what was in it can't be had back on this system.
+        """
+        with Path(f"/proc/self/fd/{self.fd}").open("rb", buffering=0) as old:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                _copy(old.fileno(), new)
+                os.dup2(new, self.fd, inheritable=False)
+                _copy(old.fileno(), new)  # what another thread has written meanwhile
+            finally:
+                os.close(new)
 
     def entry(self, *parts: Any) -> bool:
         """Append one entry of plain JSON values."""
@@ -120,6 +152,13 @@ class JournalWriter:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _copy(source: int, target: int) -> None:
+    while data := os.read(source, 1 << 20):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
 
 
 RETIREMENT_SECONDS = 10.0
@@ -197,6 +236,20 @@ def journal_end(path: Path) -> int:
                 return begin + cut + 1
             end = begin
     return 0
+
+
+def correct_end(path: Path, status: int) -> None:
+    """Append to the journal of a process that is over how it ended, where it had said another thing.
+
+    Args:
+        path: the journal.
+        status: the exit status of its process, as the process that started it sees it.
+    """
+    said = [entry.parts for entry in read_journal(path) if entry.parts[0] == "z"]
+    if status != 0 and said and said[-1][1] == "finished":
+        end = line_bytes("z", "failed", f"exit status {status}", said[-1][3])
+        with path.open("ab") as file:
+            file.write(end)
 
 
 def check_header(parts: list[Any], path: Path) -> dict[str, Any]:

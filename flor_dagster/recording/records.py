@@ -77,6 +77,23 @@ class Records:
         self._calls_made = calls
         self._contexts = contexts
 
+    @property
+    def journal(self) -> JournalWriter:
+        """Where they go."""
+        return self._journal
+
+    def revive(self) -> bool:
+        """Write the journal anew where its file was deleted; whether that was so.
+
+        Raises:
+            OSError: it can't be.
+        """
+        with self._lock:
+            if not self._journal.deleted:
+                return False
+            self._journal.revive()
+            return True
+
     def end(self) -> None:
         """No record is taken from here on."""
         with self._lock:
@@ -143,14 +160,18 @@ class Records:
     def _not_written(self) -> None:
         if not self._journal.closed:
             self._troubles.tell(
-                f"records can't be written to {self._journal.path}: {self._journal.error}; the training goes on"
+                f"records can't be written to {self._journal.path}: {self._journal.error}; the training goes on",
+                disk=True,
             )
 
     def lose(self, name: object, error: BaseException) -> None:
         """A record could not be made: said once per name, counted always."""
-        self._journal.lost += 1
+        self._journal.lose()
         shown = name if isinstance(name, str) else type(name).__name__
-        self._troubles.tell(f"records of {shown!r} are lost: {type(error).__name__}: {error}"[:500])
+        self._troubles.tell(
+            f"records of {shown!r} are lost: {type(error).__name__}: {error}"[:500],
+            disk=isinstance(error, OSError),
+        )
 
     def intern_call(self, name: str, frame: FrameType) -> int:
         """The number of a call site of `flor.log`."""

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -18,12 +19,13 @@ from flor_dagster.recording.capturing import Capturing
 from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import Iteration, current
-from flor_dagster.recording.endings import SIGNALS
+from flor_dagster.recording.endings import hurried
 from flor_dagster.recording.environment import keep_packages, library_facts, process_facts
 from flor_dagster.recording.generators import Generators, generator_state
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
+from flor_dagster.recording.losses import Loss, Losses
 from flor_dagster.recording.modules import Modules
 from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.records import Records
@@ -31,6 +33,7 @@ from flor_dagster.recording.runlock import hold_lock, release_lock
 from flor_dagster.recording.settings import CheckpointSettings, checkpoint_settings
 from flor_dagster.recording.telling import ToldLoops
 from flor_dagster.recording.trouble import Troubles
+from flor_dagster.recording.upkeep import Upkeep
 from flor_dagster.recording.values import encode
 from flor_dagster.recording.versioning import VersionChild
 from flor_dagster.recording.walking import Walker
@@ -102,6 +105,7 @@ class Session:
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
         self.records = Records(self.journal, place.root, self.troubles, ArtifactStore(place.home))
+        self.upkeep = Upkeep(self._folder(), place.root, self.records, self.troubles, self._start_anew)
         self.root = Iteration(self.journal, None, 0, None)
         self.told = ToldLoops(self)
         self.channels: list[Channel] = []
@@ -118,17 +122,33 @@ class Session:
         layout.ensure_home(self.place.home)
         with contextlib.suppress(OSError):
             self._packages = keep_packages(self.place.home)
-        folder = layout.run_folder(self.place.home, self.run_id)
+        folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
-        rank = self.topology.rank
-        self._run_lock = hold_lock(folder / ("lock" if rank == 0 else f"lock.{rank}"))
-        journal = JournalWriter(folder / f"journal.{rank}.jsonl")
-        journal.entry("flor", FORMAT, self.header())
-        if self.topology.leads:
-            self._version = VersionChild(
-                self.place.root if self._versioned else None, folder / "version.json"
-            )
+        journal = JournalWriter(folder / f"journal.{self.topology.rank}.jsonl")
+        try:
+            self._hold_folder(journal)
+            if not journal.entry("flor", FORMAT, self.header()):
+                raise journal.error or OSError("its journal can't be written")
+        except OSError:
+            journal.close()
+            release_lock(self._run_lock)
+            raise
+        self._keep_version()
         return journal
+
+    def _hold_folder(self, journal: JournalWriter) -> None:
+        """Hold the lock that says that the run lives; have room for what its disk may refuse."""
+        rank = self.topology.rank
+        self._run_lock = hold_lock(self._folder() / ("lock" if rank == 0 else f"lock.{rank}"))
+        journal.losses = Losses(self._folder(), rank)
+
+    def _folder(self) -> Path:
+        return layout.run_folder(self.place.home, self.run_id)
+
+    def _keep_version(self) -> None:
+        if self.topology.leads:
+            out = self._folder() / "version.json"
+            self._version = VersionChild(self.place.root if self._versioned else None, out)
 
     def _begin(self) -> None:
         """What is noted once the journal stands."""
@@ -163,21 +183,37 @@ class Session:
             self.told.end_all()
         for channel in self.channels:
             channel.stop()
+        self.upkeep.look(now=True)
         self.ended = True
         over = time.time_ns()  # what follows is our own business, no part of the training's time
         self.records.end()
-        if reason not in SIGNALS:  # there is no time: what is under way is written or is no checkpoint
+        if not hurried(reason):  # else what is under way is written or is no checkpoint
             self.capturing.close()
-        if self._version is not None and reason not in SIGNALS:
+        if self._version is not None and not hurried(reason):
             late = self._version.wait()
             if late:
-                self.troubles.tell(late)
+                self.troubles.tell(late, disk=True)
         self.journal.entry("m", self.modules.loaded())
         if self.journal.lost:
             self.journal.entry("w", "lost", f"{self.journal.lost} journal lines could not be written")
         self.journal.entry("z", status, reason[:2000], over)
+        if self.journal.losses is not None:
+            if self.journal.lost:
+                self.journal.losses.note(Loss(self.journal.lost, status, reason, over))
+            self.journal.losses.close()
         self.journal.close()
         release_lock(self._run_lock)
+
+    def _start_anew(self) -> None:
+        """The folder was deleted, and holds the journal again: with it comes what else belongs there."""
+        if self.mode != "record":
+            return
+        layout.ensure_home(self.place.home)
+        release_lock(self._run_lock)
+        self._hold_folder(self.journal)
+        self._keep_version()
+        with contextlib.suppress(OSError):
+            keep_packages(self.place.home)
 
     def sync(self) -> None:
         """Have what is recorded so far survive a loss of power, with the code's version."""
@@ -282,6 +318,7 @@ class Session:
 
     def iteration_over(self, execution: LoopExecution) -> None:
         """An iteration's body ended and the next one has not been pulled: a place for a restore point."""
+        self.upkeep.look()
         if not self.ended:
             self.capturing.reached(execution, execution.count - 1)
 

@@ -26,6 +26,7 @@ class Troubles:
     def __init__(self, journal: JournalWriter) -> None:
         self._journal = journal
         self._told: set[str] = set()
+        self._disk_told = False
 
     def first(self, key: str) -> bool:
         """Whether this is asked for the first time."""
@@ -34,8 +35,16 @@ class Troubles:
         self._told.add(key)
         return True
 
-    def tell(self, message: str) -> None:
-        """Warn the person and note it in the run, once."""
-        if self.first(message):
+    def tell(self, message: str, disk: bool = False) -> None:
+        """Warn the person and note it in the run, once.
+
+        Args:
+            message: what happened.
+            disk: whether the disk failed: the person is told of that once, whatever it then hits.
+        """
+        if not self.first(message):
+            return
+        if not (disk and self._disk_told):
             warn(message)
-            self._journal.entry("w", "trouble", message)
+        self._disk_told = self._disk_told or disk
+        self._journal.entry("w", "trouble", message)

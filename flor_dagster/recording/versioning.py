@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,7 +29,8 @@ class VersionChild:
             self._start(root)
 
     def _refuse(self, error: str) -> None:
-        self._out.write_text(json.dumps({"error": error}), encoding="utf-8")
+        with contextlib.suppress(OSError):
+            self._out.write_text(json.dumps({"error": error}), encoding="utf-8")
 
     def _start(self, root: Path) -> None:
         package_parent = str(Path(__file__).resolve().parents[2])
@@ -52,9 +54,14 @@ class VersionChild:
 
     def wait(self) -> str:
         """Wait for its end; what there is to warn of, or nothing."""
-        if self._child is not None:
-            try:
-                self._child.wait(SNAPSHOT_WAIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                return "the code snapshot did not end in time; this run may have no version"
-        return ""
+        if self._child is None:
+            return ""
+        try:
+            status = self._child.wait(SNAPSHOT_WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "the code snapshot did not end in time; this run may have no version"
+        try:
+            error = json.loads(self._out.read_bytes()).get("error")
+        except (OSError, ValueError, AttributeError):
+            error = f"the snapshot left no word, with exit status {status}"
+        return f"the code of this run could not be kept, so it can't be replayed: {error}" if error else ""

@@ -83,7 +83,7 @@ class CheckpointWriter:
         self,
         store: CheckpointStore,
         run: str,
-        trouble: Callable[[str], None],
+        trouble: Callable[[str, bool], None],
         most: int = 20 * 10**9,
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -148,7 +148,9 @@ class CheckpointWriter:
                     item()
             except Exception as error:  # noqa: BLE001 - a disk or an object's own code must not stop the training
                 self.broken = True
-                self._trouble(f"checkpoints stopped: {type(error).__name__}: {error}")
+                self._trouble(
+                    f"checkpoints stopped: {type(error).__name__}: {error}", isinstance(error, OSError)
+                )
             finally:
                 now = time.thread_time()
                 self.cpu_seconds += now - self._counted

@@ -29,6 +29,7 @@ from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 from flor_dagster.recording.identity import new_run_id
+from flor_dagster.recording.journal import correct_end
 from flor_dagster.recording.settings import checkpoint_settings
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.archiving import archive_versions, give_back_versions
@@ -518,6 +519,8 @@ class Workspace:
         finally:
             if ref is not None:
                 shutil.rmtree(root, ignore_errors=True)
+        for journal in layout.run_folder(self.home, run_id).glob("journal.0.jsonl"):
+            correct_end(journal, status)
         self.sync()
         found = self.store.runs(ids=[run_id])
         if status != 0:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 from flor_dagster.errors import JournalError
 from flor_dagster.recording.journal import read_journal
 from flor_dagster.recording.layout import NO_COMMIT
+from flor_dagster.recording.losses import Loss, read_losses
 from flor_dagster.store.chunks import pack_journal
 from flor_dagster.store.database import Database, insert_one, insert_rows
 from flor_dagster.store.lines import Lines, read_lines
@@ -60,6 +61,7 @@ class Folder:
     version: dict[str, Any] | None
     written: float
     alive: bool
+    losses: dict[int, Loss]
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class _Journal:
     rank: int
     upto: int
     end: tuple[str | None, str, int | None]
+    lost: int = 0
 
 
 def look(run_dir: Path) -> Folder | None:
@@ -97,6 +100,7 @@ def look(run_dir: Path) -> Folder | None:
             _version(run_dir),
             written,
             run_is_alive(run_dir, header, written),
+            read_losses(run_dir),
         )
     return None
 
@@ -132,6 +136,8 @@ def ingest_folder(database: Database, folder: Folder) -> str | None:
 def _version_is_known(folder: Folder) -> bool:
     if folder.version is not None or folder.header.get("root") is None:
         return True
+    if any(loss.status for loss in folder.losses.values()):
+        return True  # its process has waited for the version, which the disk did not take
     return not folder.alive and time.time() - folder.written > VERSION_GRACE_SECONDS
 
 
@@ -216,6 +222,7 @@ def _ingest_journal(connection: Connection, run: int, scope: str, rank: int, pat
     known.take_records(lines)
     known.take_rest(lines)
     journal.upto = lines.end
+    journal.lost = lines.lost
     if lines.last is not None:
         journal.end = (str(lines.last[0]), str(lines.last[1] or ""), lines.last[2])
     connection.execute(
@@ -417,7 +424,12 @@ class _KnownJournal:
 def _settle_status(connection: Connection, run: int, folder: Folder, taken: list[_Journal]) -> None:
     status, reason, ended = _status(folder, taken)
     values: dict[str, Any] = {"status": status, "reason": label(reason), "ended": ended}
-    old = connection.execute(select(runs.c.status, runs.c.ingested_seq).where(runs.c.run == run)).one()
+    old = connection.execute(
+        select(runs.c.status, runs.c.ingested_seq, runs.c.lost).where(runs.c.run == run)
+    ).one()
+    noted = {rank: loss.lines for rank, loss in folder.losses.items()}
+    lost = sum(max(journal.lost, noted.get(journal.rank, 0)) for journal in taken)
+    values["lost"] = max(lost, old[2])
     if status in TERMINAL:
         if old[1] is None:
             values["ingested_seq"] = next_number(connection, "ingested")
@@ -432,7 +444,9 @@ def _status(folder: Folder, taken: list[_Journal]) -> tuple[str, str, int | None
         return "running", "", None
     lost = "its process is gone without an end in its journal"
     ends = {
-        journal.rank: journal.end if journal.end[0] else ("lost", lost, int(folder.written * 1e9))
+        journal.rank: journal.end
+        if journal.end[0]
+        else _noted_end(folder.losses.get(journal.rank)) or ("lost", lost, int(folder.written * 1e9))
         for journal in taken
     }
     status = next((s for s in _GRAVITY if any(end[0] == s for end in ends.values())), "lost")
@@ -441,6 +455,11 @@ def _status(folder: Folder, taken: list[_Journal]) -> tuple[str, str, int | None
     if size == 1:
         return status, next((end[1] for end in ends.values()), ""), ended
     return status, _reasons_of_ranks(ends, size) if status != "finished" else "", ended
+
+
+def _noted_end(loss: Loss | None) -> tuple[str, str, int] | None:
+    """The end of a run whose journal could not take it."""
+    return (loss.status, loss.reason, loss.t) if loss is not None and loss.status else None
 
 
 def _reasons_of_ranks(ends: dict[int, tuple[str | None, str, int | None]], size: int) -> str:

@@ -40,6 +40,7 @@ class Lines:
     outputs: list[tuple[int, int, int, str, str, str]] = field(
         default_factory=list[tuple[int, int, int, str, str, str]]
     )
+    lost: int = 0
     last: list[Any] | None = None
 
 
@@ -90,6 +91,7 @@ def _sort(lines: Lines, offset: int, parts: list[Any]) -> None:
             lines.modules.update(modules)
         case ["w", code, message]:
             lines.warnings.append((offset, str(code), str(message)))
+            lines.lost += _lost(code, str(message))
         case ["t", dict(tags)]:
             lines.tags.update({str(name): str(value) for name, value in tags.items()})
         case ["o", int(context), int(t), str(channel), str(source), str(text)]:
@@ -98,3 +100,9 @@ def _sort(lines: Lines, offset: int, parts: list[Any]) -> None:
             lines.last = [status, reason, t]
         case _:
             pass
+
+
+def _lost(code: object, message: str) -> int:
+    """How many lines a warning says could not be written."""
+    count = message.partition(" ")[0]
+    return int(count) if code == "lost" and count.isdecimal() else 0

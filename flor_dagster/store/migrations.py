@@ -24,8 +24,14 @@ def _archive_versions(connection: Connection) -> None:
     schema.version_archives.create(connection, checkfirst=True)
 
 
+def _count_losses(connection: Connection) -> None:
+    """Schema 4: how many lines of a run's journals could not be written."""
+    if "lost" not in {column["name"] for column in inspect(connection).get_columns("runs")}:
+        connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN lost BIGINT DEFAULT '0' NOT NULL")
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
-MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions)
+MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions, _count_losses)
 
 NEWEST = len(MIGRATIONS) + 1
 

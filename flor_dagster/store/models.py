@@ -30,7 +30,11 @@ class VersionRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One training run. `key` is its partition key; `commit` is None where no version could be kept."""
+    """One training run.
+
+    `key` is its partition key; `commit` is None where no version could be kept; `lost` is how many lines of its journals
+    could not be written.
+    """
 
     id: str
     key: str
@@ -46,6 +50,7 @@ class RunRow:
     tags: dict[str, str]
     header: dict[str, Any]
     ingested_seq: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

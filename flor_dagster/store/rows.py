@@ -79,6 +79,7 @@ def _run_row(row: Row[Any], values: dict[str, Any]) -> RunRow:
         tags=json.loads(row.tags),
         header=json.loads(row.header),
         ingested_seq=row.ingested_seq or 0,
+        lost=row.lost,
     )
 
 

@@ -84,6 +84,7 @@ runs = Table(
     Column("header", Text, nullable=False),
     Column("modules", Text, nullable=False),
     Column("ingested_seq", BigInteger, unique=True),
+    Column("lost", BigInteger, nullable=False, server_default="0"),
 )
 
 replays = Table(

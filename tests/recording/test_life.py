@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flor_dagster.recording.environment import packages_file
+from flor_dagster.replay.workspace import TrainingFailedError, Workspace
 from tests.recording.record_lab import Project, Run
 
 
@@ -60,31 +61,87 @@ flor.log("y", 2)
     assert run.status == "finished"
 
 
+# Every way of leaving: what the script ends with, the exit status that it had without us, the run's status and reason.
 EXITS = [
-    (
-        "def main():\n    raise SystemExit(4)\nmain()",
-        4,
-        "failed" if hasattr(sys, "monitoring") else "finished",
-    ),
-    ("raise SystemExit(4)", 4, "failed"),
-    ("raise SystemExit('no data')", 1, "failed"),
-    ("raise SystemExit", 0, "finished"),
-    ("raise SystemExit(0)", 0, "finished"),
-    ("exit(3)", 3, "failed"),
-    ("quit()", 0, "finished"),
-    ("try:\n    raise SystemExit(3)\nexcept SystemExit:\n    pass", 0, "finished"),
-    ("try:\n    exit(3)\nexcept SystemExit:\n    pass", 0, "finished"),
+    ("def main():\n    raise SystemExit(4)\nmain()", 4, "failed", "SystemExit: 4"),
+    ("def main():\n    raise SystemExit\nmain()", 0, "finished", ""),
+    ("raise SystemExit(4)", 4, "failed", "SystemExit: 4"),
+    ("raise SystemExit('no data')", 1, "failed", "SystemExit: no data"),
+    ("raise SystemExit", 0, "finished", ""),
+    ("raise SystemExit(0)", 0, "finished", ""),
+    ("code = 3\nraise SystemExit(code)", 3, "failed", "SystemExit: 3"),
+    ("leave(3)", 3, "failed", "SystemExit: 3"),
+    ("def main():\n    leave(3)\nmain()", 3, "failed", "SystemExit: 3"),
+    ("def main():\n    return 3\nsys.exit(main())", 3, "failed", "SystemExit: 3"),
+    ("exit(3)", 3, "failed", "SystemExit: 3"),
+    ("quit()", 0, "finished", ""),
+    ("try:\n    raise SystemExit(3)\nexcept SystemExit:\n    pass", 0, "finished", ""),
+    ("try:\n    exit(3)\nexcept SystemExit:\n    pass", 0, "finished", ""),
+    ("try:\n    exit(3)\nexcept SystemExit:\n    pass\nraise SystemExit(0)", 0, "finished", ""),
+    ("async def main():\n    sys.exit(4)\nasyncio.run(main())", 4, "failed", "SystemExit: 4"),
+    ("async def main():\n    raise KeyError(4)\nasyncio.run(main())", 1, "failed", "KeyError: 4"),
+    ("sys.excepthook = lambda *_: None\nraise ValueError(4)", 1, "failed", "ValueError: 4"),
+    ("thread(sys.exit, 3)", 0, "finished", ""),
+    ("thread(int, 'x')", 0, "finished", "died of ValueError: invalid literal"),
+    ("thread(os._exit, 3)", 3, "failed", "os._exit(3)"),
+    ("os._exit(0)", 0, "finished", "os._exit(0)"),
+    ("if not os.fork():\n    os._exit(3)\nos.wait()", 0, "finished", ""),
+    ("atexit.register(int, 'x')", 0, "finished", ""),
+    ("atexit.register(sys.exit, 3)", 0, "finished", ""),
+    ("signal.signal(15, lambda *_: sys.exit(143))\nkill(15)", 143, "failed", "SystemExit: 143"),
+    ("signal.signal(15, lambda *_: os._exit(9))\nkill(15)", 9, "failed", "os._exit(9)"),
+    ("signal.signal(15, signal.SIG_IGN)\nkill(15)", 0, "finished", ""),
+    ("kill(15)", -15, "interrupted", "SIGTERM"),
+    ("if not os.fork():\n    os._exit(signal.getsignal(15))\nassert os.wait()[1] == 0", 0, "finished", ""),
+    ("kill(2)", -2, "interrupted", "KeyboardInterrupt"),
+    ("try:\n    kill(2)\nexcept KeyboardInterrupt:\n    sys.exit(130)", 130, "failed", "SystemExit: 130"),
+    ("kill(9)", -9, None, ""),
+    ("os.abort()", -6, None, ""),
 ]
 
+LEAVING = """
+import asyncio, atexit, os, signal, sys, threading, time
+from sys import exit as leave
+import flor_dagster as flor
+def thread(target, argument):
+    one = threading.Thread(target=target, args=(argument,))
+    one.start()
+    one.join()
+def kill(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+flor.log('x', 1)
+"""
 
-@pytest.mark.parametrize(("ending", "code", "status"), EXITS)
-def test_an_exit_by_hand_is_told_rightly(tmp_path: Path, ending: str, code: int, status: str) -> None:
-    run = Project(tmp_path / "p").run(
-        f"import flor_dagster as flor\nflor.log('x', 1)\n{ending}\n", status=code
-    )
+
+@pytest.mark.parametrize(("ending", "code", "status", "reason"), EXITS)
+def test_however_a_script_leaves_its_exit_status_is_its_own_and_is_told_rightly(
+    tmp_path: Path, ending: str, code: int, status: str | None, reason: str
+) -> None:
+    run = Project(tmp_path / "p").run(LEAVING + ending + "\n", status=code)
     assert run.status == status
-    if code and status == "finished":  # what can't be seen is said to be so
-        assert "can't be seen" in run.of("z")[0][2]
+    if status is not None:
+        assert reason in run.of("z")[-1][2]
+        assert reason or not run.of("z")[-1][2]
+
+
+@pytest.mark.skipif(hasattr(sys, "monitoring"), reason="from Python 3.12 on every code is seen")
+@pytest.mark.parametrize("code", [0, 5])
+def test_an_exit_code_that_cannot_be_seen_is_said_to_be_so(tmp_path: Path, code: int) -> None:
+    source = f"import flor_dagster as flor\nflor.log('x', 1)\nraise SystemExit(int('{code}'))\n"
+    run = Project(tmp_path / "p").run(source, status=code)
+    assert (run.status, "can't be seen" in run.of("z")[0][2]) == ("finished", True)
+
+
+def test_whoever_started_a_training_corrects_an_end_that_it_could_not_see(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", git=True)
+    project.commit(
+        {"train.py": "import flor_dagster as flor\nflor.log('x', 1)\nraise SystemExit(int('5'))\n"}
+    )
+    with Workspace.open(project.root) as workspace, pytest.raises(TrainingFailedError) as failed:
+        workspace.train("train.py", {})
+    assert failed.value.run is not None
+    assert (failed.value.run.status, "5" in failed.value.run.reason) == ("failed", True)
 
 
 def test_a_process_that_a_run_starts_knows_its_parent(tmp_path: Path) -> None:
