@@ -1,4 +1,4 @@
-"""The `flor` command, run as people run it: a real process, in a real repository."""
+"""The `flor` command: a process for each call, in a real repository."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flor_dagster import cli
 from flor_dagster.cli import output
 from flor_dagster.cli.reference import reference
 from flor_dagster.cli.run import parse_arguments
+from tests.forked import run_forked
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,20 +121,11 @@ def flor(*arguments: str, cwd: Path) -> Done:
         name: value for name, value in os.environ.items() if not name.startswith(("FLOR_", "PYTHONHASHSEED"))
     }
     environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd.parent / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", "flor_dagster.cli", *arguments],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    for stream in (done.stdout, done.stderr):
+    done = Done(*run_forked(cli.main, arguments, cwd=cwd, environment=environment))
+    for stream in (done.out, done.err):
         assert "Traceback" not in stream or "train.py" in stream, stream
         assert "\x1b" not in stream
-    return Done(done.returncode, done.stdout, done.stderr)
+    return done
 
 
 @pytest.fixture
@@ -172,6 +164,19 @@ def train(project: Project) -> Project:
 
 
 # --------------------------------------------------------------------------------------------------------- done well
+
+
+def test_it_is_a_module_and_an_installed_command(project: Project) -> None:
+    project.commit(FIRST)
+    for command in (
+        [sys.executable, "-m", "flor_dagster.cli"],
+        [str(Path(sys.executable).with_name("flor"))],
+    ):
+        done = subprocess.run(
+            [*command, "runs", "--json"], cwd=project.root, capture_output=True, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"runs": []}), done.stderr
 
 
 def test_run_records_a_training_run_with_its_arguments_and_a_fixed_hash_seed(project: Project) -> None:
