@@ -65,7 +65,7 @@ def _child(
         opened = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(opened, target)
         os.close(opened)
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # it is the process' own
     sys.argv = ["flor", *arguments]
     code = 0
     try:
