@@ -20,9 +20,12 @@ from flor_dagster.recording.adapters import registry
 from flor_dagster.recording.adapters.registry import Describe, Uncapturable
 from flor_dagster.recording.hulls import storage_hulls
 from flor_dagster.recording.memory import Copy, KnownMemory
+from flor_dagster.recording.globals import PYTHONS_OWN, find_global, imported, library_attribute
+from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.source import DYNAMIC_NAMES
 from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.state import Ref, State, digest_bytes
+from flor_dagster.recording.touching import ANY, NOTHING, Touches, touches_of_code
 
 MAX_NODES = 400_000
 PIECE_BYTES = 4 * 1024 * 1024
@@ -122,6 +125,7 @@ class Capturer:
                 self.state.unavailable[f"{module}:{name}"] = (
                     f"`{code.co_qualname}` calls `{name}`, so what it changes can't be known"
                 )
+        self.note_touches(touches_of_code(code), namespace, code.co_qualname)
         package = namespace.get("__package__") or ""
         for name in shape.code_imports(code):
             for full in (name, f"{package}.{name}" if name else package):
@@ -129,14 +133,32 @@ class Capturer:
                 if module is not None and self.is_own(full):
                     self.ref(module)
 
+    def note_touches(self, touches: Touches, namespace: Mapping[str, Any], where: str) -> None:
+        """Make what code reaches without naming it plainly roots too: attributes of libraries, modules by their names."""
+        if touches is NOTHING:
+            return
+        if touches.frames:
+            self.state.unavailable[f"{namespace.get('__name__', '?')}:{touches.frames}"] = (
+                f"`{where}` uses `{touches.frames}`, so what it changes can't be known"
+            )
+        names = {**namespace, **imported(touches)}
+        if touches.modules or any(names.get(chain[0]) is sys for chain in touches.by_name):
+            for name, module in list(sys.modules.items()):
+                if self.is_own(name):
+                    self.ref(module)
+        for chain in touches.set_attributes:
+            root = library_attribute(chain, names, self.is_own)
+            if root is None:
+                continue
+            if root.endswith(ANY):
+                self.state.unavailable[root] = f"`{where}` sets attributes of `{'.'.join(chain[:-1])}` by their names"
+            else:
+                self._globals.setdefault(root)
+
     def note_global(self, namespace: Mapping[str, Any], name: str) -> None:
         """Make one global of one of the repository's modules a root."""
         module = namespace.get("__name__")
-        if (
-            isinstance(module, str)
-            and not (name.startswith("__") and name.endswith("__"))
-            and self.is_own(module)
-        ):
+        if isinstance(module, str) and name not in PYTHONS_OWN and self.is_own(module):
             self._globals.setdefault(f"{module}:{name}")
 
     def meet_function(self, function: types.FunctionType) -> None:
@@ -155,10 +177,9 @@ class Capturer:
                 return
             for key in open_names:
                 done.add(key)
-                module, _, name = key.partition(":")
-                namespace = getattr(sys.modules.get(module), "__dict__", {})
-                if name in namespace and key not in self.state.roots:
-                    self.add(key, namespace[name])
+                value = find_global(*key.split(":", 1))
+                if value is not MISSING and key not in self.state.roots:
+                    self.add(key, value)
 
     def copy(self, check: Callable[[float], None] = _go_on) -> None:
         """Copy the memory of arrays and tensors: from here on the training may go on.

@@ -9,7 +9,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from flor_dagster.recording.context import Iteration, current
-from flor_dagster.recording.source import LoopSource, call_position, loop_source, parse_file
+from flor_dagster.recording.scopes import parse_file
+from flor_dagster.recording.source import LoopSource, call_position, loop_source
 
 if TYPE_CHECKING:
     from flor_dagster.recording.session import Session

@@ -163,6 +163,7 @@ class Matching:
                 yield node[1], live.__self__, ""
             case "enum":
                 yield node[1], type(live), ""
+                yield from _by_name(node[3] if len(node) > 3 else {}, shape.own_dict(live))
             case "holder":
                 yield from _by_index(node[2], shape.functions_in(live))
             case "partial":

@@ -8,7 +8,6 @@ a journal of the replay's own; at every executed end that the record has a check
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import json
 import os
@@ -28,6 +27,7 @@ from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_EFFECT
 from flor_dagster.recording.generators import global_generators, put_state
+from flor_dagster.recording.globals import live_global, put_global
 from flor_dagster.recording.graft import Bytes, Grafter
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
@@ -298,7 +298,7 @@ class ReplaySession(Session):
             if kind == "name":
                 locals_now[rest] = new
             else:
-                sys.modules[kind].__dict__[rest] = new
+                put_global(kind, rest, new)
         self.journal.entry("s", execution.id, index, name)
         if index is not None:
             # The loop is entered: the `for` itself binds its targets.
@@ -420,24 +420,6 @@ def pin_torch_threads(plan: dict[str, Any]) -> None:
     wanted = plan.get("torch_threads")
     if torch is not None and wanted and torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
-
-
-def live_global(module: str, name: str) -> Any:
-    """A global of a module, or MISSING.
-
-    Raises:
-        CheckpointError: the module can't be loaded.
-    """
-    loaded = sys.modules.get(module)
-    if loaded is None:
-        try:
-            # The skipped code imported it.
-            loaded = importlib.import_module(module)
-        except Exception as error:
-            raise CheckpointError(
-                f"the module {module} of the recorded run can't be loaded here: {error}"
-            ) from error
-    return loaded.__dict__.get(name, MISSING)
 
 
 def _settings_of(manifest: Manifest) -> list[str]:

@@ -15,7 +15,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from flor_dagster.recording.source import parse_file
+from flor_dagster.recording.scopes import parse_file
 
 MISSING: Any = object()
 
@@ -309,7 +309,8 @@ def opaque_text(value: Any) -> str:
     if type(value).__module__ == "typing":
         return f"typing {value!r}"
     if isinstance(value, CACHE):
-        return f"cache {value.__module__}.{value.__qualname__}"
+        wrapped = getattr(value, "__wrapped__", value)
+        return f"cache {getattr(wrapped, '__module__', '?')}.{getattr(wrapped, '__qualname__', type_name(type(wrapped)))}"
     return type_name(type(value))
 
 

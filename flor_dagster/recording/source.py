@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 import functools
-import linecache
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
+
+from flor_dagster.recording.scopes import SCOPES, bound_names, mangled, own_nodes, parse_file, walk_with_scope
+from flor_dagster.recording.touching import Touches, dotted, touches_of
 
 # Wrappers that pull from a loop one by one and add nothing that outlives it.
 TRANSPARENT_WRAPPERS = frozenset({"enumerate", "tqdm", "trange", "track"})
@@ -30,10 +32,6 @@ CLOCK_NAMES = frozenset(
 
 MOST_POSITIONS = 1024
 
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-
-
 @dataclass(frozen=True, slots=True)
 class LoopSource:
     """One `for` statement over a `flor.loop(...)`.
@@ -41,7 +39,8 @@ class LoopSource:
     `stored` are the names that the statement binds in its own scope, `targets` the loop's own among them, `loaded` the ones that it reads (nested functions
     and its iterable included), `first_stored` those of `stored` whose value no iteration reads before it binds them,
     `tainted` those that hold clock or process values. `reason` says why its executions can't be skipped, empty if
-    they can. Lines are 1-based.
+    they can. `wrappers` are the dotted names of what pulls from it in the iterable (`enumerate`, `tqdm`), `touches` what its
+    code reaches without naming it plainly. Lines are 1-based.
     """
 
     line: int
@@ -56,18 +55,8 @@ class LoopSource:
     has_else: bool
     nested: bool
     reason: str
-
-
-@functools.lru_cache(maxsize=256)
-def parse_file(file: str) -> ast.Module | None:
-    """The syntax tree of a file as Python's traceback machinery would show it; None where there is none."""
-    lines = linecache.getlines(file)
-    if not lines:
-        return None
-    try:
-        return ast.parse("".join(lines))
-    except (SyntaxError, ValueError):
-        return None
+    wrappers: tuple[tuple[str, ...], ...] = ()
+    touches: Touches = Touches()
 
 
 # By identity: to hash a code object takes as long as to look. The code is kept with it, so that its id stays its own.
@@ -99,21 +88,10 @@ def loop_source(file: str, line: int, column: int) -> LoopSource | None:
 
 def find_loop(tree: ast.Module, line: int, column: int) -> LoopSource | None:
     """As `loop_source`, in a tree."""
-    scope: ast.AST = tree
-    for node, owner in _walk_with_scope(tree):
+    for node, scope, owner in walk_with_scope(tree):
         if isinstance(node, ast.For | ast.AsyncFor) and _iterates(node.iter, line, column) is not None:
-            scope = owner
-            return _describe(node, scope, line, column)
+            return _describe(node, scope, owner, line, column)
     return None
-
-
-def _walk_with_scope(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
-    stack: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
-    while stack:
-        node, scope = stack.pop()
-        yield node, scope
-        inner = node if isinstance(node, _SCOPES) else scope
-        stack.extend((child, inner) for child in ast.iter_child_nodes(node))
 
 
 def _iterates(node: ast.expr, line: int, column: int) -> str | None:
@@ -132,6 +110,13 @@ def _iterates(node: ast.expr, line: int, column: int) -> str | None:
     return None
 
 
+def _wrappers(node: ast.expr) -> Iterator[tuple[str, ...]]:
+    """The dotted names of the transparent wrappers around a loop, the outermost first."""
+    while isinstance(node, ast.Call) and _called_name(node.func) in TRANSPARENT_WRAPPERS and node.args:
+        yield dotted(node.func)
+        node = node.args[0]
+
+
 def _wrapped_call_at(node: ast.Call, line: int, column: int) -> bool:
     """Whether a transparent wrapper starts at the same position (`flor.loop(...)` can't: its name starts it)."""
     return _called_name(node.func) in TRANSPARENT_WRAPPERS
@@ -143,7 +128,9 @@ def _called_name(func: ast.expr) -> str:
     return func.attr if isinstance(func, ast.Attribute) else ""
 
 
-def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, line: int, column: int) -> LoopSource:
+def _describe(
+    node: ast.For | ast.AsyncFor, scope: ast.AST, owner: str, line: int, column: int
+) -> LoopSource:
     body = [*node.body]
     stored = frozenset(bound_names([node], scope))
     loaded = frozenset(
@@ -154,10 +141,11 @@ def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, line: int, column: i
         reason = reason or "it is an `async for`"
     if isinstance(scope, ast.ClassDef):
         reason = reason or "it stands in a class body"
-    if any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Await) for n in _own_nodes(body)):
+    if any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Await) for n in own_nodes(body)):
         reason = reason or "its body yields or awaits"
-    dynamic = sorted((loaded & DYNAMIC_NAMES) - stored)
-    if dynamic:
+    touches = touches_of(node)
+    dynamic = sorted((loaded & DYNAMIC_NAMES) - stored) or [touches.frames]
+    if dynamic[0]:
         reason = reason or f"its body calls `{dynamic[0]}`, so what it changes can't be known"
     if node.body[0].lineno == node.lineno:
         reason = reason or "its body stands on the line of the `for`"
@@ -165,67 +153,19 @@ def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, line: int, column: i
     return LoopSource(
         line=node.lineno,
         end_line=node.end_lineno or node.lineno,
-        stored=stored,
-        targets=frozenset(n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)),
-        loaded=loaded,
-        first_stored=first,
-        read_outside=_read_outside(node, scope),
-        tainted=frozenset(_tainted(node)),
+        stored=mangled(stored, owner),
+        targets=mangled((n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)), owner),
+        loaded=mangled(loaded, owner),
+        first_stored=mangled(first, owner),
+        read_outside=mangled(_read_outside(node, scope), owner),
+        tainted=mangled(_tainted(node), owner),
+        wrappers=tuple(_wrappers(node.iter)),
+        touches=touches,
         breaks=tuple(_own_breaks(body)),
         has_else=bool(node.orelse),
         nested=any(isinstance(n, ast.For | ast.While | ast.AsyncFor) for s in body for n in ast.walk(s)),
         reason=reason,
     )
-
-
-def _own_nodes(statements: list[ast.stmt]) -> Iterator[ast.AST]:
-    """Every node of the statements that runs in their own scope."""
-    stack: list[ast.AST] = list(statements)
-    while stack:
-        node = stack.pop()
-        yield node
-        if not isinstance(node, _SCOPES):
-            stack.extend(ast.iter_child_nodes(node))
-
-
-def bound_names(statements: list[ast.stmt], scope: ast.AST | None = None) -> set[str]:
-    """The names that the statements bind or delete in their own scope.
-
-    Where a function nested in the scope rebinds a name by `nonlocal` or `global`, calling it binds that name too.
-    """
-    names: set[str] = set()
-    stack: list[ast.AST] = list(statements)
-    while stack:
-        node = stack.pop()
-        match node:
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-                names.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                names.add(name)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                names.update((a.asname or a.name).partition(".")[0] for a in aliases)
-            case ast.ExceptHandler(name=str(name)):
-                names.add(name)
-            case (
-                ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name))
-            ):
-                names.add(name)
-            case _:
-                pass
-        if isinstance(node, _COMPREHENSIONS):
-            names.update(n.target.id for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
-            stack.extend(g.iter for g in node.generators[:1])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            stack.extend(node.decorator_list)
-        elif not isinstance(node, ast.Lambda):
-            stack.extend(ast.iter_child_nodes(node))
-    if scope is not None:
-        for inner in ast.walk(scope):
-            if isinstance(inner, ast.Nonlocal) or (
-                isinstance(inner, ast.Global) and isinstance(scope, ast.Module)
-            ):
-                names.update(inner.names)
-    return names
 
 
 def _first_stored(node: ast.For | ast.AsyncFor) -> frozenset[str]:
@@ -291,5 +231,5 @@ def _own_breaks(body: list[ast.stmt]) -> Iterator[tuple[int, int]]:
             yield node.lineno, node.col_offset
         elif isinstance(node, ast.For | ast.While | ast.AsyncFor):
             stack.extend(node.orelse)
-        elif not isinstance(node, _SCOPES):
+        elif not isinstance(node, SCOPES):
             stack.extend(ast.iter_child_nodes(node))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flor_dagster.recording import switches
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.memory import KnownMemory
-from flor_dagster.recording.shape import child_items, frame_locals
+from flor_dagster.recording.globals import find_global
+from flor_dagster.recording.shape import MISSING, child_items, frame_locals
 
 if TYPE_CHECKING:
     from flor_dagster.recording.generators import Generators
@@ -61,6 +61,8 @@ class Walker:
                 capturer.add(f"name:{name}", values[name])
             elif name in frame.f_globals:
                 capturer.note_global(frame.f_globals, name)
+        names = frame.f_globals if at_module_level else {**frame.f_globals, **values}
+        capturer.note_touches(source.touches, names, f"the body of {execution.name}")
         capturer.follow()
         return capturer
 
@@ -83,10 +85,9 @@ class Walker:
                 f"name:{name}": values[name] for name in source.stored | source.loaded if name in values
             }
         for root in global_roots:
-            module, _, name = root.partition(":")
-            namespace = getattr(sys.modules.get(module), "__dict__", {})
-            if name in namespace:
-                roots[root] = namespace[name]
+            value = find_global(*root.split(":", 1))
+            if value is not MISSING:
+                roots[root] = value
         for root, value in roots.items():
             places = {"": id(value)}
             for count, (place, item) in enumerate(child_items(value)):

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flor_dagster.recording.source import bound_names
+from flor_dagster.recording.scopes import bound_names
 from flor_dagster.replay.holding import Reads, joined, reads_at
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

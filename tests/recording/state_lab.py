@@ -36,7 +36,7 @@ class Kept:
 
     def put_back(self, **live: Any) -> dict[str, Any]:
         """Graft into the live objects; the values to use, whose digests equal the captured ones."""
-        from flor_dagster.recording.replaying import live_global
+        from flor_dagster.recording.globals import live_global
         from flor_dagster.recording.shape import MISSING
 
         grafter = Grafter(self.nodes, self.buffers.__getitem__, moved=self.moved, is_own=is_own)

@@ -42,10 +42,14 @@ def recognise(kind: type) -> Describe | None:
     return describe_cache if kind is CACHE else None
 
 
+_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_", "_hashable_values_"})
+
+
 def describe_member(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
-    """A member of an enumeration."""
+    """A member of an enumeration, and what was set on it."""
     del node
-    return ["enum", walk.ref(type(value)), walk.ref(value._value_)]
+    more = {k: v for k, v in shape.own_dict(value).items() if k not in _OF_A_MEMBER}
+    return ["enum", walk.ref(type(value)), walk.ref(value._value_), *([walk.named(more)] if more else [])]
 
 
 def describe_partial(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
@@ -123,8 +127,10 @@ def describe_cache(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
     """A node for it."""
     del node
     wrapped = getattr(value, "__wrapped__", None)
-    if isinstance(wrapped, types.FunctionType) and walk.is_own(str(wrapped.__globals__.get("__name__", ""))):
-        walk.meet_function(wrapped)
+    if isinstance(wrapped, types.FunctionType) and not walk.is_own(str(wrapped.__globals__.get("__name__", ""))):
+        return ["opaque", opaque_text(value)]
+    if wrapped is not None and not isinstance(wrapped, types.BuiltinFunctionType | type):
+        walk.ref(wrapped)
         if value.cache_info().currsize:
             raise Uncapturable("is a function whose cache of results can't be captured")
     return ["opaque", opaque_text(value)]
@@ -278,7 +284,14 @@ def put_enum(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
     """The member with the recorded value."""
     del ref
     kind: Any = graft.value(node[1], MISSING if live is MISSING else type(live))
-    return kind(graft.value(node[2]))
+    member = kind(graft.value(node[2]))
+    attributes = shape.own_dict(member)
+    more: dict[str, Ref] = node[3] if len(node) > 3 else {}
+    for name in attributes.keys() - _OF_A_MEMBER - more.keys():
+        del attributes[name]
+    for name, ref_ in more.items():
+        attributes[name] = graft.value(ref_, attributes.get(name, MISSING))
+    return member
 
 
 def _nothing() -> None:

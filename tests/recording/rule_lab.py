@@ -1,0 +1,250 @@
+"""Many small trainings of one version, each recorded, asked and compared with the run that logged the answer itself.
+
+Trainings are forked from the test's process: no interpreter and no library is started for them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import traceback
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flor_dagster.recording.journal import read_journal
+from flor_dagster.replay.model import Question
+from flor_dagster.replay.workspace import Workspace
+from tests.recording.record_lab import Project
+
+EPOCHS, STEPS = 4, 3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One training, of epochs with steps, and what is asked of it behind its steps.
+
+    Args:
+        body: the steps' body.
+        asked: an expression.
+        before: what stands before the loop over epochs, in the same function.
+        top: what stands at the top of the script.
+        tail: what stands between the steps and the question.
+        reason: why the steps are executed, empty where they are skipped.
+        script: the whole script, where it is another; the asked statement stands behind `#?`.
+    """
+
+    body: str = "pass"
+    asked: str = "0"
+    before: str = "pass"
+    top: str = ""
+    tail: str = "pass"
+    reason: str = ""
+    script: str = ""
+
+    def source(self, name: str, *, asked: bool) -> str:
+        statement = f'flor.log("asked_{name}", {self.asked})'
+        text = self.script or _SCRIPT.format(
+            top=self.top, before=textwrap.indent(textwrap.dedent(self.before), "    "),
+            body=textwrap.indent(textwrap.dedent(self.body), " " * 12),
+            tail=textwrap.indent(textwrap.dedent(self.tail), " " * 8), epochs=EPOCHS, steps=STEPS,
+        )  # fmt: skip
+        return text.replace("#?", statement if asked else "pass")
+
+
+_SCRIPT = """\
+import array, collections, contextlib, functools, io, itertools, os, random, sys, threading, types
+import numpy as np
+import flor_dagster as flor
+
+random.seed(1)
+np.random.seed(1)
+{top}
+
+def main():
+{before}
+    for epoch in flor.loop("epoch", range({epochs})):
+        for step in flor.loop("step", range({steps})):
+{body}
+{tail}
+        flor.log("epoch_over", epoch)
+        #?
+
+main()
+"""
+
+
+@dataclass
+class Recorded:
+    """What a recorded training said."""
+
+    entries: list[list[Any]]
+    run: str
+    output: str
+
+    def of(self, kind: str) -> list[list[Any]]:
+        return [parts for parts in self.entries if parts[0] == kind]
+
+    def reasons(self, loop: str = "step") -> list[str]:
+        """Why executions of a loop can't be skipped, each reason once."""
+        numbers = {parts[1] for parts in self.of("l") if parts[3] == loop}
+        return list(dict.fromkeys(r for p in self.of("u") if p[1] in numbers for r in p[3]))
+
+    def values(self, name: str) -> list[tuple[str, str]]:
+        return _values(self.entries, name)
+
+
+@dataclass
+class Answered:
+    """What a question gave.
+
+    Args:
+        skipped: how many loop executions were skipped, by the loop's name; `entered` where a loop was begun in the middle.
+        executed: how many were executed.
+    """
+
+    status: str
+    fidelity: str | None
+    sentence: str
+    values: list[tuple[str, str]]
+    skipped: dict[str, int] = field(default_factory=dict)
+    executed: dict[str, int] = field(default_factory=dict)
+    entered: bool = False
+    children: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def _values(entries: Iterable[Sequence[Any]], name: str) -> list[tuple[str, str]]:
+    """Loop context and value of each record of a name, bit for bit."""
+    names: dict[int, str] = {}
+    loops: dict[int, Sequence[Any]] = {}
+    contexts: dict[int, str] = {0: ""}
+    found: list[tuple[str, str]] = []
+    for parts in entries:
+        if parts[0] == "n":
+            names[parts[1]] = parts[2]
+        elif parts[0] == "l":
+            loops[parts[1]] = parts
+        elif parts[0] == "c":
+            _, number, loop, index, _value = parts
+            contexts[number] = f"{contexts[loops[loop][2]]}/{loops[loop][3]}[{index}]".lstrip("/")
+        elif isinstance(parts[0], int) and names[parts[0]] == name:
+            found.append((contexts[parts[1]], json.dumps(parts[2])))
+    return found
+
+
+class RuleLab:
+    """Two repositories of the same scripts, one with the asked statements.
+
+    Args:
+        place: an empty folder.
+        rules: name → training.
+        others: further files.
+    """
+
+    def __init__(self, place: Path, rules: Mapping[str, Rule], others: Mapping[str, str] | None = None) -> None:
+        self.rules = rules
+        self.project, self.oracle = Project(place / "p", git=True), Project(place / "o")
+        common = dict(others or {}) | {".gitignore": "__pycache__/\n"}
+        self.project.commit(common | {f"{n}.py": r.source(n, asked=False) for n, r in rules.items()})
+        self.oracle.write(common | {f"{n}.py": r.source(n, asked=True) for n, r in rules.items()})
+        time.sleep(0.05)  # a file that is younger than its process would make the version an uncertain one
+
+    def train(self, *names: str, **variables: str) -> dict[str, Recorded]:
+        """Record trainings."""
+        return {n: _train(self.project, n, {"FLOR_CHECKPOINTS": "all"} | variables) for n in names or self.rules}
+
+    def truth(self, *names: str) -> dict[str, list[tuple[str, str]]]:
+        """What each training would have logged."""
+        variables = {"FLOR_CHECKPOINTS": "none"}
+        return {n: _train(self.oracle, n, variables).values(f"asked_{n}") for n in names or self.rules}
+
+    def look_back(self) -> Workspace:
+        """The workspace, once the asked statements stand in the newest sources."""
+        self.project.write({f"{n}.py": r.source(n, asked=True) for n, r in self.rules.items()})
+        return Workspace.open(self.project.root)
+
+    def ask(self, workspace: Workspace, name: str, run: str, **options: Any) -> Answered:
+        """Ask one training."""
+        report = workspace.answer(Question((f"asked_{name}",), runs=(run,), **options))
+        (answer,) = report.cells
+        cell = answer.cell
+        answered = Answered(str(cell.status), cell.fidelity, cell.sentence, [], children=report.children)
+        answered.notes = tuple(report.plan.runs[0].detail.get("notes", ()))
+        for replay in report.replays:
+            for path in sorted((self.project.root / ".flor/replays" / replay.id).glob("journal.0.jsonl")):
+                entries = [e.parts for e in read_journal(path)]
+                answered.values = _values(entries, f"asked_{name}")
+                restored = {parts[1]: parts[2] for parts in entries if parts[0] == "s"}
+                for parts in entries:
+                    if parts[0] == "l":
+                        index = restored.get(parts[1], "no")
+                        kind = answered.skipped if index is None else answered.executed
+                        kind[parts[3]] = kind.get(parts[3], 0) + 1
+                        answered.entered |= isinstance(index, int)
+        return answered
+
+
+def _train(project: Project, name: str, variables: Mapping[str, str]) -> Recorded:
+    before = set(project.journals)
+    output = project.root.parent / f"{project.root.name}.{name}.txt"
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = _child(project.root, f"{name}.py", output, variables)
+        except BaseException:  # noqa: BLE001 - a fork must never go on as a second test process
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    _, code = os.waitpid(pid, 0)
+    said = output.read_text()
+    if code:
+        raise AssertionError(f"{name} left with {code}:\n{said}")
+    (journal,) = set(project.journals) - before
+    return Recorded([e.parts for e in read_journal(journal)], journal.parent.name, said)
+
+
+def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) -> int:
+    """Run a script in this forked process as an interpreter would."""
+    from flor_dagster.recording import process as sessions
+
+    sessions._forked_from = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - here it stands for a fresh interpreter
+    sessions._number = 0  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    for variable in [v for v in os.environ if v.startswith("FLOR_")]:
+        del os.environ[variable]
+    os.environ.update(variables)
+    fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    os.chdir(root)
+    path = root / script
+    sys.argv = [str(path)]
+    sys.path[0] = str(root)
+    main = types.ModuleType("__main__")
+    main.__file__ = str(path)
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    status = 0
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), main.__dict__)
+    except SystemExit:
+        pass
+    except BaseException:  # noqa: BLE001 - the script's own error
+        sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
+        status = 1
+    import atexit
+
+    atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
