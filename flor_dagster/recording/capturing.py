@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
-from flor_dagster.recording import switches
+from flor_dagster.recording import listening, switches
 from flor_dagster.recording.checkpoints import Manifest
 from flor_dagster.recording.memory import available_bytes
+from flor_dagster.recording.obstacles import why_unskippable
 from flor_dagster.recording.policy import choose_policy
 from flor_dagster.recording.walking import Walker, sort_unavailable, tainted_roots
 from flor_dagster.recording.writing import CheckpointWriter, Snapshot
@@ -86,7 +86,7 @@ class Capturing:
                 begin = time.perf_counter()
                 capturer = self._walker.walk(execution)
                 roots = tuple(
-                    r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name")
+                    r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name", listening.KIND)
                 )
                 self._global_roots[site] = roots
                 size = capturer.pending_bytes
@@ -107,7 +107,7 @@ class Capturing:
     def reached(self, execution: LoopExecution, index: int | None) -> None:
         """The end of an iteration, or of the execution (index None): a place for a checkpoint."""
         try:
-            reason = why_unskippable(execution)
+            reason = why_unskippable(execution, self._walker.is_own)
             if reason:
                 self._note_uncaptured(execution, index, [reason])
                 return
@@ -197,25 +197,6 @@ class Capturing:
         key = f"{execution.path.rpartition('/')[2]} {reasons}"
         if self._troubles.first(key) or index is None:
             self._journal.entry("u", execution.id, index, reasons)
-
-
-def why_unskippable(execution: LoopExecution) -> str:
-    """Why an execution's end state can't stand for it, empty where it can."""
-    if execution.source is None:
-        return "its `for` statement can't be seen"
-    if execution.source.reason:
-        return execution.source.reason
-    if threading.current_thread() is not threading.main_thread():
-        return "it runs in a thread of its own"
-    frame = execution.frame
-    if frame is None:
-        return "its frame is gone"
-    for around in execution.parent.chain():
-        other = around.execution
-        opened = None if other is None else other.frame
-        if opened is not None and opened.f_code is frame.f_code and opened is not frame:
-            return "its function is open already (recursion)"
-    return ""
 
 
 def _moved(execution: LoopExecution, now: dict[str, dict[str, int]]) -> dict[str, list[str]]:

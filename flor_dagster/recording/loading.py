@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError
-from flor_dagster.recording import layout
+from flor_dagster.recording import layout, listening
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import read_journal
@@ -95,7 +95,7 @@ def _points(home: Path, run_id: str) -> dict[int, str]:
 
 def _objects(store: CheckpointStore, manifest: Manifest, root: str) -> dict[str, Any]:
     roots = {
-        name: ref for name, ref in manifest.roots.items() if not name.startswith(("random:", f"{KIND}:"))
+        name: ref for name, ref in manifest.roots.items() if not name.startswith(("random:", f"{KIND}:", f"{listening.KIND}:"))
     }
     for name in sorted(
         {node[1].rpartition(".")[0] for node in manifest.nodes if node[0] in ("class", "object")}

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, ReplayError
-from flor_dagster.recording import layout, switches
+from flor_dagster.recording import layout, listening, switches
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.collecting import lease
@@ -276,6 +276,7 @@ class ReplaySession(Session):
         switches.load(_settings_of(manifest))
         unused = self._unused_generators(manifest)
         live = {root: self._live(root, values) for root in manifest.roots if root not in unused}
+        listened = {root: list(map(id, found)) for root, found in live.items() if root.startswith(listening.KIND)}
         before = switches.read_all()
         restored = grafter.restore({root: (manifest.roots[root], now) for root, now in live.items()})
         # Making objects anew may turn something itself: torch counts the hooks of a model.
@@ -285,6 +286,8 @@ class ReplaySession(Session):
         locals_now: dict[str, Any] = {}
         for root, new in restored.items():
             kind, _, rest = root.partition(":")
+            if kind == listening.KIND and list(map(id, new)) != listened[root]:
+                raise CheckpointError(f"the recorded run had something else in {rest} here")
             if new is live[root]:
                 continue
             if kind == "random":
@@ -323,6 +326,11 @@ class ReplaySession(Session):
             return MISSING
         if kind == "random":
             return self.generators.meet()[root]
+        if kind == listening.KIND:
+            found = listening.listeners(self.modules.is_own).get(root)
+            if found is None:
+                raise CheckpointError(f"the recorded run had something in {name} here")
+            return found
         if kind == "object":
             if name not in self.walker.registered:
                 raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording import switches
 from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.listening import listeners
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.shape import MISSING, child_items, frame_locals
@@ -33,7 +34,7 @@ class Walker:
     def __init__(self, root: Path, is_own: Callable[[str], bool], generators: Generators) -> None:
         self.registered: dict[str, tuple[Any, tuple[str, ...]]] = {}
         self._root = root
-        self._is_own = is_own
+        self.is_own = is_own
         self._generators = generators
         self.known = KnownMemory()
 
@@ -45,7 +46,7 @@ class Walker:
 
     def walk(self, execution: LoopExecution) -> Capturer:
         """Capture what an execution's code may have changed, as copies."""
-        capturer = Capturer(self._is_own, str(self._root), self.known)
+        capturer = Capturer(self.is_own, str(self._root), self.known)
         for name, generator in self._generators.meet().items():
             capturer.add(name, generator)
         frame = execution.frame
@@ -63,6 +64,8 @@ class Walker:
                 capturer.note_global(frame.f_globals, name)
         names = frame.f_globals if at_module_level else {**frame.f_globals, **values}
         capturer.note_touches(source.touches, names, f"the body of {execution.name}")
+        for root, found in listeners(self.is_own).items():
+            capturer.add(root, found)
         capturer.follow()
         return capturer
 
