@@ -18,9 +18,9 @@ from flor_dagster.recording import adapters as _adapters  # noqa: F401  # pyrigh
 from flor_dagster.recording import shape
 from flor_dagster.recording.adapters import registry
 from flor_dagster.recording.adapters.registry import Describe, Uncapturable
+from flor_dagster.recording.globals import PYTHONS_OWN, find_global, imported, library_attribute
 from flor_dagster.recording.hulls import storage_hulls
 from flor_dagster.recording.memory import Copy, KnownMemory
-from flor_dagster.recording.globals import PYTHONS_OWN, find_global, imported, library_attribute
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.source import DYNAMIC_NAMES
 from flor_dagster.recording.spans import MemorySpans
@@ -151,7 +151,9 @@ class Capturer:
             if root is None:
                 continue
             if root.endswith(ANY):
-                self.state.unavailable[root] = f"`{where}` sets attributes of `{'.'.join(chain[:-1])}` by their names"
+                self.state.unavailable[root] = (
+                    f"`{where}` sets attributes of `{'.'.join(chain[:-1])}` by their names"
+                )
             else:
                 self._globals.setdefault(root)
 

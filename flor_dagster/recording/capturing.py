@@ -10,6 +10,7 @@ from flor_dagster.recording.checkpoints import Manifest
 from flor_dagster.recording.memory import available_bytes
 from flor_dagster.recording.obstacles import why_unskippable
 from flor_dagster.recording.policy import choose_policy
+from flor_dagster.recording.surveying import Survey, TooManyError, by_node, changes
 from flor_dagster.recording.walking import Walker, sort_unavailable, tainted_roots
 from flor_dagster.recording.writing import CheckpointWriter, Snapshot
 
@@ -27,6 +28,7 @@ BYTES_PER_SECOND = 1e9
 WRITTEN_PER_SECOND = 3e8
 # A copy must never push the training out of memory.
 SHARE_OF_AVAILABLE = 0.5
+TOO_MANY = "it uses more objects than can be watched"
 
 
 class Capturing:
@@ -86,7 +88,9 @@ class Capturing:
                 begin = time.perf_counter()
                 capturer = self._walker.walk(execution)
                 roots = tuple(
-                    r for r in capturer.state.roots if r.partition(":")[0] not in ("random", "object", "name", listening.KIND)
+                    r
+                    for r in capturer.state.roots
+                    if r.partition(":")[0] not in ("random", "object", "name", listening.KIND)
                 )
                 self._global_roots[site] = roots
                 size = capturer.pending_bytes
@@ -98,10 +102,11 @@ class Capturing:
                 )
                 if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
                     self._prepare(capturer.sizes)
-            execution.entry = self._identities(execution)
+            execution.entry = self._survey(execution)
             execution.switches = switches.read_all()
+        except TooManyError:
+            self._note_uncaptured(execution, None, [TOO_MANY])
         except Exception as error:  # noqa: BLE001 - a checkpoint must never stop a training
-            execution.entry = None
             self._note_uncaptured(execution, None, [f"{type(error).__name__}: {error}"])
 
     def reached(self, execution: LoopExecution, index: int | None) -> None:
@@ -152,11 +157,13 @@ class Capturing:
         )
         for name, value in settings.items():
             capturer.add(f"{switches.KIND}:{name}", value)
+        entry = execution.entry or Survey()
+        now = self._survey(execution)
+        changed = by_node(changes(entry, now), capturer.memo)
         capturer.copy(allowance.check)
         reasons, dead = sort_unavailable(execution, capturer)
         reasons += unsettable
-        now = self._identities(execution)
-        reasons += _gone(execution, now)
+        reasons += _gone(entry, now)
         if reasons:
             self._note_uncaptured(execution, index, reasons)
             return
@@ -184,14 +191,13 @@ class Capturing:
         )
         number = self._taken_of.get(series, 0) if index is None else index
         self._taken_of[series] = number + 1
-        moved = _moved(execution, now)
         tainted = tainted_roots(execution)
         tainted += tuple(f"{switches.KIND}:{n}" for n in switches.not_compared(settings))
         paid = self.policy.hand_over(execution.place(index))
-        self._writer.put(Snapshot(name, capturer, dead, tainted, moved, done, series, number, paid))
+        self._writer.put(Snapshot(name, capturer, dead, tainted, changed, done, series, number, paid))
 
-    def _identities(self, execution: LoopExecution) -> dict[str, dict[str, int]]:
-        return self._walker.identities(execution, self._global_roots.get(execution.site, ()))
+    def _survey(self, execution: LoopExecution) -> Survey:
+        return self._walker.survey(execution, self._global_roots.get(execution.site, ()))
 
     def _note_uncaptured(self, execution: LoopExecution, index: int | None, reasons: list[str]) -> None:
         key = f"{execution.path.rpartition('/')[2]} {reasons}"
@@ -199,22 +205,7 @@ class Capturing:
             self._journal.entry("u", execution.id, index, reasons)
 
 
-def _moved(execution: LoopExecution, now: dict[str, dict[str, int]]) -> dict[str, list[str]]:
-    """What the loop found elsewhere when it began, by root: the places that have another object now."""
-    entry = execution.entry or {}
-    moved: dict[str, list[str]] = {}
-    for root, places in now.items():
-        before = entry.get(root)
-        if before is None or before[""] != places[""]:
-            moved[root] = [""]
-            continue
-        other = [place for place, number in places.items() if before.get(place, number) != number]
-        if other:
-            moved[root] = other
-    return moved
-
-
-def _gone(execution: LoopExecution, now: dict[str, dict[str, int]]) -> list[str]:
+def _gone(entry: Survey, now: Survey) -> list[str]:
     """Names that the loop found bound and left unbound: a replay can't unbind them."""
-    gone = [root for root in execution.entry or {} if root not in now]
+    gone = [root for root in entry.roots if root not in now.roots]
     return [f"`{root.partition(':')[2]}` is deleted in the loop" for root in sorted(gone)]

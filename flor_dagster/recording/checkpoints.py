@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Manifest:
         unavailable: names that nothing reads later and that could not be captured, with the reason.
         tainted: roots that hold clock or process values; they are not compared.
         inline: content digest → base64 of small buffers.
-        moved: root name → the places under it that got another object since the loop began.
+        moved: root name → the places under it that got another object since the loop began; of older checkpoints.
+        changed: which objects were made, and which moved, since the loop began (see `surveying.by_node`); empty in older ones.
     """
 
     run: str
@@ -60,6 +61,7 @@ class Manifest:
     tainted: tuple[str, ...]
     inline: dict[str, str]
     moved: dict[str, list[str]]
+    changed: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class CheckpointStore:
@@ -148,7 +150,7 @@ class CheckpointStore:
         fields = json.loads(rest.partition(b"\n")[2])
         return Manifest(
             fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["digests"], fields["unavailable"],
-            tuple(fields["tainted"]), fields["inline"], fields["moved"],
+            tuple(fields["tainted"]), fields["inline"], fields["moved"], fields.get("changed", {}),
         )  # fmt: skip
 
     def summary(self, run: str, name: str) -> Stored:
@@ -222,6 +224,7 @@ def _body(manifest: Manifest) -> Iterator[bytes]:
         "run": manifest.run, "name": manifest.name, "roots": manifest.roots, "digests": manifest.digests,
         "unavailable": manifest.unavailable,
         "tainted": list(manifest.tainted), "inline": manifest.inline, "moved": manifest.moved,
+        "changed": manifest.changed,
     }  # fmt: skip
     yield _json(fields)[:-1] + b',"nodes":['
     for start in range(0, len(manifest.nodes), NODES_AT_ONCE):

@@ -69,7 +69,9 @@ def put_global(module: str, name: str, value: Any) -> None:
         else:
             setattr(owner, last, value)
     except Exception as error:
-        raise CheckpointError(f"`{module}.{name}` can't be put back: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"`{module}.{name}` can't be put back: {type(error).__name__}: {error}"
+        ) from error
 
 
 def library_attribute(chain: Chain, names: Mapping[str, Any], is_own: Callable[[str], bool]) -> str | None:

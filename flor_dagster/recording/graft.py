@@ -16,6 +16,7 @@ from flor_dagster.recording.hulls import Hull, storage_hulls
 from flor_dagster.recording.matching import Matching
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.state import Ref, graph_digest
+from flor_dagster.recording.surveying import follow
 
 RECURSION_LIMIT = 100_000
 
@@ -30,6 +31,7 @@ class Grafter:
         buffer: content digest → bytes, which are only read, and only until the next one is asked for.
         root_path: this program's repository path, put where the recorded one stood.
         moved: root name → places that got another object since the loop began (see `matching`).
+        changed: which captured objects were made or moved since then (see `surveying.by_node`); empty where that is not known.
         is_own: as the capturer had it; tells whether an object that only pickle understands is unchanged.
         wrote: told of each address on the host from which on a buffer's content was written, and of its digest.
     """
@@ -41,6 +43,7 @@ class Grafter:
         root_path: str = "",
         *,
         moved: Mapping[str, list[str]] | None = None,
+        changed: Mapping[str, Any] | None = None,
         is_own: Callable[[str], bool] | None = None,
         wrote: Callable[[int, str], None] | None = None,
     ) -> None:
@@ -49,6 +52,10 @@ class Grafter:
         self.wrote = wrote or _nowhere
         self._root_path = root_path
         self._moved = moved or {}
+        self.changed = changed or {}
+        self.made = frozenset(self.changed.get("fresh", ())) | {
+            ref for ref, _ in self.changed.get("displaced", ())
+        }
         self._is_own = is_own or _nobody
         self.memo: dict[int, Any] = {}
         self._open: set[int] = set()
@@ -87,7 +94,10 @@ class Grafter:
         sys.setrecursionlimit(max(limit, RECURSION_LIMIT))
         name = ""
         try:
-            self._matching = Matching(self.nodes, roots, self._moved)
+            fresh = frozenset(self.changed["fresh"]) if self.changed else None
+            now = {root: live for root, (_, live) in roots.items()}
+            displaced = {ref: follow(way, now) for ref, way in self.changed.get("displaced", ())}
+            self._matching = Matching(self.nodes, roots, self._moved, fresh, displaced)
             self._find_unchanged()
             values: dict[str, Any] = {}
             for name, (ref, live) in roots.items():
@@ -104,14 +114,31 @@ class Grafter:
             sys.setrecursionlimit(limit)
 
     def _find_unchanged(self) -> None:
-        """Objects that only pickle understands: the ones that are in the captured state already stay."""
+        """Objects that only pickle understands, or that can't be filled: the ones that are in the captured state stay."""
         for ref, live in self._matching.live.items():
-            if self.nodes[ref][0] == "reduced":
-                capturer = Capturer(self._is_own, self._root_path)
-                capturer.add("it", live)
-                state = capturer.finish()
-                if "it" in state.roots and state.digests()["it"] == graph_digest(self.nodes, ref):
-                    self.unchanged.add(ref)
+            if self.nodes[ref][0] == "reduced" and self.is_in_state(ref, live):
+                self.unchanged.add(ref)
+        for ref in self._matching.lost:
+            raise CheckpointError(f"a {self._words(ref)} can't be found where it was when the loop began")
+        for ref, live in self._matching.unfit.items():
+            leaf = self.nodes[ref][0] in ("array", "view", "tensor")
+            if not leaf or not self.is_in_state(ref, live):
+                raise CheckpointError(
+                    f"a {self._words(ref)} was changed in place in a way that can't be put back"
+                )
+            self._matching.live[ref] = live
+            self.unchanged.add(ref)
+
+    def _words(self, ref: int) -> str:
+        node = self.nodes[ref]
+        return str(node[1]) if node[0] in ("object", "reduced", "tensor", "function") else str(node[0])
+
+    def is_in_state(self, ref: int, live: Any) -> bool:
+        """Whether a live object is in the captured state."""
+        capturer = Capturer(self._is_own, self._root_path)
+        capturer.add("it", live)
+        state = capturer.finish()
+        return "it" in state.roots and state.digests()["it"] == graph_digest(self.nodes, ref)
 
     # What the adapters use ------------------------------------------------------------------------------------------
 
@@ -123,6 +150,8 @@ class Grafter:
             return self.memo[ref]
         if ref in self._open:
             raise CheckpointError(f"a {self.nodes[ref][0]} refers to itself in a way that can't be made anew")
+        if ref in self.unchanged:
+            return self.memo.setdefault(ref, self._matching.live[ref])
         node = self.nodes[ref]
         put_back = restorers.get(node[0])
         if put_back is None:

@@ -95,7 +95,9 @@ def _points(home: Path, run_id: str) -> dict[int, str]:
 
 def _objects(store: CheckpointStore, manifest: Manifest, root: str) -> dict[str, Any]:
     roots = {
-        name: ref for name, ref in manifest.roots.items() if not name.startswith(("random:", f"{KIND}:", f"{listening.KIND}:"))
+        name: ref
+        for name, ref in manifest.roots.items()
+        if not name.startswith(("random:", f"{KIND}:", f"{listening.KIND}:"))
     }
     for name in sorted(
         {node[1].rpartition(".")[0] for node in manifest.nodes if node[0] in ("class", "object")}

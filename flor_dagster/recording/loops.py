@@ -14,6 +14,7 @@ from flor_dagster.recording.source import LoopSource, call_position, loop_source
 
 if TYPE_CHECKING:
     from flor_dagster.recording.session import Session
+    from flor_dagster.recording.surveying import Survey
     from flor_dagster.recording.switches import Readings
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class LoopExecution:
     """One execution of one `flor.loop`, as the journal knows it.
 
     `path` is its place: `name#ordinal` within `[index]` of each execution around it. `site` is the file, line and column
-    of its `flor.loop` call, `entry` the identities of what it found when it began, `switches` the process's settings then.
+    of its `flor.loop` call, `entry` which objects it found when it began, `switches` the process's settings then.
     """
 
     __slots__ = (
@@ -47,7 +48,7 @@ class LoopExecution:
         self.source = source
         self.count = 0
         self.site = site
-        self.entry: dict[str, dict[str, int]] | None = None
+        self.entry: Survey | None = None
         self.switches: Readings | None = None
         self.opened = time.time_ns()
         above = parent.execution

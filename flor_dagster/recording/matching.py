@@ -29,6 +29,25 @@ _VALUES = frozenset(
 )
 
 
+# Kinds whose objects are surveyed: one that is not fresh is the object that was there before.
+_WATCHED = frozenset(
+    {
+        "list",
+        "dict",
+        "set",
+        "bytearray",
+        "object",
+        "function",
+        "array",
+        "view",
+        "oarray",
+        "tensor",
+        "reduced",
+        "memfile",
+    }
+)
+
+
 class Matching:
     """Live objects for nodes.
 
@@ -40,12 +59,26 @@ class Matching:
         roots: root name → (reference, live value or MISSING).
         moved: root name → the places under it (see `shape.child_items`) that got another object since the loop began;
             an empty text is the root itself.
+        fresh: the nodes of objects that were made since then, None where that is not known.
+        displaced: node of an object that stood elsewhere then → the live one, MISSING where it can't be found.
+
+    `unfit` maps the nodes whose live object was there before and has another structure now; `lost` are nodes of objects
+    that were there before and can't be found.
     """
 
     def __init__(
-        self, nodes: list[Any], roots: Mapping[str, tuple[Ref, Any]], moved: Mapping[str, list[str]]
+        self,
+        nodes: list[Any],
+        roots: Mapping[str, tuple[Ref, Any]],
+        moved: Mapping[str, list[str]],
+        fresh: frozenset[int] | None = None,
+        displaced: Mapping[int, Any] | None = None,
     ) -> None:
         self._nodes = nodes
+        self._fresh: frozenset[int] = fresh or frozenset()
+        self._known = fresh is not None
+        self.unfit: dict[int, Any] = {}
+        self.lost: list[int] = []
         self.live: dict[int, Any] = {}
         self.template: dict[int, Any] = {}
         self._claimed: dict[int, int] = {}
@@ -53,9 +86,13 @@ class Matching:
         held: list[tuple[Ref, Any]] = []
         bases: list[tuple[Ref, Any]] = []
         queue: deque[tuple[Ref, Any, list[str]]] = deque()
+        for ref, found in (displaced or {}).items():
+            if found is MISSING:
+                self.lost.append(ref)
+            queue.append((ref, found, []))
         for name, (ref, live) in roots.items():
             places = moved.get(name, [])
-            if "" in places:
+            if "" in places or self._is_fresh(ref):
                 held.append((ref, live))
             else:
                 queue.append((ref, live, places))
@@ -73,24 +110,27 @@ class Matching:
             ref, live, places = queue.popleft()
             if self._claim(ref, live):
                 for child, value, place in self._children(self._nodes[ref], live):
-                    if place in places:
+                    if place in places or self._is_fresh(child):
                         held.append((child, value))
                     elif place == "base":
                         bases.append((child, value))
                     else:
                         queue.append((child, value, []))
         self._make_templates([*held, *self._models])
+        self.unfit = {ref: live for ref, live in self.unfit.items() if ref not in self.live}
+
+    def _is_fresh(self, ref: Ref) -> bool:
+        return isinstance(ref, int) and ref in self._fresh
 
     def _by_own_name(self, ref: int) -> tuple[Ref, Any]:
         return ref, MISSING if ref in self.live else shape.find(self._nodes[ref][1].partition("@")[0])
 
     def _claim(self, ref: Ref, live: Any) -> bool:
-        if (
-            not isinstance(ref, int)
-            or ref in self.live
-            or live is MISSING
-            or not fits(self._nodes[ref], live)
-        ):
+        if not isinstance(ref, int) or ref in self.live or live is MISSING:
+            return False
+        if not fits(self._nodes[ref], live):
+            if self._known and self._nodes[ref][0] in _WATCHED:
+                self.unfit.setdefault(ref, live)
             return False
         if self._nodes[ref][0] not in _VALUES and self._claimed.setdefault(id(live), ref) != ref:
             return False
@@ -278,7 +318,7 @@ def fits(node: list[Any], live: Any) -> bool:
             return opaque_text(live) == node[1]
         case "partial":
             return isinstance(live, functools.partial) and name == node[1]
-        case "reduced" | "pickle" | "path" | "weak":
+        case "reduced" | "pickle" | "path" | "weak" | "memfile":
             return name == node[1]
         case _:
             return _library_fits(node, live, name)

@@ -71,8 +71,9 @@ def _thread_beside(is_own: Callable[[str], bool]) -> str:
         return ""
     own = threading.get_ident()
     frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing else shows other threads' code
+    frames.pop(own)  # a frame that refers to itself would keep the loop's iterator alive behind a `break`
     for thread in threading.enumerate():
-        frame = frames.get(thread.ident or 0) if thread.ident != own else None
+        frame = frames.get(thread.ident or 0)
         while frame is not None:
             if is_own(str(frame.f_globals.get("__name__", ""))):
                 return f"the thread `{thread.name}` runs `{frame.f_code.co_qualname}` beside it"

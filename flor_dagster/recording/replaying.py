@@ -270,13 +270,16 @@ class ReplaySession(Session):
             return reading[0].data
 
         grafter = Grafter(
-            manifest.nodes, read, str(self.place.root), moved=manifest.moved, is_own=self.modules.is_own, wrote=buffers.wrote,
+            manifest.nodes, read, str(self.place.root), moved=manifest.moved, changed=manifest.changed,
+            is_own=self.modules.is_own, wrote=buffers.wrote,
         )  # fmt: skip
         values = frame.f_locals
         switches.load(_settings_of(manifest))
         unused = self._unused_generators(manifest)
         live = {root: self._live(root, values) for root in manifest.roots if root not in unused}
-        listened = {root: list(map(id, found)) for root, found in live.items() if root.startswith(listening.KIND)}
+        listened = {
+            root: list(map(id, found)) for root, found in live.items() if root.startswith(listening.KIND)
+        }
         before = switches.read_all()
         restored = grafter.restore({root: (manifest.roots[root], now) for root, now in live.items()})
         # Making objects anew may turn something itself: torch counts the hooks of a model.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 from flor_dagster.recording.scopes import SCOPES, bound_names, mangled, own_nodes, parse_file, walk_with_scope
-from flor_dagster.recording.touching import Touches, dotted, touches_of
+from flor_dagster.recording.touching import NOTHING, Touches, dotted, touches_of
 
 # Wrappers that pull from a loop one by one and add nothing that outlives it.
 TRANSPARENT_WRAPPERS = frozenset({"enumerate", "tqdm", "trange", "track"})
@@ -56,7 +56,7 @@ class LoopSource:
     nested: bool
     reason: str
     wrappers: tuple[tuple[str, ...], ...] = ()
-    touches: Touches = Touches()
+    touches: Touches = NOTHING
 
 
 # By identity: to hash a code object takes as long as to look. The code is kept with it, so that its id stays its own.
@@ -128,9 +128,7 @@ def _called_name(func: ast.expr) -> str:
     return func.attr if isinstance(func, ast.Attribute) else ""
 
 
-def _describe(
-    node: ast.For | ast.AsyncFor, scope: ast.AST, owner: str, line: int, column: int
-) -> LoopSource:
+def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, owner: str, line: int, column: int) -> LoopSource:
     body = [*node.body]
     stored = frozenset(bound_names([node], scope))
     loaded = frozenset(

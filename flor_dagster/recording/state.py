@@ -12,7 +12,7 @@ A node is a list, its first element the kind; references between nodes are indic
     ["class", name, {attribute: ref}, [own bases]]     ["holder", kind, [functions of a property or a static method]]
     ["function", name, cells, defaults, keyword defaults, attributes]    ["bound", function, self]
     ["method", self, name]   ["partial", class name, function, args, keywords, attributes]
-    ["enum", class ref, member value]   ["find", name]: the module attribute of that name
+    ["find", name]: the module attribute of that name
     ["opaque", class name]: an object that only carries output; the live one stays
     ["pickle", class name, hex]: a constant   ["reduced", class name, pickle as hex, refs]: what only pickle understands
     ["array", dtype, shape, order, digest, writeable, foreign]   ["oarray", shape, refs, order]
@@ -23,6 +23,7 @@ A node is a list, its first element the kind; references between nodes are indic
     ["sparse", layout, refs of its parts, shape, coalesced]   ["wrapper", class name, module, {attribute: ref}]
     ["rng.python", state, class name, attributes]   ["rng.numpy", class name, state, seeds]   ["rng.generator", bits]
     ["rng.seeds", entropy, key, pool size, children]   ["rng.torch", device, hex]
+    ["memfile", class name, content, newline, position, {attribute: ref}]   ["enum", class ref, member value, {attribute: ref}?]
     ["weakref", ref or null]   ["weak", class name, pairs]   ["const", repr]   ["slice", refs]
 """
 

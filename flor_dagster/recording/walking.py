@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording import switches
 from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.listening import listeners
 from flor_dagster.recording.memory import KnownMemory
-from flor_dagster.recording.globals import find_global
-from flor_dagster.recording.shape import MISSING, child_items, frame_locals
+from flor_dagster.recording.shape import MISSING, frame_locals
+from flor_dagster.recording.surveying import Survey, survey
 
 if TYPE_CHECKING:
     from flor_dagster.recording.generators import Generators
     from flor_dagster.recording.loops import LoopExecution
-
-# Of how many attributes or items of a name's object it is noted whether they are replaced.
-MAX_PLACES = 256
-IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 class Walker:
@@ -73,14 +70,19 @@ class Walker:
         """The process's settings that are others than at a loop's entry, and why some of them can't be put back."""
         return switches.turned(before, str(self._root))
 
-    def identities(
-        self, execution: LoopExecution, global_roots: tuple[str, ...]
-    ) -> dict[str, dict[str, int]]:
-        """Root name → place under it → identity of the object there; the empty place is the root itself."""
+    def survey(self, execution: LoopExecution, global_roots: tuple[str, ...]) -> Survey:
+        """Note which objects there are behind what an execution's code may change.
+
+        Args:
+            execution: the loop execution.
+            global_roots: the globals that belong to it.
+
+        Raises:
+            TooManyError: there are too many.
+        """
         frame, source = execution.frame, execution.source
-        found: dict[str, dict[str, int]] = {}
         if frame is None or source is None:
-            return found
+            return Survey()
         values = frame_locals(frame)
         roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
         if frame.f_code.co_name != "<module>":
@@ -91,15 +93,7 @@ class Walker:
             value = find_global(*root.split(":", 1))
             if value is not MISSING:
                 roots[root] = value
-        for root, value in roots.items():
-            places = {"": id(value)}
-            for count, (place, item) in enumerate(child_items(value)):
-                if count >= MAX_PLACES:
-                    break
-                if type(item) not in IMMUTABLE:
-                    places[place] = id(item)
-            found[root] = places
-        return found
+        return survey(roots, self.is_own)
 
 
 def sort_unavailable(execution: LoopExecution, capturer: Capturer) -> tuple[list[str], dict[str, str]]:

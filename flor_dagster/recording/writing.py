@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
@@ -33,7 +34,7 @@ class Snapshot:
         capturer: what was captured.
         unavailable: names that could not be captured and that nothing reads.
         tainted: roots that are not compared.
-        moved: see `Manifest`.
+        changed: see `Manifest`.
         done: told when it lies there, with the bytes that were written.
         series: what it is one of, for retention.
         number: its place in the series.
@@ -44,7 +45,7 @@ class Snapshot:
     capturer: Capturer
     unavailable: dict[str, str]
     tainted: tuple[str, ...]
-    moved: dict[str, list[str]]
+    changed: dict[str, Any]
     done: Callable[[Manifest, int], None]
     series: str = ""
     number: int = 0
@@ -63,7 +64,7 @@ def finish_snapshot(
     }
     manifest = Manifest(
         run, snapshot.name, state.nodes, state.roots, state.digests(), snapshot.unavailable, snapshot.tainted, inline,
-        snapshot.moved,
+        {}, snapshot.changed,
     )  # fmt: skip
     return manifest, state.buffers
 

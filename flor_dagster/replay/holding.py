@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from flor_dagster.recording.checkpoints import Manifest
 
 # Attributes that a value put back does not have as the running training had them.
-UNHELD_ATTRIBUTES = frozenset({"grad_fn", "is_leaf", "next_functions", "retains_grad", "_version"})
+UNHELD_ATTRIBUTES = frozenset(
+    {
+        "grad_fn", "is_leaf", "next_functions", "retains_grad", "_version", "__traceback__", "__context__", "__cause__",
+        "tb_frame", "tb_lineno", "tb_next",
+    }
+)  # fmt: skip
 
 Chain = tuple[str, ...]
 """A name and the attributes read from it: `model.head.bias` is ("model", "head", "bias")."""
@@ -22,12 +27,14 @@ class Reads:
     Args:
         names: the names.
         chains: each of them with the attributes that are read from it.
+        attributes: every attribute that is read from anything.
         of_graph: whether it asks a value for something of its autograd graph, which no checkpoint holds.
     """
 
     names: frozenset[str] = frozenset()
     chains: frozenset[Chain] = frozenset()
     of_graph: bool = False
+    attributes: frozenset[str] = frozenset()
 
 
 NOTHING = Reads()
@@ -43,18 +50,21 @@ def reads_at(tree: ast.AST, lines: Container[int] | None = None, own: frozenset[
     """
     names: set[str] = set()
     chains: set[Chain] = set()
+    attributes: set[str] = set()
     inner: set[int] = set()
     of_graph = False
     for node in ast.walk(tree):  # breadth first: an attribute comes before what it is read from
         if not isinstance(node, ast.Name | ast.Attribute) or (lines is not None and node.lineno not in lines):
             continue
-        of_graph |= isinstance(node, ast.Attribute) and node.attr in UNHELD_ATTRIBUTES
+        if isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+            of_graph |= node.attr in UNHELD_ATTRIBUTES
         if id(node) not in inner:
             chain = _chain(node, inner)
             if chain and chain[0] not in own:
                 names.add(chain[0])
                 chains.add(chain)
-    return Reads(frozenset(names), frozenset(chains), of_graph)
+    return Reads(frozenset(names), frozenset(chains), of_graph, frozenset(attributes))
 
 
 def joined(parts: Iterable[Reads]) -> Reads:
@@ -62,7 +72,8 @@ def joined(parts: Iterable[Reads]) -> Reads:
     parts = list(parts)
     names = frozenset[str]().union(*(p.names for p in parts))
     chains = frozenset[Chain]().union(*(p.chains for p in parts))
-    return Reads(names, chains, any(p.of_graph for p in parts))
+    attributes = frozenset[str]().union(*(p.attributes for p in parts))
+    return Reads(names, chains, any(p.of_graph for p in parts), attributes)
 
 
 def _chain(node: ast.expr, inner: set[int]) -> Chain:
@@ -84,10 +95,12 @@ class Held:
     Args:
         lacking: names that it could not capture.
         opaque: chains that lead to an object of which only the live one is known (a logger, a progress bar, an open file).
+        opaque_attributes: attributes under which any captured object holds one.
     """
 
     lacking: frozenset[str] = frozenset()
     opaque: frozenset[Chain] = field(default_factory=frozenset[Chain])
+    opaque_attributes: frozenset[str] = frozenset()
 
     def missing_for(self, reads: Reads) -> str:
         """The name, as it is written in the expression, that the checkpoint does not hold; empty where it holds all."""
@@ -99,6 +112,9 @@ class Held:
             for length in range(1, len(chain) + 1):
                 if chain[:length] in self.opaque:
                     return ".".join(chain[:length])
+        # Read in a method that the expression calls, whatever it is called on.
+        for name in sorted(self.opaque_attributes & reads.attributes):
+            return f"….{name}"
         return ""
 
 
@@ -119,7 +135,18 @@ def held_by(manifest: Manifest, chains: frozenset[Chain]) -> Held:
             length = _opaque_at(manifest.nodes, ref, chain)
             if length:
                 opaque.add(chain[:length])
-    return Held(lacking, frozenset(opaque))
+    return Held(lacking, frozenset(opaque), _opaque_attributes(manifest.nodes))
+
+
+def _opaque_attributes(nodes: list[list[object]]) -> frozenset[str]:
+    found: set[str] = set()
+    for node in nodes:
+        attributes = node[3] if node[0] == "object" else node[2] if node[0] == "class" else None
+        if isinstance(attributes, dict):
+            found |= {
+                name for name, ref in attributes.items() if isinstance(ref, int) and nodes[ref][0] == "opaque"
+            }
+    return frozenset(found)
 
 
 def _opaque_at(nodes: list[list[object]], ref: object, chain: Chain) -> int:

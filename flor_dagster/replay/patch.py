@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections import defaultdict
 from collections.abc import Iterable
@@ -112,6 +113,8 @@ def _rebind(editor: _Editor, tree: ast.Module, node: ast.For, loop: LoopSource) 
     for block in (node.body, node.orelse):
         if block:
             first = min([block[0].lineno, *(d.lineno for d in getattr(block[0], "decorator_list", []))])
+            if block is node.orelse and editor.open_else(first, [_take(n) for n in names]):
+                continue
             editor.before(first, [f"{editor.indent(first)}{_take(n)}" for n in names])
 
 
@@ -164,6 +167,16 @@ class _Editor:
         """Put lines behind a line; those that end a guarded statement (`about` is its line) come first."""
         added = [(text, about) for text in texts]
         self._after[line] = added + self._after[line] if about else self._after[line] + added
+
+    def open_else(self, line: int, texts: list[str]) -> bool:
+        """Where a block stands on the line of its `else:`, put it on a line of its own, behind some others."""
+        found = re.match(r"([ \t]*)(else[ \t]*:)[ \t]*(?=[^\s#])", self.lines[line - 1])
+        if found is None:
+            return False
+        indent = found[1] + ("\t" if "\t" in found[1] else "    ")
+        self.before(line, [found[1] + found[2], *(indent + text for text in texts)])
+        self.lines[line - 1] = indent + self.lines[line - 1][found.end() :]
+        return True
 
     def prefix(self, line: int, text: str) -> None:
         indent = self.indent(line)

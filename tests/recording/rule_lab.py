@@ -8,7 +8,6 @@ from __future__ import annotations
 import builtins
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import time
@@ -149,7 +148,9 @@ class RuleLab:
         others: further files.
     """
 
-    def __init__(self, place: Path, rules: Mapping[str, Rule], others: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, place: Path, rules: Mapping[str, Rule], others: Mapping[str, str] | None = None
+    ) -> None:
         self.rules = rules
         self.project, self.oracle = Project(place / "p", git=True), Project(place / "o")
         common = dict(others or {}) | {".gitignore": "__pycache__/\n"}
@@ -159,7 +160,9 @@ class RuleLab:
 
     def train(self, *names: str, **variables: str) -> dict[str, Recorded]:
         """Record trainings."""
-        return {n: _train(self.project, n, {"FLOR_CHECKPOINTS": "all"} | variables) for n in names or self.rules}
+        return {
+            n: _train(self.project, n, {"FLOR_CHECKPOINTS": "all"} | variables) for n in names or self.rules
+        }
 
     def truth(self, *names: str) -> dict[str, list[tuple[str, str]]]:
         """What each training would have logged."""
@@ -200,7 +203,7 @@ def _train(project: Project, name: str, variables: Mapping[str, str]) -> Recorde
         status = 1
         try:
             status = _child(project.root, f"{name}.py", output, variables)
-        except BaseException:  # noqa: BLE001 - a fork must never go on as a second test process
+        except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -216,8 +219,8 @@ def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) 
     """Run a script in this forked process as an interpreter would."""
     from flor_dagster.recording import process as sessions
 
-    sessions._forked_from = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - here it stands for a fresh interpreter
-    sessions._number = 0  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    sessions._forked_from = None  # pyright: ignore[reportPrivateUsage] - here it stands for a fresh interpreter
+    sessions._number = 0  # pyright: ignore[reportPrivateUsage]
     for variable in [v for v in os.environ if v.startswith("FLOR_")]:
         del os.environ[variable]
     os.environ.update(variables)
@@ -239,12 +242,12 @@ def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) 
         exec(compile(path.read_bytes(), str(path), "exec"), main.__dict__)
     except SystemExit:
         pass
-    except BaseException:  # noqa: BLE001 - the script's own error
+    except BaseException:
         sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
         status = 1
     import atexit
 
-    atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     sys.stdout.flush()
     sys.stderr.flush()
     return status

@@ -42,7 +42,9 @@ def recognise(kind: type) -> Describe | None:
     return describe_cache if kind is CACHE else None
 
 
-_OF_A_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_", "_hashable_values_"})
+_OF_A_MEMBER = frozenset(
+    {"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_", "_hashable_values_"}
+)
 
 
 def describe_member(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
@@ -127,7 +129,9 @@ def describe_cache(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
     """A node for it."""
     del node
     wrapped = getattr(value, "__wrapped__", None)
-    if isinstance(wrapped, types.FunctionType) and not walk.is_own(str(wrapped.__globals__.get("__name__", ""))):
+    if isinstance(wrapped, types.FunctionType) and not walk.is_own(
+        str(wrapped.__globals__.get("__name__", ""))
+    ):
         return ["opaque", opaque_text(value)]
     if wrapped is not None and not isinstance(wrapped, types.BuiltinFunctionType | type):
         walk.ref(wrapped)

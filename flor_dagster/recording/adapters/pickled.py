@@ -6,12 +6,16 @@ live ones, it would have to be made on the training's thread, and two of equal s
 
 from __future__ import annotations
 
+import array
+import contextlib
+import decimal
 import io
 import pickle
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.errors import CheckpointError
 from flor_dagster.recording import shape
 from flor_dagster.recording.adapters.registry import Describe, Ref, Uncapturable, puts_back
 from flor_dagster.recording.shape import MISSING, find
@@ -29,6 +33,10 @@ PICKLED = frozenset({"pandas"})
 
 def recognise(kind: type) -> Describe | None:
     """Constants of the standard library, paths, and whatever hides a part of its state from Python."""
+    if kind in (io.StringIO, io.BytesIO):
+        return describe_memory_file
+    if kind is decimal.Context:
+        return describe_reduced
     top = (kind.__module__ or "").partition(".")[0]
     if top in CONSTANTS:
         return describe_constant
@@ -122,8 +130,54 @@ def put_constant(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
 
 @puts_back("reduced")
 def put_reduced(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
-    """The live object where it is in that state already, else a new one."""
-    if ref in graft.unchanged:
-        return live
+    """A new object, or the live one brought to its state where that one was changed in place."""
     unpickler = _Unpickler(io.BytesIO(bytes.fromhex(node[2])), lambda number: graft.value(node[3][number]))
-    return graft.now(ref, unpickler.load)
+    new = graft.now(ref, unpickler.load)
+    if live is MISSING or not graft.changed:
+        return new
+    with contextlib.suppress(Exception):
+        _bring(live, new)
+    if not graft.is_in_state(ref, live):
+        raise CheckpointError(f"a {node[1]} was changed in place, and can't be put back in place")
+    return live
+
+
+def _bring(live: Any, new: Any) -> None:
+    """Give a live object the state of another one of its type, by the ways that its type offers."""
+    if isinstance(live, array.array):
+        live[:] = new
+    elif hasattr(live, "_update_inplace"):  # pandas
+        live._update_inplace(new)  # noqa: SLF001 - what `inplace=True` does there
+        live.__dict__.update({k: v for k, v in new.__dict__.items() if k in ("_attrs", "_flags")})
+    elif hasattr(live, "__setstate__"):
+        live.__setstate__(new.__getstate__() if hasattr(new, "__getstate__") else new.__reduce_ex__(2)[2])
+
+
+def describe_memory_file(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
+    """A text or bytes in memory that is read and written like a file."""
+    del node
+    name = shape.type_name(type(value))
+    if value.closed:
+        return ["memfile", name, None, None, 0, {}]
+    content, *newline, position, attributes = value.__getstate__()
+    return [
+        "memfile", name, walk.ref(content), walk.ref(newline[0] if newline else None), position,
+        walk.named(attributes or {}),
+    ]  # fmt: skip
+
+
+@puts_back("memfile")
+def put_memory_file(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
+    """The live one, with the recorded content and position."""
+    _, name, content, newline, position, attributes = node
+    target = live if live is not MISSING else getattr(io, name.rpartition(".")[2])()
+    graft.memo[ref] = target
+    if content is None:
+        target.close()
+        return target
+    if target.closed:
+        raise CheckpointError("a closed file in memory can't be opened again")
+    newlines = () if name.endswith("BytesIO") else (graft.value(newline),)
+    more = {key: graft.value(item) for key, item in attributes.items()}
+    target.__setstate__((graft.value(content), *newlines, position, more or None))
+    return target
