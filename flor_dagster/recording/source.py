@@ -32,6 +32,7 @@ CLOCK_NAMES = frozenset(
 
 MOST_POSITIONS = 1024
 
+
 @dataclass(frozen=True, slots=True)
 class LoopSource:
     """One `for` statement over a `flor.loop(...)`.
