@@ -21,8 +21,11 @@ from flor_dagster.recording.session import PARENT_RUN, Session
 from flor_dagster.recording.trouble import warn
 
 active: Session | None = None
-factory: Callable[[], Session] | None = None
+factory: Callable[[], Session | None] | None = None
 """What a replay's child begins at the first flor call, where a training run begins its recording."""
+
+ranks_follow = False
+"""In a replay: whether this process makes the ranks, and is none itself; its children may become some."""
 
 wanted = 1
 """In a replay: which of the runs of the recorded process it is of."""
@@ -77,10 +80,9 @@ def _begin(
     global _number, _silent
     _number += 1
     if factory is not None:
-        if _number != wanted:
-            _silent = True
-            return None
-        return factory()
+        session = factory() if _number == wanted else None
+        _silent = session is None
+        return session
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     begin = Path(script).parent if script else Path.cwd()
     place = layout.find_place(begin) or layout.find_place(Path.cwd())
@@ -213,15 +215,18 @@ def _environment_object(name: str) -> dict[str, Any]:
 
 def _disown_child() -> None:
     """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in."""
-    global active, factory, _forked_from, _starting
+    global active, factory, _forked_from, _number, _silent, _starting
     _starting = threading.RLock()  # another thread of the parent may have held it
     before = "" if active is None else active.run_id
+    ours = ranks_follow and active is None and find_rank() is None
     if active is not None:
         active.disown()
         active = None
-    if factory is not None or find_rank() is not None:
+    if ours:
+        _number, _silent = 0, False
+    elif factory is not None or find_rank() is not None:
         _disable()
-    factory = None
+        factory = None
     _forked_from = before
 
 

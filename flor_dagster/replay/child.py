@@ -18,19 +18,26 @@ from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
 from flor_dagster.recording import process as sessions
+from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
+from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
 from flor_dagster.replay.confining import confine
-from flor_dagster.replay.launching import launch
+from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
+
+# Errors of a replay's own, as a rank's journal names them.
+_OURS = ("CheckpointError", "DamagedCheckpointError", "ReplayError")
 
 
 def main(plan_path: str) -> int:
     """Replay by the plan in a file; the exit status of the process."""
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
-    return launch(plan, replay) if "ranks" in plan else replay(plan)
+    if "ranks" not in plan:
+        return replay(plan)
+    return launch_script(plan, make_ranks) if plan["hook"] else launch(plan, replay)
 
 
 def replay(plan: dict[str, Any]) -> int:
@@ -38,12 +45,8 @@ def replay(plan: dict[str, Any]) -> int:
     stack = Path(plan["stack"]).open("w", encoding="utf-8")  # noqa: SIM115 - open for as long as the process lives
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
-    confine(plan["user_root"], plan["own_folders"])
-    script, _, function = plan["script"].partition(":")
-    path = Path(plan["root"]) / script
-    os.chdir(plan["cwd"])
-    sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
-    sys.path[0] = str(path.parent)
+    function = plan["script"].partition(":")[2]
+    path = _begin_as_script(plan)
     sessions.wanted = plan.get("nth") or 1
     sessions.factory = lambda: ReplaySession(plan)
     builtins.__dict__["__flor__"] = _Lazy()
@@ -54,6 +57,81 @@ def replay(plan: dict[str, Any]) -> int:
     if os.getpid() != pid:
         os._exit(status)
     return status
+
+
+def _begin_as_script(plan: dict[str, Any]) -> Path:
+    """Confine this process, and give it the recorded folder, arguments and import path; the script's path."""
+    confine(plan["user_root"], plan["own_folders"])
+    path = Path(plan["root"]) / plan["script"].partition(":")[0]
+    os.chdir(plan["cwd"])
+    sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
+    sys.path[0] = str(path.parent)
+    return path
+
+
+def make_ranks(plan: dict[str, Any]) -> int:
+    """Run the script in this process, which makes the ranks; each is replayed where it becomes one."""
+    first = plan["ranks"][0]
+    path = _begin_as_script(first)
+    os.environ["PYTHONPATH"] = plan["hook"]
+    _await_rank(plan)
+    status = 0
+    try:
+        _run(path, "", path.stem, first | {"begin": {}})
+        _wind_up()
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except BaseException:  # noqa: BLE001 - an old version may raise anything
+        _print_traceback()
+        status = 1
+    if sessions.active is not None:  # the process that made the others was a rank itself
+        _end_rank(first, "failed" if status else "finished", f"the script left with exit status {status}")
+    _flush()
+    return status
+
+
+def await_rank(plan_path: str) -> None:
+    """In a fresh interpreter that the script started: replay a rank here, if this becomes one."""
+    plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
+    first = plan["ranks"][0]
+    confine(first["user_root"], first["own_folders"])
+    _await_rank(plan)
+
+
+def _await_rank(plan: dict[str, Any]) -> None:
+    faulthandler.enable()
+    sessions.wanted = plan["ranks"][0].get("nth") or 1
+    sessions.ranks_follow = True
+    sessions.factory = lambda: _session_of_rank(plan)
+    builtins.__dict__["__flor__"] = _Lazy()
+
+
+def _session_of_rank(plan: dict[str, Any]) -> Session | None:
+    """The session of the rank that this process is; None where it is none."""
+    rank = find_rank()
+    mine = next((p for p in plan["ranks"] if rank is not None and p["rank"] == rank.number), None)
+    if rank is None or mine is None or rank.world_size != mine["world_size"]:
+        return None
+    stack = Path(mine["stack"]).open("w", encoding="utf-8")  # noqa: SIM115 - open for as long as the process lives
+    faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
+    if mine.get("other_machine"):
+        pin_torch_threads(mine)
+    session = ReplaySession(mine)
+    at_end(lambda status, reason: _end_rank(mine, status, reason))
+    return session
+
+
+def _end_rank(plan: dict[str, Any], status: str, reason: str) -> None:
+    session = sessions.active
+    if (
+        session is not None
+        and plan.get("ended_badly")
+        and status == "failed"
+        and not reason.startswith(_OURS)
+    ):
+        status, reason = "finished", ""  # the recorded rank ended in an error too
+    if session is not None:
+        session.finish(status, reason)
 
 
 def _carry_out(plan: dict[str, Any], pid: int, path: Path, function: str) -> int:

@@ -17,12 +17,13 @@ from typing import Any
 from flor_dagster.errors import ReplayError
 from flor_dagster.propagation import classify_effects
 from flor_dagster.recording import layout
+from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.replay.patch import Guarded, Patched, patch
 from flor_dagster.replay.placing import PlacedVersion, log_lines
 from flor_dagster.replay.planning import LoopPlan, shifted
-from flor_dagster.replay.record import RunRecord
+from flor_dagster.replay.record import RunRecord, read_record
 from flor_dagster.replay.stuck import Stuck, last_context, where_stuck
-from flor_dagster.replay.topology import first_to_fail, launch_plan, rank_ends, rendezvous_port
+from flor_dagster.replay.topology import SCRIPT, first_to_fail, launch_plan, rank_ends, rendezvous_port
 from flor_dagster.replay.units import Backend, Ended, Unit
 from flor_dagster.store.models import RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
@@ -126,11 +127,10 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
         ]
         plans = [_child_plan(job, checkout.path, one, statements) for one in ranks]
         report = folder / f"ranks.{job.part}.json"
-        plan = plans[0]
+        plan, plan_path = plans[0], folder / f"plan.{job.part}.json"
         if len(plans) > 1:
             port = held.enter_context(rendezvous_port(job.record, job.cache / "ports"))
-            plan = launch_plan(job.record, plans, report, port)
-        plan_path = folder / f"plan.{job.part}.json"
+            plan = launch_plan(job.record, plans, plan_path, report, port)
         plan_path.write_text(json.dumps(plan), encoding="utf-8")
         if on_line is not None:
             on_line(f"{job.run.key}: {job.loops.sentence}")
@@ -227,13 +227,18 @@ def _judge_together(ranks: Sequence[_Rank], ended: Ended, report: Path) -> tuple
     if ended.why:
         return _judge(ranks[0], ended)
     ends = rank_ends(report)
+    made = ends.keys() <= {SCRIPT}
     judged: dict[int, tuple[int, str]] = {}
     for number, rank in enumerate(ranks):
         end = ends.get(rank.record.rank)
         if end is not None and end.status is None:
             continue  # ended because another one had failed
-        status = end.status if end is not None and end.status is not None else ended.status
+        status = end.status if end is not None and end.status is not None else 0 if made else ended.status
         code, reason, _ = _judge(rank, replace(ended, status=status))
+        if made and code and journal_end(rank.journal)[0] != "interrupted":
+            code = status_in(rank.journal)
+        elif made and code:
+            continue  # the script ended it because another one had failed
         if code:
             judged[number] = code, reason
     if not judged:
@@ -337,6 +342,16 @@ def journal_end(journal: Path) -> tuple[str, str]:
         if parts and parts[0] == "z":
             return parts[1], parts[2]
     return "", ""
+
+
+def status_in(journal: Path) -> int:
+    """What a rank that the script made failed of, as its exit status would have said."""
+    if not journal.exists():
+        return 1
+    if any(kind == "x" and parts[1] == "effect" for _, kind, parts in read_record(journal).events):
+        return EXIT_EFFECT
+    kinds = {"CheckpointError": EXIT_RESTORE, "DamagedCheckpointError": EXIT_DAMAGED}
+    return kinds.get(journal_end(journal)[1].partition(":")[0], 1)
 
 
 def journal_time(journal: Path) -> float:

@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,9 @@ from flor_dagster.replay.processes import STACK_SIGNAL, die_with_parent
 FAILED = 1
 GRACE_SECONDS = 0.5
 """After a rank has failed, the others may say what became of them."""
+
+SCRIPT_SECONDS = 3.0
+"""After all ranks are over, the script that made them may come to its end."""
 
 
 def launch(plan: dict[str, Any], child: Callable[[dict[str, Any]], int]) -> int:
@@ -37,9 +40,26 @@ def launch(plan: dict[str, Any], child: Callable[[dict[str, Any]], int]) -> int:
     return launcher.watch()
 
 
+def launch_script(plan: dict[str, Any], child: Callable[[dict[str, Any]], int]) -> int:
+    """Start the script, which makes the ranks; its exit status, or 0 where all ranks are over and it is not.
+
+    Args:
+        plan: see `topology.launch_plan`.
+        child: runs the script in its process.
+    """
+    launcher = _Launcher(Path(plan["report"]), [Path(rank["journal"]) for rank in plan["ranks"]])
+    launcher.start({"rank": -1, "variables": {}, **plan}, child)
+    return launcher.watch(over=[_over(rank) for rank in plan["ranks"]])
+
+
+def _over(rank: dict[str, Any]) -> Path:
+    return Path(rank["journal"]).with_name(f"over.{rank['part']}.r{rank['rank']}")
+
+
 class _Launcher:
-    def __init__(self, report: Path) -> None:
+    def __init__(self, report: Path, journals: Sequence[Path] = ()) -> None:
         self._report = report
+        self._journals = journals
         self._ranks: dict[int, int] = {}  # process → rank
         self._pipes: dict[int, tuple[int, bytes]] = {}  # descriptor → rank, the line that it is at
         self._ended: list[tuple[int, int | None, float]] = []
@@ -71,12 +91,17 @@ class _Launcher:
         self._ranks[pid] = plan["rank"]
         self._pipes[reading] = (plan["rank"], b"")
 
-    def watch(self) -> int:
-        failed_at = 0.0
+    def watch(self, over: Sequence[Path] = ()) -> int:
+        failed_at = over_at = 0.0
         while self._ranks:
             self._take(0.05)
             self._reap()
-            failed = any(status for _, status, _ in self._ended)
+            # A script that waits for more than the end of its ranks (their results) waits in vain.
+            over_at = over_at or (time.monotonic() if over and all(p.exists() for p in over) else 0.0)
+            if over_at and time.monotonic() - over_at > SCRIPT_SECONDS:
+                self._end_others()
+                break
+            failed = any(status for _, status, _ in self._ended) or self._one_is_gone(over)
             if failed and not failed_at:
                 failed_at = time.monotonic()
             if failed and time.monotonic() - failed_at > GRACE_SECONDS:
@@ -85,7 +110,15 @@ class _Launcher:
             pass
         for fd in list(self._pipes):
             self._close(fd)
-        return FAILED if any(status != 0 for _, status, _ in self._ended) else 0
+        return 0 if over_at or all(status == 0 for _, status, _ in self._ended) else FAILED
+
+    def _one_is_gone(self, over: Sequence[Path]) -> bool:
+        """Whether a rank that the script made has ended too early; the script may wait for it, or for its peers."""
+        for journal, mark in zip(self._journals, over, strict=False):
+            pid = _pid_of(journal)
+            if pid and _is_gone(pid) and not mark.exists():
+                return True
+        return False
 
     def _reap(self) -> None:
         for pid in list(self._ranks):
@@ -110,7 +143,8 @@ class _Launcher:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Every rank writes down where it stands."""
         del frame
-        for pid in self._ranks:
+        pids = [_pid_of(journal) for journal in self._journals] if self._journals else list(self._ranks)
+        for pid in filter(None, pids):
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
 
@@ -140,6 +174,30 @@ class _Launcher:
         os.close(fd)
 
     def _print(self, rank: int, line: bytes) -> None:
-        text = f"rank {rank}: ".encode() + line + b"\n"
+        text = (f"rank {rank}: ".encode() if rank >= 0 else b"") + line + b"\n"
         while text:
             text = text[os.write(1, text) :]
+
+
+def _pid_of(journal: Path) -> int:
+    """The process that writes a journal; 0 where there is none yet."""
+    try:
+        with journal.open("rb") as file:
+            return int(json.loads(file.readline())[2]["pid"])
+    except (OSError, ValueError, LookupError):
+        return 0
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return not sys.platform.startswith("darwin")
+    return stat.rpartition(")")[2].split()[0] in ("Z", "X")

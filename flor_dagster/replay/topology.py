@@ -19,8 +19,27 @@ from filelock import FileLock, Timeout
 
 from flor_dagster.replay.agreeing import last_common
 from flor_dagster.replay.record import RunRecord
+from flor_dagster.replay.workers import PACKAGE_PARENT
 
+# Found before the interpreter's own of that name, in every process that the script starts; it gives way to that one.
+_HOOK = """\
+import importlib.util, os, sys
+_here = os.path.dirname(__file__)
+_package = {package!r}
+sys.path.insert(0, _package)
+try:
+    from flor_dagster.replay.child import await_rank
+    await_rank({plan!r})
+finally:
+    sys.path.remove(_package)
+sys.path[:] = [p for p in sys.path if os.path.realpath(p or ".") != os.path.realpath(_here)]
+_own = importlib.util.find_spec("sitecustomize") if sys.modules.pop("sitecustomize") else None
+if _own is not None and os.path.realpath(_own.origin or "") != os.path.realpath(__file__):
+    import sitecustomize
+"""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SCRIPT = -1
+"""In the report of ends, the script that makes the ranks."""
 _RANK_AND_SIZE = {"RANK": "rank", "WORLD_SIZE": "world_size"}
 
 
@@ -65,24 +84,27 @@ def made_by_script(record: RunRecord) -> bool:
 
 
 def launch_plan(
-    record: RunRecord, plans: Sequence[dict[str, Any]], report: Path, port: int
+    record: RunRecord, plans: Sequence[dict[str, Any]], plan_path: Path, report: Path, port: int
 ) -> dict[str, Any]:
     """What the unit's child is told: the plan of each rank, and how they find each other.
 
     Args:
         record: the run's journals.
         plans: the ranks' plans.
+        plan_path: where this will lie.
         report: where it says how each rank ended.
         port: where they meet.
     """
     for one, plan in zip(record.ranks, plans, strict=True):
         plan["variables"] = _variables(one.header, str(port))
-    return {
-        "ranks": list(plans),
-        "made": made_by_script(record),
-        "report": str(report),
-        "root": plans[0]["root"],
-    }
+    hook = ""
+    if made_by_script(record):
+        folder = report.with_suffix(".hook")
+        folder.mkdir(exist_ok=True)
+        text = _HOOK.format(package=PACKAGE_PARENT, plan=str(plan_path))
+        (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+        hook = str(folder)
+    return {"ranks": list(plans), "hook": hook, "report": str(report)}
 
 
 def _variables(header: Mapping[str, Any], port: str) -> dict[str, str]:

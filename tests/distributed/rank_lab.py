@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.recording.journal import read_journal
+from flor_dagster.replay.model import CellAnswer, Question, Report
 from flor_dagster.replay.workspace import Workspace
+from tests.replay.conftest import Lab
+
+ASKED = "#? "
+"""Before a `flor.log` that the recorded run did not have."""
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -39,9 +44,12 @@ class Ranks:
         ):
             subprocess.run(["git", *arguments], cwd=root, env=environment(), check=True)
 
-    def commit(self, files: Mapping[str, str]) -> None:
+    def write(self, files: Mapping[str, str]) -> None:
         for name, text in files.items():
             (self.root / name).write_text(text)
+
+    def commit(self, files: Mapping[str, str]) -> None:
+        self.write(files)
         for arguments in (("add", "-A"), ("commit", "-qm", "v")):
             subprocess.run(["git", *arguments], cwd=self.root, env=environment(), check=True)
 
@@ -87,3 +95,21 @@ def finish(*children: subprocess.Popen[str]) -> list[str]:
     said = [child.communicate(timeout=120)[0] for child in children]
     assert [child.returncode for child in children] == [0] * len(children), said
     return said
+
+
+def without_asked(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith(ASKED))
+
+
+def ask(ranks: Ranks, name: str, **more: object) -> tuple[CellAnswer, Report]:
+    with ranks.open() as workspace:
+        report = workspace.answer(Question((name,), **more))  # type: ignore[arg-type]
+        return report.cells[0], report
+
+
+def emitted(ranks: Ranks, report: Report, name: str) -> dict[int, int]:
+    """How often each rank of a replay executed the `flor.log` of a recorded name."""
+    folder = ranks.root / ".flor/replays" / report.replays[0].id
+    return {
+        int(path.name.split(".")[1]): Lab._emitted(path, name) for path in sorted(folder.glob("journal.*"))
+    }

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flor_dagster.replay.model import CellAnswer, Question, Report
+from flor_dagster.replay.model import Question
 from flor_dagster.replay.reproducing import verify_run
 from flor_dagster.replay.workspace import Workspace
-from tests.distributed.rank_lab import Ranks, finish
+from tests.distributed.rank_lab import ASKED, Ranks, ask, emitted, finish, without_asked
 from tests.replay.conftest import bits
 
 # The ranks talk through files, as a collective would: each waits for what the other has said.
@@ -50,7 +50,6 @@ with flor.checkpointing(weights=weights, random=random):
         flor.log("loss", float(weights[0]))
     #? flor.log("after", float(weights[1]))
 """
-ASKED = "#? "
 
 
 @pytest.fixture
@@ -59,10 +58,6 @@ def trained(ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ra
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     train(ranks)
     return ranks
-
-
-def without_asked(text: str) -> str:
-    return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith(ASKED))
 
 
 def train(ranks: Ranks, script: str = SCRIPT, *, status: int = 0, **variables: str) -> None:
@@ -86,12 +81,6 @@ def launch(ranks: Ranks, status: int = 0, **variables: str) -> None:
     for child in both:
         child.kill()
         child.communicate()
-
-
-def ask(ranks: Ranks, name: str, **more: object) -> tuple[CellAnswer, Report]:
-    with ranks.open() as workspace:
-        report = workspace.answer(Question((name,), **more))  # type: ignore[arg-type]
-        return report.cells[0], report
 
 
 def rows(workspace: Workspace, name: str) -> list[tuple[object, ...]]:
@@ -131,16 +120,6 @@ def test_a_step_is_answered_from_a_checkpoint_that_every_rank_has(trained: Ranks
     assert values == [row for row in oracle(trained, tmp_path, SCRIPT, "noise") if row[1] == 2]
     assert len(values) == 6
     assert emitted(trained, report, "weight") == {0: 3, 1: 3}
-
-
-def emitted(ranks: Ranks, report: Report, name: str) -> dict[int, int]:
-    """How often each rank of a replay executed the `flor.log` of a recorded name."""
-    from tests.replay.conftest import Lab
-
-    folder = ranks.root / ".flor/replays" / report.replays[0].id
-    return {
-        int(path.name.split(".")[1]): Lab._emitted(path, name) for path in sorted(folder.glob("journal.*"))
-    }
 
 
 def test_a_checkpoint_that_one_rank_lacks_is_used_by_none(trained: Ranks) -> None:
@@ -284,3 +263,70 @@ def test_a_rank_whose_record_differs_makes_the_replay_diverged_and_is_named(trai
     assert "rank 1" in answer.cell.sentence
     with trained.open() as workspace:
         assert rows(workspace, "norm") == []
+
+
+HEAD, _, BODY = SCRIPT.partition("random = np")
+MADE = (
+    HEAD.replace(
+        'rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])', "import multiprocessing"
+    ).replace("def mean(value, what):", "def mean(value, what):\n    rank, size = int(os.environ['RANK']), 2")
+    + "def train(rank, results):\n    size = 2\n    os.environ.update(RANK=str(rank), WORLD_SIZE='2')\n"
+    + "".join(f"    {line}\n" for line in ("random = np" + BODY).splitlines())
+    + """
+    results.put(rank)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    results = context.Queue()
+    children = [context.Process(target=train, args=(rank, results)) for rank in range(2)]
+    [child.start() for child in children]
+    if len(sys.argv) > 2:
+        print(sorted(results.get() for _ in children))
+    [child.join() for child in children]
+    sys.exit(max(child.exitcode for child in children))
+"""
+)
+
+
+def train_made(ranks: Ranks, *arguments: str) -> None:
+    ranks.commit({"train.py": without_asked(MADE)})
+    ranks.run("train.py", *arguments, TMPDIR=str(ranks.root.parent))
+    (ranks.root / "train.py").write_text(MADE.replace(ASKED, ""))
+
+
+@pytest.mark.parametrize("how", [("fork",), ("spawn", "waits")])
+def test_ranks_that_the_script_makes_are_made_again(
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    train_made(ranks, *how)
+    answer, report = ask(ranks, "norm")
+    assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell
+    assert emitted(ranks, report, "weight") == {0: 0, 1: 0}
+    step, _ = ask(ranks, "noise", iterations={"epoch": (1,)})  # the script waits for results that don't come
+    assert step.cell.fidelity == "exact", step.cell
+    truth = tmp_path / "oracle"
+    wanted = {name: oracle(ranks, truth / name, SCRIPT, name) for name in ("norm", "noise")}
+    with ranks.open() as workspace:
+        assert rows(workspace, "norm") == wanted["norm"]
+        assert rows(workspace, "noise") == [row for row in wanted["noise"] if row[1] == 1]
+
+
+def test_a_rank_that_the_script_made_fails_by_its_name(
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    train_made(ranks, "fork")
+    newest = ranks.root / "train.py"
+    bad = "0.0 if rank == 0 or epoch < 1 else {}"
+    plain = newest.read_text()
+    newest.write_text(
+        plain.replace("float(np.linalg.norm(weights)) + rank", bad.format("os.kill(os.getpid(), 9)"))
+    )
+    answer, _ = ask(ranks, "norm", allow_effects=True, timeout_seconds=20.0)
+    assert answer.cell.status == "failed"
+    assert "rank 1" in answer.cell.sentence, answer.cell
+    newest.write_text(plain.replace("float(np.linalg.norm(weights)) + rank", bad.format("time.sleep(600)")))
+    answer, _ = ask(ranks, "norm", allow_effects=True, timeout_seconds=3.0)
+    assert "statement `norm" in answer.cell.sentence, answer.cell
+    assert "rank 1" in answer.cell.sentence

@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
-from tests.distributed.rank_lab import Ranks
+from tests.distributed.rank_lab import ASKED, Ranks, ask, emitted, without_asked
 
 pytest.importorskip("torch")
 
@@ -22,6 +23,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import flor_dagster as flor
+
+def note(name, value):
+    # What the training saw, beside its record: a replay must see the same.
+    if "TRUTH" in os.environ:
+        with open(os.environ["TRUTH"] + f".{dist.get_rank()}", "a") as file:
+            file.write(f"{name} {value.hex()}\\n")
 
 def train(rank, size, init=None):
     if init:
@@ -37,16 +44,20 @@ def train(rank, size, init=None):
     sampler = DistributedSampler(data, seed=3)
     loader = DataLoader(data, batch_size=2, sampler=sampler)
     with flor.checkpointing(model=model, optimizer=optimizer):
-        for epoch in flor.loop("epoch", range(2)):
+        for epoch in flor.loop("epoch", range(3)):
             sampler.set_epoch(epoch)
             for x, y in flor.loop("step", loader):
                 optimizer.zero_grad()
                 loss = ((model(x) - y) ** 2).mean()
                 loss.backward()
+                note("gradient", float(model.module[0].weight.grad.norm()))
+                #? flor.log("gradient", float(model.module[0].weight.grad.norm()))
                 optimizer.step()
                 flor.log("loss", loss.item())
             flor.log("first", x[0, 0].item())
             flor.log("weight", model.module[0].weight.sum().item())
+            note("norm", float(sum(p.detach().norm() for p in model.parameters())) + rank)
+            #? flor.log("norm", float(sum(p.detach().norm() for p in model.parameters())) + rank)
             if os.environ.get("HANG") == str(rank) and epoch == 1:
                 print("hanging", flush=True)
                 import time
@@ -67,9 +78,12 @@ def torchrun(*more: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("how", ["torchrun", "spawn"])
-def test_a_training_by_torchs_launchers_is_one_run(ranks: Ranks, how: str) -> None:
-    ranks.commit({"train.py": SCRIPT})
-    ranks.run(*(torchrun() if how == "torchrun" else ("train.py", "spawn")))
+def test_a_training_by_torchs_launchers_is_one_run_and_is_replayed(
+    ranks: Ranks, how: str, tmp_path: Path
+) -> None:
+    ranks.commit({"train.py": without_asked(SCRIPT)})
+    truth = str(tmp_path / "truth")
+    ranks.run(*(torchrun() if how == "torchrun" else ("train.py", "spawn")), TRUTH=truth)
     ((run, journals),) = ranks.runs().items()
     assert journals == [0, 1]
     assert ranks.header(ranks.root / ".flor/runs" / run)["launcher"] == (
@@ -80,7 +94,7 @@ def test_a_training_by_torchs_launchers_is_one_run(ranks: Ranks, how: str) -> No
         assert (row.status, row.reason) == ("finished", "")
         frame = workspace.store.dataframe("loss", "first", "weight", ranks="all")
     by_rank = dict(iter(frame.groupby("rank")))
-    assert {rank: len(part) for rank, part in by_rank.items()} == {0: 4, 1: 4}
+    assert {rank: len(part) for rank, part in by_rank.items()} == {0: 6, 1: 6}
     # What the gradients of both made is the same; what each drew and saw is its own.
     assert by_rank[0]["weight"].tolist() == by_rank[1]["weight"].tolist()
     assert by_rank[0]["loss"].tolist() != by_rank[1]["loss"].tolist()
@@ -98,6 +112,28 @@ def test_a_training_by_torchs_launchers_is_one_run(ranks: Ranks, how: str) -> No
     assert all("random:torch" in state.roots for state in states)
     # The sampler's epoch is an attribute of an object that the loop found: it is in the end state of the outer loop.
     assert all('"epoch"' in json.dumps(state.nodes) for state in states)
+
+    # What was never logged, as each rank saw it: every epoch without a step, then the steps of one from a checkpoint.
+    ranks.write({"train.py": SCRIPT.replace(ASKED, "")})
+    answer, report = ask(ranks, "norm")
+    assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell
+    assert emitted(ranks, report, "loss") == {0: 0, 1: 0}
+    assert seen(ranks, "norm") == {rank: noted(truth, rank, "norm") for rank in (0, 1)}
+    answer, report = ask(ranks, "gradient", iterations={"epoch": (2,)})
+    assert answer.cell.fidelity == "exact", answer.cell
+    assert emitted(ranks, report, "loss") == {0: 2, 1: 2}
+    assert seen(ranks, "gradient") == {rank: noted(truth, rank, "gradient")[4:] for rank in (0, 1)}
+
+
+def noted(truth: str, rank: int, name: str) -> list[str]:
+    lines = Path(f"{truth}.{rank}").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.split()[0] == name]
+
+
+def seen(ranks: Ranks, name: str) -> dict[int, list[str]]:
+    with ranks.open() as workspace:
+        frame = workspace.store.dataframe(name, ranks="all")
+    return {rank: [value.hex() for value in part[name].dropna()] for rank, part in frame.groupby("rank")}
 
 
 def test_a_killed_rank_under_torchrun_leaves_a_run_that_says_what_became_of_each(ranks: Ranks) -> None:
