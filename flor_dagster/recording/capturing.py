@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.recording import listening, switches
 from flor_dagster.recording.checkpoints import Manifest
+from flor_dagster.recording.lacking import lacks_of
 from flor_dagster.recording.memory import available_bytes
 from flor_dagster.recording.obstacles import why_unskippable
 from flor_dagster.recording.policy import choose_policy
@@ -180,6 +181,7 @@ class Capturing:
                     "bytes": written,
                     "t": when,
                     "roots": len(manifest.roots),
+                    "lacks": lacks_of(manifest),
                 },
             )
 

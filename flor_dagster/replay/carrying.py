@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
 from flor_dagster.replay.cells import answered_cell, plain_cell
+from flor_dagster.replay.coverage import Share
 from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.executing import Job, Outcome
 from flor_dagster.replay.placing import PlacedVersion
@@ -79,14 +80,15 @@ class Carrier:
         allows: whether so many seconds more stay within what was asked.
         timeout: seconds for one child.
         libraries: what a warm worker may have imported, None for cold children only.
-        partial: whether only some iterations are asked.
+        share: what of a statement's cell the answer settles, where it was put in so.
         approximate: why the version may not be what ran.
     """
 
     def __init__(
         self, store: LogStore, write: threading.Lock, places: Places, passing: Passing, run: RunRow, record: RunRecord, *,
         replan: Replan, tell: Callable[[StatementRow, CellRow], None], done: Callable[[ReplayRow], None],
-        allows: Callable[[float], bool], timeout: float, libraries: tuple[str, ...] | None, partial: bool, approximate: str,
+        allows: Callable[[float], bool], timeout: float, libraries: tuple[str, ...] | None,
+        share: Callable[[StatementRow, PlacedVersion], Share], approximate: str,
     ) -> None:  # fmt: skip
         self._store = store
         self._write = write
@@ -100,7 +102,7 @@ class Carrier:
         self._allows = allows
         self._timeout = timeout
         self._libraries = libraries
-        self._partial = partial
+        self._share = share
         self._approximate = approximate
 
     def example(self, placed: PlacedVersion, loops: LoopPlan) -> Unit:
@@ -268,7 +270,8 @@ class Carrier:
         """Make the values and the cells visible, in one transaction."""
         cells = [
             answered_cell(
-                self._run, statement, now.placed, result, replay.id, partial=self._partial, approximate=self._approximate
+                self._run, statement, now.placed, result, replay.id, share=self._share(statement, now.placed),
+                approximate=self._approximate,
             )
             for statement in now.todo
         ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 from flor_dagster.recording.values import Failure, decode
 from flor_dagster.replay.attempting import Attempt
+from flor_dagster.replay.coverage import Share, kept_coverage, read_coverage
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.store.models import CellRow, RunRow, StatementRow
 
@@ -20,7 +21,7 @@ def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str)
 
 def answered_cell(
     run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
-    partial: bool, approximate: str,
+    share: Share, approximate: str,
 ) -> CellRow:  # fmt: skip
     """The cell of a statement that a replay came through with.
 
@@ -30,7 +31,7 @@ def answered_cell(
         placed: where it was put in the run's version.
         attempt: the replay: finished, merged and compared with the record.
         replay_id: its id.
-        partial: whether only some iterations were asked: the cell stays open.
+        share: what of the cell this settles; where iterations are left, it stays open.
         approximate: why the version may not be what ran; empty where it is.
     """
     file, placement = placed.placements[statement.id]
@@ -46,7 +47,7 @@ def answered_cell(
     verdict = attempt.verdict
     ranks = f" on {len(attempt.journals)} ranks" if len(attempt.journals) > 1 else ""
     words = f"{good} value{'s' * (good != 1)}{ranks}, {verdict.sentence}"
-    status = "open" if partial else "replayed"
+    status = "replayed" if share.whole else "open"
     if verdict.fidelity == "diverged":
         status, words = "failed", verdict.sentence
         if attempt.diagnosis:
@@ -63,10 +64,19 @@ def answered_cell(
     }  # fmt: skip
     if approximate:
         words += f"; its version is approximate: {approximate}"
-    if partial and status == "open":
+    if status == "open":
         words = f"asked for some iterations only: {words}"
+    fidelity, coverage = verdict.fidelity, None
+    if status in ("open", "replayed"):
+        before = read_coverage(share.earlier)
+        coverage = kept_coverage(before.with_(share.asked), verdict.fidelity, replay_id, share.earlier)
+        if status == "replayed" and before:
+            fidelity = coverage["fidelity"]
+            words += (
+                f"; {before.count} iteration{'s' * (before.count != 1)} answered before ({fidelity} together)"
+            )
     return CellRow(
-        run.id, statement.id, status, verdict.fidelity, words, len(values), replay_id, datetime.now().astimezone(), detail,
+        run.id, statement.id, status, fidelity, words, len(values), replay_id, datetime.now().astimezone(), detail, coverage,
     )  # fmt: skip
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flor_dagster.replay.agreeing import Agreement, Bounds, Offer, agree, died_in, last_common
+from flor_dagster.replay.coverage import NOWHERE, Coverage
 from flor_dagster.replay.estimating import UNMEASURED, Rates
 from flor_dagster.replay.holding import NOTHING, Held, Reads, joined
+from flor_dagster.replay.iterations import Iterations, asked_indices
 from flor_dagster.replay.reach import Reach, Site
 from flor_dagster.replay.record import Execution, RunRecord
 
@@ -64,29 +66,6 @@ class LoopPlan:
         return (self, *self.peers)
 
 
-Iterations = Mapping[str, tuple[int | str, ...]]
-"""Loop name → wanted iterations: indices from 0, `last`, or `first:end:step` as Python slices (`0:10`, `::5`, `-3:`)."""
-
-
-def chosen_indices(wanted: Iterable[int | str], count: int) -> set[int]:
-    """The indices that are meant of an execution with so many iterations; those that it never came to are left out.
-
-    Args:
-        wanted: see `Iterations`.
-        count: how many iterations there were.
-    """
-    chosen: set[int] = set()
-    for one in wanted:
-        if isinstance(one, int):
-            chosen.add(one)
-        elif one == "last":
-            chosen.add(count - 1)
-        else:
-            parts = [int(part) if part.strip() else None for part in one.split(":")]
-            chosen |= set(range(count)[slice(*parts)])
-    return {index for index in chosen if 0 <= index < count}
-
-
 def plan_loops(
     record: RunRecord,
     reach: Reach,
@@ -99,6 +78,7 @@ def plan_loops(
     added: Mapping[str, tuple[int, ...]] | None = None,
     unskippable: Mapping[tuple[str, int, int], str] | None = None,
     rates: Rates = UNMEASURED,
+    covered: Coverage = NOWHERE,
 ) -> LoopPlan:
     """Plan the replay of one run for statements at their places.
 
@@ -113,12 +93,14 @@ def plan_loops(
         added: file → the lines that the statements added to it; the record's lines are those of the file without them.
         unskippable: (file, line, column) of loops that an audit found to come out otherwise when they are skipped → why.
         rates: what replays have cost here.
+        covered: what earlier replays answered; it is not wanted again.
 
     Returns:
         The plan; at worst it executes everything from the beginning.
     """
     planners = [
-        _Planner(one, reach, targets, iterations, without, held or _holds_all, added or {}, unskippable or {}, rates)
+        _Planner(one, reach, targets, iterations, without, held or _holds_all, added or {}, unskippable or {}, rates,
+                 covered)
         for one in record.ranks
     ]  # fmt: skip
     return planners[0].plan(jump) if len(planners) == 1 else _together(planners, record, jump)
@@ -142,16 +124,6 @@ def _together(planners: Sequence[_Planner], record: RunRecord, jump: bool) -> Lo
 
 def _holds_all(_: str) -> Held:
     return Held()
-
-
-def absent_loops(record: RunRecord, iterations: Iterations | None) -> str:
-    """Loops whose iterations are asked for and that the run does not have, in words; empty where it has them all."""
-    there = {execution.name for execution in record.executions.values()}
-    absent = sorted(set(iterations or ()) - there)
-    if not absent:
-        return ""
-    has = ", ".join(sorted(there)) or "none"
-    return f"this training run has no loop {' or '.join(f'`{name}`' for name in absent)} (its loops: {has})"
 
 
 def never_reached(
@@ -198,7 +170,7 @@ class _Planner:
     def __init__(
         self, record: RunRecord, reach: Reach, targets: list[Target], iterations: Iterations | None,
         without: frozenset[str], held: Callable[[str], Held], added: Mapping[str, tuple[int, ...]],
-        unskippable: Mapping[tuple[str, int, int], str], rates: Rates,
+        unskippable: Mapping[tuple[str, int, int], str], rates: Rates, covered: Coverage,
     ) -> None:  # fmt: skip
         self.record = record
         self.reach = reach
@@ -209,6 +181,7 @@ class _Planner:
         self.added = added
         self.unskippable = unskippable
         self.rates = rates
+        self.covered = covered
         self.reads = joined(target.reads for target in targets)
         self._must_sites: dict[Site, bool] = {}
         self._held: dict[str, str] = {}
@@ -220,7 +193,7 @@ class _Planner:
     def _executions_that_must_run(self) -> set[int]:
         must: set[int] = set()
         for execution in self.record.executions.values():
-            if self._site_must(execution) and self._wanted(execution):
+            if self._site_must(execution) and self._wanted(execution) and not self._is_answered(execution):
                 here: int | None = execution.id
                 while here is not None and here not in must:
                     must.add(here)
@@ -249,9 +222,18 @@ class _Planner:
 
     def wanted_indices(self, execution: Execution) -> set[int] | None:
         """The wanted iterations of an execution, None for all."""
-        if self.iterations is None or execution.name not in self.iterations:
-            return None
-        return chosen_indices(self.iterations[execution.name], execution.count)
+        wanted = asked_indices(self.iterations, execution)
+        if not self.covered:
+            return wanted
+        asked = range(execution.count) if wanted is None else wanted
+        left = {index for index in asked if not self.covered.covers(execution.path, index)}
+        return wanted if len(left) == len(asked) else left
+
+    def _is_answered(self, execution: Execution) -> bool:
+        """Whether earlier replays answered all that is asked of an execution."""
+        return bool(self.covered) and execution.count > 0 and self.wanted_indices(execution) == set() != asked_indices(
+            self.iterations, execution
+        )  # fmt: skip
 
     def _wanted(self, execution: Execution) -> bool:
         parent, index = execution.parent, execution.parent_index

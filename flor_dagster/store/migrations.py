@@ -30,8 +30,14 @@ def _count_losses(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN lost BIGINT DEFAULT '0' NOT NULL")
 
 
+def _cover_cells(connection: Connection) -> None:
+    """Schema 5: which iterations of a cell are answered."""
+    if "coverage" not in {column["name"] for column in inspect(connection).get_columns("cells")}:
+        connection.exec_driver_sql("ALTER TABLE cells ADD COLUMN coverage TEXT NOT NULL DEFAULT '{}'")
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
-MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions, _count_losses)
+MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions, _count_losses, _cover_cells)
 
 NEWEST = len(MIGRATIONS) + 1
 

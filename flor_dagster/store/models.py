@@ -110,7 +110,10 @@ class PlacementRow:
 
 @dataclass(frozen=True, slots=True)
 class CellRow:
-    """Training run by statement. Settled, failed or open; `sentence` is the answer in words."""
+    """Training run by statement. Settled, failed or open; `sentence` is the answer in words.
+
+    `coverage` says which iterations are answered, by which `replays`; None leaves what is stored as it is.
+    """
 
     run_id: str
     statement_id: int
@@ -121,6 +124,7 @@ class CellRow:
     replay_id: str | None
     updated: datetime
     detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    coverage: dict[str, Any] | None = None
 
     @property
     def settled(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from flor_dagster.errors import StoreError, UnknownNameError
 from flor_dagster.store.chunks import pack_journal, pack_layout
@@ -121,14 +122,29 @@ def commit(
         for statement, _, _, context, _ in kept:
             answered.setdefault(statement, set()).add((rank, context))
         taken.append((rank, path, lines, kept))
-    settled = {cell.statement_id for cell in answers if cell.run_id == replay.run_id and cell.settled}
-    _forget_values(connection, run, replay.id, settled - recorded, answered)
+    settled = {
+        cell.statement_id: frozenset[str]((cell.coverage or {}).get("replays", ()))
+        for cell in answers
+        if cell.run_id == replay.run_id and cell.settled and cell.statement_id not in recorded
+    }
+    _forget_values(connection, run, replay.id, settled, answered)
     for places in maps.values():
         places.save()
     for rank, path, lines, kept in taken:
         _write(connection, run, rank, replay.id, path, lines, kept)
     for cell in answers:
-        keep_cell(connection, cell)
+        parts = (cell.coverage or {}).get("replays", ())
+        keep_cell(
+            connection, replace(cell, rows=_values_of(connection, run, cell)) if len(parts) > 1 else cell
+        )
+
+
+def _values_of(connection: Connection, run: int, cell: CellRow) -> int:
+    """How many values of a cell there are, those of earlier replays included."""
+    j, s, r = journals.c, call_sites.c, records.c
+    query = select(func.count()).select_from(records).join(journals, j.journal == r.journal)
+    query = query.join(call_sites, s.site == r.site).where(j.run == run, s.statement_id == cell.statement_id)
+    return int(connection.execute(query).scalar_one())
 
 
 def _checked(lines: Lines, path: Path, replay: ReplayRow) -> dict[str, Any]:
@@ -181,15 +197,23 @@ def _forget_values(
     connection: Connection,
     run: int,
     replay_id: str,
-    settled: set[int],
+    settled: Mapping[int, frozenset[str]],
     answered: Mapping[int, set[tuple[int, int]]],
 ) -> None:
-    """Take away what earlier replays said about the cells that this one answers."""
+    """Take away what earlier replays said about the cells that this one answers.
+
+    Args:
+        connection: in the caller's transaction.
+        run: the run's number.
+        replay_id: this replay.
+        settled: statement whose cell this settles → the earlier replays that answered a part of it.
+        answered: statement → rank and context of what this replay answered.
+    """
     j, s, r = journals.c, call_sites.c, records.c
     touched: set[int] = set()
-    for statement in settled | set(answered):
+    for statement in set(settled) | set(answered):
         rows = connection.execute(
-            select(r.journal, r.site, j.rank)
+            select(r.journal, r.site, j.rank, j.replay_id)
             .join(journals, j.journal == r.journal)
             .join(call_sites, s.site == r.site)
             .where(
@@ -197,13 +221,13 @@ def _forget_values(
             )
             .distinct()
         ).all()
-        for journal, site, rank in rows:
+        for journal, site, rank, other in rows:
             old = (r.journal == journal) & (r.site == site)
             touched.add(journal)
-            if statement in settled:
+            if statement in settled and other not in settled[statement]:
                 connection.execute(delete(records).where(old))
                 continue
-            again = [context for of_rank, context in answered[statement] if of_rank == rank]
+            again = [context for of_rank, context in answered.get(statement, ()) if of_rank == rank]
             for some in slices(again):
                 connection.execute(delete(records).where(old, r.ctx.in_(some)))
     for journal in touched:

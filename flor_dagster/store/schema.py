@@ -305,6 +305,7 @@ cells = Table(
     Column("replay_id", Text),
     Column("updated", BigInteger, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("coverage", Text, nullable=False, server_default="{}"),
     Index("cells_by_statement", "statement_id", "status"),
 )
 

@@ -203,6 +203,7 @@ def cell_rows(connection: Connection, query: Select[Any]) -> list[CellRow]:
             replay_id=row.replay_id,
             updated=moment(row.updated),
             detail=json.loads(row.detail),
+            coverage=json.loads(row.coverage),
         )
         for row in connection.execute(query.order_by(cells.c.run, cells.c.statement_id))
     ]
@@ -240,6 +241,8 @@ def keep_cell(connection: Connection, cell: CellRow) -> bool:
         "updated": nanoseconds(cell.updated or dt.datetime.now(dt.UTC)),
         "detail": to_json(cell.detail),
     }
+    if cell.coverage is not None:
+        values["coverage"] = to_json(cell.coverage)
     if old is None:
         connection.execute(insert(cells).values(run=run, statement_id=cell.statement_id, **values))
     else:

@@ -33,11 +33,13 @@ def test_a_store_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
     with database.write() as connection:
         schema.version_archives.drop(connection)
         schema.version_objects.drop(connection)
+        connection.exec_driver_sql("ALTER TABLE cells DROP COLUMN coverage")
         connection.execute(delete(schema.schema_version))
         connection.execute(schema.schema_version.insert().values(version=1, applied=0))
     database.close()
     with LogStore.open(tmp_path / "flor.db") as store:
         assert store.unarchived_versions() == []
+        assert store.cells() == []
     database = Database(tmp_path / "flor.db")
     with database.read() as connection:
         assert inspect(connection).has_table("version_objects")

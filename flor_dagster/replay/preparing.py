@@ -1,0 +1,408 @@
+"""Work out a run's share of a question: what is known, what is refused, where the statements stand, what must be executed."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from flor_dagster.errors import FlorError
+from flor_dagster.propagation import PROPAGATOR_VERSION
+from flor_dagster.recording import layout
+from flor_dagster.recording.checkpoints import CheckpointStore
+from flor_dagster.replay.cells import plain_cell
+from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
+from flor_dagster.replay.environments import Environment, choose_environment
+from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
+from flor_dagster.replay.holding import Held, held_by
+from flor_dagster.replay.iterations import absent_loops
+from flor_dagster.replay.model import Question, RunPlan
+from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
+from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
+from flor_dagster.replay.reach import Reach
+from flor_dagster.replay.record import RunRecord, let_go_of, read_run
+from flor_dagster.replay.reproducing import audited_loops
+from flor_dagster.replay.selecting import choose_runs
+from flor_dagster.replay.topology import why_not_together
+from flor_dagster.replay.verifying import tainted_statements
+from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
+
+if TYPE_CHECKING:
+    from flor_dagster.replay.workspace import Workspace
+
+_KEPT_REACHES = 4
+
+
+@dataclass(slots=True)
+class Prepared:
+    """One run's share of a question, worked out. `earlier` are cells of which earlier questions answered a part that counts."""
+
+    plan: RunPlan
+    record: RunRecord | None
+    placed: PlacedVersion
+    placements: dict[int, PlacementRow]
+    loops: LoopPlan | None
+    settled: dict[int, CellRow]
+    earlier: dict[int, CellRow] = field(default_factory=dict[int, CellRow])
+
+
+class Preparer:
+    """Works out questions of one workspace; what several runs of a version need is worked out once.
+
+    Args:
+        workspace: the project.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._store = workspace.store
+        self._checkpoints = CheckpointStore(layout.checkpoints_folder(workspace.home))
+        self._reading = threading.Lock()
+        self._reaches: dict[tuple[object, ...], Reach] = {}
+        self._replays: Sequence[ReplayRow] = ()
+        self._runs: Sequence[RunRow] = ()
+        self.rates: Rates = UNMEASURED
+
+    def prepare(self, question: Question) -> tuple[tuple[StatementRow, ...], list[Prepared]]:
+        """The statements that are asked, and each run's share."""
+        self._workspace.sync()
+        self._workspace.require_runs()
+        resolved: dict[int, StatementRow] = {}
+        for name in question.statements:
+            for row in self._resolve(name):
+                resolved[row.id] = row
+        statements = tuple(resolved.values())
+        runs = self._select(question)
+        # Read once for all runs: what past replays cost, and which loops audits found.
+        self._replays, self._runs = self._store.replays(), self._store.runs()
+        self.rates = rates_of(self._replays)
+        return statements, [self._prepare_run(run, statements, question) for run in runs]
+
+    def _resolve(self, name: str) -> tuple[StatementRow, ...]:
+        # A key of an open question needs no look at the newest source: it may have changed since it was asked.
+        known = [s for s in self._store.statements() if s.key == name]
+        if known and known[0].question and known[0].key != known[0].name:
+            return tuple(known)
+        return self._workspace.resolve(name)
+
+    def _select(self, question: Question) -> list[RunRow]:
+        return list(choose_runs(self._workspace.runs(), self._store, question))
+
+    def _prepare_run(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> Prepared:
+        cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
+        settled: dict[int, CellRow] = {}
+        placements: dict[int, PlacementRow] = {}
+        todo: list[StatementRow] = []
+        linked = {statement for *_, statement in self._store.call_sites(run.id)}
+        for statement in statements:
+            cell = cells.get(statement.id)
+            placement = (
+                self._store.placement(statement.id, run.commit, PROPAGATOR_VERSION)
+                if run.commit is not None
+                else None
+            )
+            if placement is not None:
+                placements[statement.id] = placement
+            refused = cell is not None and cell.status == "refused" and run.commit is not None
+            outdated = refused and (
+                placement is None or (question.allow_effects and placement.kind == "changes-training")
+            )
+            if statement.id in linked:
+                settled[statement.id] = (
+                    cell
+                    if cell is not None and cell.status == "recorded"
+                    else self._workspace.recorded_cell(run, statement)
+                )
+            elif cell is not None and cell.settled and not outdated:
+                settled[statement.id] = cell
+            else:
+                todo.append(statement)
+        record: RunRecord | None = None
+        environment: Environment | None = None
+        placed = PlacedVersion()
+        loops: LoopPlan | None = None
+        earlier: dict[int, CellRow] = {}
+        sentence = "nothing to do: every cell is settled" if not todo else ""
+        if todo and run.status == "running":
+            sentence, todo = "still running: ask again when it is over", []
+        elif todo and run.commit is None:
+            for statement in todo:
+                settled[statement.id] = plain_cell(run, statement, "refused", self._why_no_version(run))
+            sentence, todo = "its code was not kept", []
+        elif todo:
+            record = read_run(layout.run_folder(self._workspace.home, run.id))
+            reason = why_not_together(run.header, record)
+            if not reason:
+                record = let_go_of(record, self._checkpoints.names(run.id))
+                environment = choose_environment(record, question.python, self._workspace.home)
+                record.header["executable"] = environment.interpreter
+            if reason:
+                for statement in todo:
+                    settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {reason}")
+                sentence, todo = reason, []
+        if todo and record is not None:
+            todo, placed = self._place(run, record, todo, settled, placements, question)
+            todo = self._reached(run, record, placed, todo, settled)
+            earlier = self._earlier(record, cells, question)
+            if todo:
+                todo, loops, sentence = self._planned(run, record, placed, todo, question, earlier, settled)
+            else:
+                sentence = "nothing to replay: this version takes none of the statements, or has them already"
+        refused = tuple((s, placements[s.id]) for s in statements
+                        if s.id in placements and placements[s.id].status == "refused")  # fmt: skip
+        plan = RunPlan(
+            run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
+            sentence, loops.estimated_seconds if loops else None, run.seconds,
+            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": environment.warnings if environment is not None else ()} if loops else {},
+        )  # fmt: skip
+        return Prepared(plan, record, placed, placements, loops, settled, earlier)
+
+    def _planned(
+        self,
+        run: RunRow,
+        record: RunRecord,
+        placed: PlacedVersion,
+        todo: list[StatementRow],
+        question: Question,
+        earlier: Mapping[int, CellRow],
+        settled: dict[int, CellRow],
+    ) -> tuple[list[StatementRow], LoopPlan | None, str]:
+        absent = absent_loops(record, question.iterations)
+        if absent:
+            return [], None, f"nothing to replay: {absent}"
+        asked = covered_by_asking(record, question.iterations) if question.iterations is not None else NOWHERE
+        for statement in todo if asked else ():
+            cell = earlier.get(statement.id)
+            if cell is not None and read_coverage(cell).holds(asked):
+                settled[statement.id] = _answered_before(cell)
+        todo = [statement for statement in todo if statement.id not in settled]
+        if not todo:
+            return [], None, "nothing to do: these iterations were answered before"
+        loops = self.loops(run, record, placed, todo, question, earlier)
+        return todo, loops, loops.sentence
+
+    def _earlier(
+        self, record: RunRecord, cells: Mapping[int, CellRow], question: Question
+    ) -> dict[int, CellRow]:
+        """The cells of which earlier questions answered a part that need not be computed again."""
+        # Of several ranks each has loop executions of its own; who distrusts checkpoints has everything computed.
+        if question.without_checkpoints or len(record.ranks) > 1:
+            return {}
+        return {number: cell for number, cell in cells.items() if read_coverage(cell)}
+
+    def share(
+        self, item: Prepared, statement: StatementRow, placed: PlacedVersion, question: Question
+    ) -> Share:
+        """What of a statement's cell the answer to a question settles.
+
+        Args:
+            item: the run's share of the question.
+            statement: the statement.
+            placed: where it was put in the end.
+            question: what was asked.
+        """
+        record, earlier = item.record, item.earlier.get(statement.id)
+        if question.iterations is None:
+            return Share(True, NOWHERE, earlier)
+        if record is None or len(record.ranks) > 1:
+            return Share(False, NOWHERE, None)
+        asked = covered_by_asking(record, question.iterations)
+        now = read_coverage(earlier).with_(asked)
+        reach = self._reach(item.plan.run, record, placed)
+        places = [(t.file, t.function, t.line) for t in _targets(placed, [statement], reach)]
+        return Share(is_all(record, reach, places, now, _added(placed)), asked, earlier)
+
+    def _why_no_version(self, run: RunRow) -> str:
+        path = layout.run_folder(self._workspace.home, run.id) / "version.json"
+        try:
+            reason = json.loads(path.read_text(encoding="utf-8")).get("error", "")
+        except (OSError, ValueError):
+            reason = ""
+        return f"refused: the code of this run was not kept as a version{f' ({reason})' if reason else ''}"
+
+    def _place(
+        self, run: RunRow, record: RunRecord, todo: list[StatementRow], settled: dict[int, CellRow],
+        placements: dict[int, PlacementRow], question: Question,
+    ) -> tuple[list[StatementRow], PlacedVersion]:  # fmt: skip
+        """Put the statements into the run's version; what is refused or already there is settled."""
+        commit = run.commit or ""
+        placed = self._placer(question).place(commit, run.entrypoint, todo)
+        remaining: list[StatementRow] = []
+        for statement in todo:
+            row = placed.row(statement, commit)
+            self._store.save_placement(row)
+            placements[statement.id] = row
+            if row.status == "refused":
+                settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {row.sentence}")
+            elif not _loads(record, row.file):
+                settled[statement.id] = plain_cell(
+                    run, statement, "refused", f"refused: this run never loaded {row.file}"
+                )
+            elif row.status == "already-there":
+                self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
+                settled[statement.id] = self._workspace.recorded_cell(run, statement)
+            else:
+                remaining.append(statement)
+        return remaining, placed
+
+    def _placer(self, question: Question) -> VersionPlacer:
+        return self._workspace.placer(allow_effects=question.allow_effects)
+
+    def loops(
+        self, run: RunRow, record: RunRecord, placed: PlacedVersion, todo: Sequence[StatementRow], question: Question,
+        earlier: Mapping[int, CellRow], *, without: frozenset[str] = frozenset(), jump: bool = True,
+    ) -> LoopPlan:  # fmt: skip
+        """What one replay does with the loops to answer statements at their places.
+
+        Args:
+            run: the training run.
+            record: its journal.
+            placed: its version with the statements in it.
+            todo: the statements.
+            question: what was asked.
+            earlier: statement id → cell of which a part is answered.
+            without: names of checkpoints that must not be used (`*`: none at all).
+            jump: whether the outermost loop may be entered in the middle.
+        """
+        if question.without_checkpoints:
+            without = frozenset("*")
+        reach = self._reach(run, record, placed)
+        targets = _targets(placed, todo, reach)
+        return plan_loops(
+            record, reach, targets, iterations=question.iterations, without=without, jump=jump,
+            held=self._held(run, record, targets), added=_added(placed), rates=self.rates,
+            unskippable=audited_loops(self._replays, self._runs, run.commit),
+            covered=common_of(read_coverage(earlier.get(statement.id)) for statement in todo),
+        )  # fmt: skip
+
+    def _reached(
+        self,
+        run: RunRow,
+        record: RunRecord,
+        placed: PlacedVersion,
+        todo: list[StatementRow],
+        settled: dict[int, CellRow],
+    ) -> list[StatementRow]:
+        """Leave out, as refused, what a run that died never came to."""
+        if all(one.finished for one in record.ranks) or not todo:
+            return todo
+        reach = self._reach(run, record, placed)
+        never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
+        for statement in todo:
+            if statement.key in never:
+                settled[statement.id] = plain_cell(
+                    run, statement, "refused", f"refused: {never[statement.key]}"
+                )
+        return [statement for statement in todo if statement.key not in never]
+
+    def _reach(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> Reach:
+        """What calls what in the files that the run loaded; runs of one version that loaded the same share it."""
+        tree = self._workspace.placer().tree(run.commit or "")
+        files = [f for f in tree.paths() if f.endswith(".py") and (f in placed.files or _loads(record, f))]
+        key = run.commit, tuple(files), tuple((f, placed.files[f].text) for f in placed.files)
+        with self._reading:
+            if key not in self._reaches:
+                tree.prepare(f for f in files if f not in placed.files)
+                texts = {f: placed.files[f].text if f in placed.files else tree.read(f) for f in files}
+                while len(self._reaches) >= _KEPT_REACHES:
+                    del self._reaches[next(iter(self._reaches))]
+                self._reaches[key] = Reach({f: text for f, text in texts.items() if text is not None})
+            return self._reaches[key]
+
+    def loaded_sources(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> dict[str, str]:
+        """The texts of the files that the run said it had loaded, and of those that statements were put into."""
+        tree = self._workspace.placer().tree(run.commit or "")
+        files = sorted(f for f in loaded_files(record) | placed.files.keys() if f.endswith(".py"))
+        texts = {f: placed.files[f].text if f in placed.files else tree.read(f) for f in files}
+        return {f: text for f, text in texts.items() if text is not None}
+
+    def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
+        """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
+        store = self._checkpoints
+        chains = frozenset(chain for target in targets for chain in target.reads.chains)
+
+        said = {name: facts for one in record.ranks for name, facts in one.facts.items()}
+
+        @functools.cache
+        def held(name: str) -> Held:
+            lacks = said.get(name, {}).get("lacks")
+            if lacks is not None:  # the journal says it: no manifest is read
+                return Held(frozenset(lacks[0]), frozenset(map(tuple, lacks[1])))
+            try:
+                return held_by(store.read(run.id, name), chains)
+            except FlorError:
+                return Held()
+
+        return held
+
+    def tainted(self, run: RunRow, record: RunRecord) -> frozenset[tuple[str, int]]:
+        """File and line of the run's statements whose values hang on the clock or the process."""
+        found: set[tuple[str, int]] = set()
+        for file in sorted({r.file for one in record.ranks for r in one.records}):
+            text = self._workspace.repository.read(run.commit or "", file)
+            if text is not None:
+                found |= tainted_statements(file, text)
+        return frozenset(found)
+
+
+def _answered_before(cell: CellRow) -> CellRow:
+    """A cell whose asked iterations are known; that a later question about others failed does not count here."""
+    if cell.status != "failed":
+        return cell
+    words = "asked for some iterations only: these were answered before"
+    return replace(
+        cell, status="open", sentence=words, fidelity=(cell.coverage or {})["fidelity"], replay_id=None
+    )
+
+
+def _targets(placed: PlacedVersion, todo: Sequence[StatementRow], reach: Reach) -> list[Target]:
+    """Where the statements stand, line by line."""
+    targets: list[Target] = []
+    for statement in todo:
+        file, placement = placed.placements[statement.id]
+        text = placed.files[file].text
+        lines = range(placement.lines[0], placement.lines[1] + 1)
+        # What travelled with a statement (its helper, its import) reads for it.
+        reads = reach.reads_of(file, {*lines, *placed.files[file].added})
+        targets += [Target(statement.key, file, _function_at(text, line), line, reads) for line in lines]
+    return targets
+
+
+def _added(placed: PlacedVersion) -> dict[str, tuple[int, ...]]:
+    return {file: state.added for file, state in placed.files.items()}
+
+
+def loaded_files(record: RunRecord) -> frozenset[str]:
+    """The repository's files that a run said it had loaded."""
+    events = (event for one in record.ranks for event in one.events)
+    return frozenset(name for _, kind, parts in events if kind == "m" for name in parts[1])
+
+
+def _loads(record: RunRecord, file: str) -> bool:
+    """Whether the run loaded a file. A run that died only said what it had loaded at its start: it may have loaded more."""
+    return file in loaded_files(record) or any(one.ended is None for one in record.ranks)
+
+
+def _function_at(text: str, line: int) -> str:
+    """The qualified name of the function around a line, `<module>` at the top."""
+    best: list[str] = []
+
+    def visit(node: ast.AST, path: list[str]) -> None:
+        nonlocal best
+        for child in ast.iter_child_nodes(node):
+            inside = path
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                if child.lineno <= line <= (child.end_lineno or child.lineno):
+                    inside = [*path, child.name]
+                    if not isinstance(child, ast.ClassDef):
+                        best = inside
+                else:
+                    continue
+            visit(child, inside)
+
+    visit(ast.parse(text), [])
+    return ".".join(best) if best else "<module>"
