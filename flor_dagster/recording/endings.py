@@ -45,6 +45,8 @@ class _Watch:
         self.reason = ""
         self.thread = ""
         self.left: list[tuple[Any, int]] = []
+        self.unwinding: dict[CodeType, Callable[[BaseException], None]] = {}
+        self.worker_error: BaseException | None = None
 
     def exiting(self, status: Any) -> None:
         """`sys.exit`, `exit` or `quit` is called, or a `SystemExit` leaves the script."""
@@ -54,6 +56,9 @@ class _Watch:
     def end(self) -> None:
         """Python's exit hooks run."""
         if os.getpid() != self.pid:
+            return
+        if self.worker_error is not None:
+            self.finish(*_outcome(self.worker_error))
             return
         # A SystemExit that was caught has not ended the script: it came to its last instruction.
         if self.status == "finished" and _left_by_an_exception(self.main):
@@ -111,9 +116,16 @@ def _watch_child(watch: _Watch) -> None:
 
     def end() -> None:
         if os.getpid() == watch.pid:
-            watch.finish(*_outcome(sys.exc_info()[1]))
+            watch.finish(*_outcome(sys.exc_info()[1] or watch.worker_error))
 
     util.Finalize(None, end, exitpriority=-100)
+
+    def note(error: BaseException) -> None:
+        watch.worker_error = error
+
+    # From Python 3.13 on, it handles the error before it calls them.
+    run = type(multiprocessing.current_process()).run
+    _watch_unwinding(watch, getattr(run, "__code__", None), note)
 
 
 def _of_code(code: Any) -> tuple[str, str]:
@@ -188,19 +200,32 @@ def _watch_exits(watch: _Watch) -> None:
 
         quitter.__call__ = quit_noted
     if watch.main is not None:
-        _watch_unwinding(watch, watch.main.f_code)
+
+        def note(error: BaseException) -> None:
+            if isinstance(error, SystemExit):
+                watch.exiting(error.code)
+
+        watch.monitored = _watch_unwinding(watch, watch.main.f_code, note)
 
 
-def _watch_unwinding(watch: _Watch, code: CodeType) -> None:
-    """Python 3.12 and later: be told of exceptions that leave a frame. Nothing is paid where none does."""
+def _watch_unwinding(watch: _Watch, code: CodeType | None, note: Callable[[BaseException], None]) -> bool:
+    """Python 3.12 and later: be told of exceptions that leave a frame. Nothing is paid where none does.
+
+    Returns:
+        Whether it will be told.
+    """
+    if code is None:
+        return False
+    watch.unwinding[code] = note
     monitoring: Any = getattr(sys, "monitoring", None)
-    if monitoring is None:
-        return
+    if monitoring is None or len(watch.unwinding) > 1:
+        return watch.monitored
 
     def unwound(left: CodeType, offset: int, error: BaseException) -> None:
         del offset
-        if left is code and isinstance(error, SystemExit):
-            watch.exiting(error.code)
+        told = watch.unwinding.get(left)
+        if told is not None:
+            told(error)
 
     for tool in (4, 3):
         if monitoring.get_tool(tool) is None:
@@ -208,8 +233,8 @@ def _watch_unwinding(watch: _Watch, code: CodeType) -> None:
                 monitoring.use_tool_id(tool, "flor_dagster")
                 monitoring.register_callback(tool, monitoring.events.PY_UNWIND, unwound)
                 monitoring.set_events(tool, monitoring.events.PY_UNWIND)
-                watch.monitored = True
-            return
+                return True
+    return False
 
 
 def _watch_signals(watch: _Watch) -> None:
