@@ -31,7 +31,9 @@ ui: $(VENV)/.installed
 	@test -d demo/digits || { echo "There is no demo project yet; make demo makes it."; exit 1; }
 	@DAGSTER_HOME=$(CURDIR)/demo/dagster_home $(BIN)/dagster dev -h 127.0.0.1 -p 3000
 
+# The tests start many processes; compiled modules save each of them a part of its start.
 test: environment
+	@$(BIN)/python -m compileall -q flor_dagster
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: environment-lint
