@@ -107,6 +107,31 @@ def parse_tolerance(values: Sequence[str]) -> dict[str, float] | None:
     metavar="PATH",
     help="The interpreter for the old versions; default: the one that each training run was recorded with.",
 )
+@click.option(
+    "--env",
+    "environment",
+    type=click.Choice(["uv"]),
+    help="Make the environment that each version's own uv.lock, requirements.txt or pyproject.toml describes, by uv; it is "
+    "kept and used again.",
+)
+@click.option(
+    "--segments",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Into how many parts a training run is split at most; 0: as it pays.",
+)
+@click.option(
+    "--cold",
+    is_flag=True,
+    help="Start each child in a fresh interpreter, instead of forking it from one that has the libraries.",
+)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End a child after this time and name the statement that it hangs in; default: twenty times the training, ten minutes at least.",
+)
 @project_command
 def hindsight_command(
     workspace: Workspace,
@@ -123,6 +148,10 @@ def hindsight_command(
     allow_effects: bool,
     rtol: tuple[str, ...],
     python: str | None,
+    environment: str | None,
+    segments: int,
+    cold: bool,
+    timeout_seconds: float | None,
 ) -> int:
     """Get the values of the statements NAME... from past training runs.
 
@@ -145,7 +174,13 @@ def hindsight_command(
         allow_effects=allow_effects,
         tolerance=parse_tolerance(rtol),
         python=python,
+        environment=environment,
+        segments=segments,
+        warm=not cold,
+        timeout_seconds=timeout_seconds,
     )
+    if python is not None and environment is not None:
+        raise click.UsageError("--python and --env both choose the interpreter: give one of them.")
     for name in names:
         workspace.ask(name)
     return _show_plan(workspace, output, question) if plan_only else _answer(workspace, output, question)

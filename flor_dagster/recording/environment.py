@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.recording import layout
 from flor_dagster.recording.sharing import found as is_found
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -22,11 +23,37 @@ def process_facts() -> dict[str, Any]:
     """What the header says of the process at its start."""
     return {
         "started": time.time_ns(), "pid": os.getpid(), "ppid": os.getppid(), "host": socket.gethostname(), "argv": list(sys.argv),
-        "cwd": str(Path.cwd()), "python": platform.python_version(), "executable": sys.executable,
+        "cwd": str(Path.cwd()), "began_in": str(layout.beginning()), "python": platform.python_version(), "executable": sys.executable,
         "platform": platform.platform(), "hashseed": os.environ.get("PYTHONHASHSEED"),
         "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         "cores": os.cpu_count(), "hardware": hardware_facts(),
     }  # fmt: skip
+
+
+def import_facts(root: Path) -> dict[str, Any]:
+    """By what name the program was started as a module, and where in its repository it imports from.
+
+    Args:
+        root: the repository; folders in it are given relative to it, those of `PYTHONPATH` elsewhere as they are.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    given = {os.path.realpath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p}
+    ours = str(Path(__file__).resolve().parents[2])
+    paths: list[str] = []
+    for entry in sys.path:
+        real = os.path.realpath(entry or ".")
+        if real == str(root) or real.startswith(f"{root}{os.sep}"):
+            if not _is_installed(real):
+                paths.append(os.path.relpath(real, root))
+        elif real in given and real != ours:
+            paths.append(real)
+    return {"module_name": getattr(spec, "name", None), "paths": list(dict.fromkeys(paths))}
+
+
+def _is_installed(folder: str) -> bool:
+    """Whether a folder belongs to an interpreter: a virtual environment may lie in the repository."""
+    prefixes = {os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)}
+    return any(folder.startswith(prefix + os.sep) for prefix in prefixes) or "site-packages" in folder
 
 
 def hardware_facts() -> dict[str, Any]:

@@ -19,6 +19,11 @@ def began_in(folder: str) -> None:
     _began_in = Path(folder)
 
 
+def beginning() -> Path:
+    """The working directory that the program began in."""
+    return _began_in
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A git repository as the file system shows it.

@@ -75,6 +75,21 @@ class Modules:
         self._blobs = now
         return now
 
+    def below(self, folder: str) -> str:
+        """A module that was loaded from a folder which is not this repository; empty where there is none.
+
+        Args:
+            folder: an absolute path.
+        """
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if not isinstance(file, str) or not file.startswith(folder + os.sep):
+                continue
+            inside = file.startswith(f"{self._root}{os.sep}")
+            if not inside and not name.startswith("flor_dagster") and _is_someones(file, {}):
+                return f"{name} ({file})"
+        return ""
+
     def _looks_own(self, module: str) -> bool:
         if module == "__main__":
             return True

@@ -106,6 +106,10 @@ class ReplaySession(Session):
             return
         self.ended = True
         self.records.end()
+        elsewhere = self.modules.below(self.plan["user_root"])
+        if elsewhere:
+            said = f"{elsewhere} was loaded from the work tree, where the version's own was to be loaded"
+            self.journal.entry("x", "module", said)
         if self.journal.lost and status == "finished":
             status, reason = (
                 "failed",

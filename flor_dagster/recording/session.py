@@ -20,7 +20,7 @@ from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.endings import hurried
-from flor_dagster.recording.environment import keep_packages, library_facts, process_facts
+from flor_dagster.recording.environment import import_facts, keep_packages, library_facts, process_facts
 from flor_dagster.recording.generators import Generators, generator_state
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
@@ -168,7 +168,7 @@ class Session:
 
     def header(self) -> dict[str, Any]:
         """What the journal says of the run and its process at the start."""
-        return self.topology.header() | process_facts() | {
+        return self.topology.header() | process_facts() | import_facts(self.place.root) | {
             "mode": self.mode, "entrypoint": self.entrypoint, "module": self.module,
             "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": self._tags,
             "given": jsonable(self.given), "parent": self.parent, "packages": self._packages,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from flor_dagster.errors import FlorError
+from flor_dagster.errors import FlorError, ReplayError
 from flor_dagster.replay.attempting import Passing, StoppedError
 from flor_dagster.replay.carrying import LEAST_TIMEOUT, TIMEOUT_FACTOR, Carrier, Places
 from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.exactness import why_approximate
+from flor_dagster.replay.locked import environment_of
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
@@ -74,6 +75,7 @@ class Answerer:
         state = _Answers(on_cell, self._workspace.backend(slots), question.max_seconds)
         for item, statement, cell in cells:
             state.tell(item, statement, cell)
+        jobs = self._with_environments(jobs, question, state, on_line)
         bounds = self._split(question, jobs, slots)
         carriers = [self._carrier(item, question, state, on_line) for item in jobs]
         state.spend(sum(item.plan.estimated_seconds or 0.0 for item in jobs))
@@ -125,6 +127,25 @@ class Answerer:
             jobs.append(item)
         jobs.sort(key=lambda p: p.plan.estimated_seconds or 0.0, reverse=True)
         return jobs, cells
+
+    def _with_environments(
+        self, jobs: Sequence[Prepared], question: Question, state: _Answers, on_line: OnLine | None
+    ) -> list[Prepared]:
+        """Make the environments that are lacking; a run whose environment can't be made has failed."""
+        able: list[Prepared] = []
+        for item in jobs:
+            try:
+                if item.lock is not None and item.record is not None:
+                    environment_of(item.lock, self._workspace.cache, on_line)
+                    self._preparer.environment(item.record, question, item.lock)
+            except ReplayError as error:
+                for statement in item.plan.todo:
+                    cell = plain_cell(item.plan.run, statement, "failed", f"failed: {error}")
+                    self._store.save_cell(cell)
+                    state.tell(item, statement, cell)
+            else:
+                able.append(item)
+        return able
 
     def _default_slots(self, jobs: Sequence[Prepared]) -> int:
         """One child per core, fewer where memory is short."""

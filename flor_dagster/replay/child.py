@@ -25,6 +25,7 @@ from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
 from flor_dagster.replay.confining import confine
+from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
 
@@ -65,7 +66,7 @@ def _begin_as_script(plan: dict[str, Any]) -> Path:
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
-    sys.path[0] = str(path.parent)
+    import_as_recorded(plan, path)
     return path
 
 
@@ -231,6 +232,9 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
         return
     begin_with(plan["begin"])
     main_module = types.ModuleType("__main__")
+    if plan.get("module_name"):  # python -m
+        main_module.__spec__ = importlib.util.find_spec(plan["module_name"])
+        main_module.__package__ = getattr(main_module.__spec__, "parent", None)
     main_module.__file__ = str(path)
     main_module.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main_module

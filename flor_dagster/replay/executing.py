@@ -294,7 +294,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "run": job.run.id, "replay": job.replay_id, "root": str(root.resolve()), "home": str(job.home),
         "user_root": str(job.user_root), "journal": str(rank.journal), "entrypoint": job.run.entrypoint,
         "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "argv": _moved(header.get("argv", []), header, root),
-        "cwd": _moved([header.get("cwd") or str(root)], header, root)[0], "args": record.args,
+        "cwd": _moved([_folder_of(job.run.entrypoint, header) or str(root)], header, root)[0], "args": record.args,
         "begin": record.begin, "generators": record.generators, "loops": rank.loops.loops, "statements": statements,
         "ended_badly": not record.finished, "stack": str(rank.stack),
         "own_folders": [str(root.resolve()), str(rank.journal.parent)],
@@ -302,7 +302,13 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
         "part": job.part,
+        "module_name": header.get("module_name"), "paths": header.get("paths"), "recorded_root": header.get("root"),
     }  # fmt: skip
+
+
+def _folder_of(entrypoint: str, header: Mapping[str, Any]) -> str | None:
+    """Where a script began, or where a function was called."""
+    return header.get("cwd") if ":" in entrypoint else header.get("began_in") or header.get("cwd")
 
 
 def _moved(texts: list[str], header: Mapping[str, Any], root: Path) -> list[str]:

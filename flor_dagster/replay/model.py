@@ -31,6 +31,7 @@ class Question:
         warm: whether children may be forked from a worker that has imported their libraries; else each one starts cold.
         segments: into how many parts each run is split at most; 0 takes as many as make the answer faster.
         timeout_seconds: the time that one child may take; None takes twenty times the run's, ten minutes at least.
+        environment: `uv` makes the environment that each version's own lock file describes, and executes it there.
     """
 
     statements: tuple[str, ...]
@@ -47,6 +48,7 @@ class Question:
     warm: bool = True
     segments: int = 0
     timeout_seconds: float | None = None
+    environment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

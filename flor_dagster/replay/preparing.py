@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flor_dagster.errors import FlorError
+from flor_dagster.errors import FlorError, ReplayError
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
-from flor_dagster.replay.environments import Environment, choose_environment
+from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
 from flor_dagster.replay.holding import Held, held_by
 from flor_dagster.replay.iterations import absent_loops
+from flor_dagster.replay.locked import Lock, ask_environment, find_lock
 from flor_dagster.replay.model import Question, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
@@ -48,6 +49,7 @@ class Prepared:
     loops: LoopPlan | None
     settled: dict[int, CellRow]
     earlier: dict[int, CellRow] = field(default_factory=dict[int, CellRow])
+    lock: Lock | None = None
 
 
 class Preparer:
@@ -94,6 +96,51 @@ class Preparer:
 
     def _prepare_run(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> Prepared:
         cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
+        settled, placements, todo = self._known(run, statements, question, cells)
+        record: RunRecord | None = None
+        environment: Environment | None = None
+        lock: Lock | None = None
+        placed = PlacedVersion()
+        loops: LoopPlan | None = None
+        earlier: dict[int, CellRow] = {}
+        sentence = "nothing to do: every cell is settled" if not todo else ""
+        if todo and run.status == "running":
+            sentence, todo = "still running: ask again when it is over", []
+        elif todo and run.commit is None:
+            for statement in todo:
+                settled[statement.id] = plain_cell(run, statement, "refused", self._why_no_version(run))
+            sentence, todo = "its code was not kept", []
+        elif todo:
+            record, environment, lock, why = self._read(run, question)
+            if record is None:
+                for statement in todo:
+                    settled[statement.id] = plain_cell(run, statement, why.partition(":")[0], why)
+                sentence, todo = why.partition(": ")[2], []
+        if todo and record is not None:
+            todo, placed = self._place(run, record, todo, settled, placements, question)
+            todo = self._reached(run, record, placed, todo, settled)
+            earlier = self._earlier(record, cells, question)
+            if todo:
+                todo, loops, sentence = self._planned(run, record, placed, todo, question, earlier, settled)
+            else:
+                sentence = "nothing to replay: this version takes none of the statements, or has them already"
+        refused = tuple((s, placements[s.id]) for s in statements
+                        if s.id in placements and placements[s.id].status == "refused")  # fmt: skip
+        plan = RunPlan(
+            run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
+            sentence, loops.estimated_seconds if loops else None, run.seconds,
+            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": environment.warnings if environment is not None else ()} if loops else {},
+        )  # fmt: skip
+        return Prepared(plan, record, placed, placements, loops, settled, earlier, lock)
+
+    def _known(
+        self,
+        run: RunRow,
+        statements: Sequence[StatementRow],
+        question: Question,
+        cells: Mapping[int, CellRow],
+    ) -> tuple[dict[int, CellRow], dict[int, PlacementRow], list[StatementRow]]:
+        """What is settled of a run, where its statements were put before, and what is to be done."""
         settled: dict[int, CellRow] = {}
         placements: dict[int, PlacementRow] = {}
         todo: list[StatementRow] = []
@@ -121,45 +168,32 @@ class Preparer:
                 settled[statement.id] = cell
             else:
                 todo.append(statement)
-        record: RunRecord | None = None
-        environment: Environment | None = None
-        placed = PlacedVersion()
-        loops: LoopPlan | None = None
-        earlier: dict[int, CellRow] = {}
-        sentence = "nothing to do: every cell is settled" if not todo else ""
-        if todo and run.status == "running":
-            sentence, todo = "still running: ask again when it is over", []
-        elif todo and run.commit is None:
-            for statement in todo:
-                settled[statement.id] = plain_cell(run, statement, "refused", self._why_no_version(run))
-            sentence, todo = "its code was not kept", []
-        elif todo:
-            record = read_run(layout.run_folder(self._workspace.home, run.id))
-            reason = why_not_together(run.header, record)
-            if not reason:
-                record = let_go_of(record, self._checkpoints.names(run.id))
-                environment = choose_environment(record, question.python, self._workspace.home)
-                record.header["executable"] = environment.interpreter
-            if reason:
-                for statement in todo:
-                    settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {reason}")
-                sentence, todo = reason, []
-        if todo and record is not None:
-            todo, placed = self._place(run, record, todo, settled, placements, question)
-            todo = self._reached(run, record, placed, todo, settled)
-            earlier = self._earlier(record, cells, question)
-            if todo:
-                todo, loops, sentence = self._planned(run, record, placed, todo, question, earlier, settled)
-            else:
-                sentence = "nothing to replay: this version takes none of the statements, or has them already"
-        refused = tuple((s, placements[s.id]) for s in statements
-                        if s.id in placements and placements[s.id].status == "refused")  # fmt: skip
-        plan = RunPlan(
-            run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
-            sentence, loops.estimated_seconds if loops else None, run.seconds,
-            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": environment.warnings if environment is not None else ()} if loops else {},
-        )  # fmt: skip
-        return Prepared(plan, record, placed, placements, loops, settled, earlier)
+        return settled, placements, todo
+
+    def _read(
+        self, run: RunRow, question: Question
+    ) -> tuple[RunRecord | None, Environment | None, Lock | None, str]:
+        """A run's record and what executes it, or why there is no replay: `refused: …` or `failed: …`."""
+        record = read_run(layout.run_folder(self._workspace.home, run.id))
+        reason = why_not_together(run.header, record)
+        if reason:
+            return None, None, None, f"refused: {reason}"
+        record = let_go_of(record, self._checkpoints.names(run.id))
+        lock: Lock | None = None
+        try:
+            if question.environment is not None:
+                read = functools.partial(self._workspace.repository.read, run.commit or "")
+                python = str(record.header.get("python") or "")
+                lock = find_lock(read, run.entrypoint, python, (run.commit or "")[:12])
+            return record, self.environment(record, question, lock), lock, ""
+        except ReplayError as error:
+            if question.environment is None:
+                raise  # what was asked can't be done for any run
+            return None, None, None, f"failed: {error}"
+
+    def environment(self, record: RunRecord, question: Question, lock: Lock | None) -> Environment:
+        """What executes a run; see `ask_environment`."""
+        return ask_environment(lock, record, question.python, self._workspace.home, self._workspace.cache)
 
     def _planned(
         self,

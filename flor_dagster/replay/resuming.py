@@ -247,7 +247,7 @@ def _plan(
     where = restart.last[0] if restart.last[1] is None else f"{restart.last[0]}[{restart.last[1]}]"
     return {
         "run": run_id, "parent": run.id, "root": str(workspace.root), "home": str(workspace.home),
-        "entrypoint": run.entrypoint, "argv": header.get("argv", []), "cwd": header.get("cwd") or str(workspace.root),
+        "entrypoint": run.entrypoint, "argv": header.get("argv", []), "cwd": header.get("began_in") or header.get("cwd") or str(workspace.root),
         "args": record.args, "generators": record.generators, "loops": restart.loops, "last": list(restart.last),
         "dead_journal": str(layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"),
         "sites": [[e.file, e.line, e.column] for e in executions if e.function != "<module>"],
