@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "verify:verify_command",
     "doctor": "doctor:doctor_command",
     "gc": "gc:gc_command",
+    "rebuild": "rebuild:rebuild_command",
 }
 """Command → module of this package and the command in it, in the order in which `flor --help` shows them."""
 

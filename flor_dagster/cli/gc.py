@@ -18,7 +18,7 @@ _WORDS = {
     "versions": "versions of code without a training run (git frees them in its own time)",
     "artifacts": "artifacts that no record refers to",
     "packages": "lists of packages that no run refers to",
-    "replays": "folders of replays that are over",
+    "replays": "folders of replays that are over (journals that values came from stay)",
     "checkouts": "checkouts of old versions that were left",
 }
 

@@ -8,9 +8,7 @@ lock) or young (artifacts and lists of packages, see `recording.sharing`).
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,11 +237,11 @@ class _Collecting:
         for kind in ("replays", "checkouts"):
             these = [one for one in found if one.kind == kind]
             going = [one for one in these if not one.kept]
-            size = sum(_size(one.path) for one in going)
+            size = sum(_size(one.files()) for one in going)
             self._parts.append(Part(kind, len(going), size, tuple(str(one.path) for one in going)))
             self._kept += [f"{one.path}: {one.kept}" for one in these if one.kept]
             for one in going if not self._plan else ():
-                shutil.rmtree(one.path, ignore_errors=True)
+                one.remove()
 
     # Shared files ----------------------------------------------------------------------------------------------------
 
@@ -352,11 +350,10 @@ def _unit(series: str, loops: Sequence[LoopRow]) -> tuple[str, float | None]:
     return f"executions of `{name}`", sum(known) / len(known) if known else None
 
 
-def _size(folder: Path) -> int:
-    """The bytes of the files in a folder; links are not followed."""
+def _size(files: Iterable[Path]) -> int:
+    """The bytes of files; links are not followed."""
     total = 0
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += (Path(place) / name).lstat().st_size
+    for path in files:
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
     return total

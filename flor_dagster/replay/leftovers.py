@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +28,33 @@ class Leftover:
         kind: `replays` in the home, `checkouts` in the cache.
         path: The folder.
         kept: Why it stays; empty where it goes.
+        needed: Files in it that stay when it goes: journals that values came from.
     """
 
     kind: str
     path: Path
     kept: str = ""
+    needed: frozenset[Path] = frozenset()
+
+    def files(self) -> list[Path]:
+        """The files that go with it."""
+        return [
+            Path(place, name)
+            for place, _, names in os.walk(self.path)
+            for name in names
+            if Path(place, name) not in self.needed
+        ]
+
+    def remove(self) -> None:
+        """Delete it, but for what is needed."""
+        if not self.needed:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        for path in self.files():
+            path.unlink(missing_ok=True)
+        for place, _, _ in os.walk(self.path, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(place).rmdir()
 
 
 def leftovers(workspace: Workspace, runs: Sequence[RunRow], busy: frozenset[str]) -> tuple[Leftover, ...]:
@@ -49,7 +73,11 @@ def leftovers(workspace: Workspace, runs: Sequence[RunRow], busy: frozenset[str]
 
 
 def _replays(workspace: Workspace, busy: frozenset[str]) -> Iterator[Leftover]:
-    """The folders of replays that the store has the results of, and of those that were killed."""
+    """The folders of replays that the store has the results of, and of those that were killed.
+
+    The journals that values came from stay: with them the log store can be made anew.
+    """
+    needed = {workspace.home / name for name in workspace.store.replay_journals()}
     rows = {replay.id: replay for replay in workspace.store.replays()}
     folder = workspace.home / "replays"
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -59,7 +87,9 @@ def _replays(workspace: Workspace, busy: frozenset[str]) -> Iterator[Leftover]:
         if row is None:
             yield Leftover("replays", path, "no replay of this log store; another store may have it")
         elif row.status == "finished":
-            yield Leftover("replays", path)
+            one = Leftover("replays", path, needed=frozenset(n for n in needed if n.is_relative_to(path)))
+            if not one.needed or one.files():
+                yield one
         elif _is_young(path):
             yield Leftover("replays", path, "failed or ended in the last 24 hours; its output may be wanted")
         else:

@@ -127,7 +127,7 @@ class Workspace:
                 "with its version of the code: go to the project's folder, name it with --project, or run `git init` there."
             )
         layout.ensure_home(located.home)
-        store = LogStore.open(store_url or located.home / "flor.db")
+        store = LogStore.open(store_url or located.home / "flor.db", home=located.home)
         return cls(Repository(located.root), located.home, store, entrypoints)
 
     def close(self) -> None:

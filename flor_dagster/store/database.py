@@ -158,7 +158,7 @@ def _sentence(place: str, cause: str) -> str:
         )
     if "not a database" in lowered or "malformed" in lowered:
         return (
-            f"{place} is no readable SQLite database ({cause}). Move it away and ingest again: "
+            f"{place} is no readable SQLite database ({cause}). Run `flor rebuild`: it is put away and made anew: "
             "the journals hold everything that was recorded."
         )
     if "unable to open" in lowered or "readonly" in lowered:

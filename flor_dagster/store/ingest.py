@@ -15,7 +15,7 @@ from flor_dagster.recording.journal import read_journal
 from flor_dagster.recording.layout import NO_COMMIT
 from flor_dagster.recording.losses import Loss, read_losses
 from flor_dagster.store.chunks import pack_journal
-from flor_dagster.store.database import Database, insert_one, insert_rows
+from flor_dagster.store.database import insert_one, insert_rows
 from flor_dagster.store.lines import Lines, read_lines
 from flor_dagster.store.liveness import run_is_alive
 from flor_dagster.store.loop_paths import child_path
@@ -113,24 +113,45 @@ def _version(run_dir: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def ingest_folder(database: Database, folder: Folder) -> str | None:
-    """Take in all that is new of one run; its id, or None while its version is not known yet."""
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """What a run was given when it was taken in before: its key, and its number among those that are over."""
+
+    key: str
+    seq: int | None
+
+
+def ingest(connection: Connection, folder: Folder, forced: Forced | None = None) -> Forced | None:
+    """Take in all that is new of one run.
+
+    Args:
+        connection: the writing transaction.
+        folder: the run's.
+        forced: what it is given again.
+
+    Returns:
+        What it was given; None while its version is not known yet, and nothing was taken in.
+    """
     run_id = folder.header["run"]
-    with database.write() as connection:
-        row = connection.execute(
-            select(runs.c.run, runs.c.commit_id).where(runs.c.id == run_id)
-        ).one_or_none()
-        if row is None:
-            if not _version_is_known(folder):
-                return None
-            commit = _keep_version(connection, folder.version)
-            run = _new_run(connection, folder, commit)
-        else:
-            run, commit = row
-        scope = commit or f"run/{run_id}"
-        taken = [_ingest_journal(connection, run, scope, rank, path) for rank, path in folder.ranks.items()]
-        _settle_status(connection, run, folder, taken)
-    return run_id
+    row = connection.execute(select(runs.c.run, runs.c.commit_id).where(runs.c.id == run_id)).one_or_none()
+    if row is None:
+        if forced is None and not _version_is_known(folder):
+            return None
+        commit = _keep_version(connection, folder.version, folder.header["started"])
+        run = _new_run(connection, folder, commit, forced)
+    else:
+        run, commit = row
+    scope = commit or f"run/{run_id}"
+    taken = [_ingest_journal(connection, run, scope, rank, path) for rank, path in folder.ranks.items()]
+    _settle_status(connection, run, folder, taken, forced)
+    return given(connection, run_id)
+
+
+def given(connection: Connection, run_id: str) -> Forced | None:
+    """What a run was given; None where it was not taken in."""
+    r = runs.c
+    row = connection.execute(select(r.key, r.ingested_seq).where(r.id == run_id)).one_or_none()
+    return None if row is None else Forced(row[0], row[1])
 
 
 def _version_is_known(folder: Folder) -> bool:
@@ -141,7 +162,7 @@ def _version_is_known(folder: Folder) -> bool:
     return not folder.alive and time.time() - folder.written > VERSION_GRACE_SECONDS
 
 
-def _keep_version(connection: Connection, version: dict[str, Any] | None) -> str | None:
+def _keep_version(connection: Connection, version: dict[str, Any] | None, started: int) -> str | None:
     commit = (version or {}).get("commit")
     if version is None or not commit:
         return None
@@ -156,7 +177,7 @@ def _keep_version(connection: Connection, version: dict[str, Any] | None) -> str
                 dirty=int(bool(version.get("dirty"))),
                 approximate_reason=approximate,
                 excluded=to_json(version.get("excluded") or []),
-                created=time.time_ns(),
+                created=started,
             )
         )
     elif approximate and not known:
@@ -172,7 +193,7 @@ def _approximate_reason(version: dict[str, Any]) -> str:
     return f"{named}; and {more} more" if more > 0 else named
 
 
-def _new_run(connection: Connection, folder: Folder, commit: str | None) -> int:
+def _new_run(connection: Connection, folder: Folder, commit: str | None, forced: Forced | None) -> int:
     header = folder.header
     tags = {str(k): str(v) for k, v in (header.get("tags") or {}).items()}
     error = (folder.version or {}).get("error")
@@ -182,7 +203,7 @@ def _new_run(connection: Connection, folder: Folder, commit: str | None) -> int:
         connection,
         runs,
         id=header["run"],
-        key=_free_key(connection, header["run"], header["started"], commit),
+        key=forced.key if forced else _free_key(connection, header["run"], header["started"], commit),
         status="running",
         reason="",
         entrypoint=label(str(header.get("entrypoint") or "")),
@@ -421,7 +442,9 @@ class _KnownJournal:
             self.connection.execute(update(args).where(here).values(**row))
 
 
-def _settle_status(connection: Connection, run: int, folder: Folder, taken: list[_Journal]) -> None:
+def _settle_status(
+    connection: Connection, run: int, folder: Folder, taken: list[_Journal], forced: Forced | None
+) -> None:
     status, reason, ended = _status(folder, taken)
     values: dict[str, Any] = {"status": status, "reason": label(reason), "ended": ended}
     old = connection.execute(
@@ -432,7 +455,8 @@ def _settle_status(connection: Connection, run: int, folder: Folder, taken: list
     values["lost"] = max(lost, old[2])
     if status in TERMINAL:
         if old[1] is None:
-            values["ingested_seq"] = next_number(connection, "ingested")
+            again = forced.seq if forced is not None else None
+            values["ingested_seq"] = next_number(connection, "ingested", again)
         for journal in taken:
             pack_journal(connection, journal.number)
     connection.execute(update(runs).where(runs.c.run == run).values(**values))
@@ -475,14 +499,22 @@ def _reasons_of_ranks(ends: dict[int, tuple[str | None, str, int | None]], size:
     )
 
 
-def next_number(connection: Connection, name: str) -> int:
-    """The next number of a counter. Only the one writer counts, so that numbers become visible in their order."""
-    value = connection.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one_or_none()
+def next_number(connection: Connection, name: str, again: int | None = None) -> int:
+    """The next number of a counter. Only the one writer counts, so that numbers become visible in their order.
+
+    Args:
+        connection: the writing transaction.
+        name: the counter's.
+        again: a number that it gave before, and gives again.
+    """
+    here = counters.c.name == name
+    value = connection.execute(select(counters.c.value).where(here)).scalar_one_or_none()
+    number = (value or 0) + 1 if again is None else again
     if value is None:
-        connection.execute(insert(counters).values(name=name, value=1))
-        return 1
-    connection.execute(update(counters).where(counters.c.name == name).values(value=value + 1))
-    return value + 1
+        connection.execute(insert(counters).values(name=name, value=number))
+    else:
+        connection.execute(update(counters).where(here).values(value=max(value, number)))
+    return number
 
 
 def unchanged_since(connection: Connection) -> dict[str, tuple[str, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -11,12 +13,14 @@ from sqlalchemy import select, update
 from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, rows, statements
+from flor_dagster.store import archive, decisions, rows, statements
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
-from flor_dagster.store.ingest import TERMINAL, ingest_folder, look, unchanged_since
+from flor_dagster.store.deciding import Decider
+from flor_dagster.store.ingest import TERMINAL, given, ingest, look, unchanged_since
+from flor_dagster.store.ledger import Ledger
 from flor_dagster.store.packing import label, to_json
-from flor_dagster.store.schema import chunks, journals, layouts, runs, versions
+from flor_dagster.store.schema import chunks, journals, layouts, runs
 from flor_dagster.store.schema import statements as statement_table
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
         CellRow,
         LoopRow,
         PlacementRow,
+        Rebuilt,
         ReplayRow,
         RunRow,
         StatementRow,
@@ -48,21 +53,31 @@ class LogStore:
         problems: run folder → sentence, of the folders that the last `ingest_all` could not read.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, home: Path | None = None) -> None:
         self._database = database
+        self._home = home
+        ledger = None if home is None else Ledger(ledger_path(database, home))
+        self._decider = Decider(database, ledger, home)
+        self._decider.catch_up()
         self.problems: dict[str, str] = {}
 
     @classmethod
-    def open(cls, url: str | Path) -> LogStore:
-        """Open a store, made or migrated where needed.
+    def open(cls, url: str | Path, *, home: Path | None = None) -> LogStore:
+        """Open a store, made or migrated where needed, or made anew from a home's journals and ledger.
 
         Args:
             url: the file of a SQLite store, or `postgresql://user@host/database`.
+            home: the project's `.flor/`, where a ledger is kept of what the journals do not say.
 
         Raises:
             StoreError: when it can't be opened, or was made by a later release.
         """
-        return cls(Database(url))
+        database = Database(url)
+        try:
+            return cls(database, home)
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         """Give back every connection."""
@@ -90,8 +105,13 @@ class LogStore:
         folder = look(run_dir)
         if folder is None:
             return None
-        run_id = ingest_folder(self._database, folder)
-        return None if run_id is None else self._run_of_id(run_id)
+        run_id = folder.header["run"]
+        with self._decider.begin() as decide:
+            before = given(decide.connection, run_id)
+            after = ingest(decide.connection, folder)
+            if after is not None and after != before:
+                decide.note("run", id=run_id, key=after.key, seq=after.seq)
+        return None if after is None else self._run_of_id(run_id)
 
     def ingest_all(self, home: Path) -> list[RunRow]:
         """Take in every run below `home` that has changed; the changed ones in the order of their start.
@@ -121,6 +141,22 @@ class LogStore:
                 self.problems[str(run_dir)] = str(error)
                 _log.warning("%s was left out: %s", run_dir, error)
         return sorted(changed, key=lambda run: (run.started, run.id))
+
+    def rebuild(self, *, accept_loss: bool = False) -> Rebuilt:
+        """Make every row anew from the journals of runs and replays and from the ledger, in one transaction.
+
+        Args:
+            accept_loss: also where the database holds what the files do not have any more.
+
+        Raises:
+            WouldLoseError: it does; nothing was changed.
+        """
+        return self._decider.rebuild(accept_loss=accept_loss)
+
+    def replay_journals(self) -> set[str]:
+        """The journals of replays that values came from, as paths below the home: a rebuild needs them."""
+        with self._database.read() as connection:
+            return replay_rooms.journals_with_values(connection)
 
     def rebuild_chunks(self) -> None:
         """Make everything that is derived from the rows anew."""
@@ -195,12 +231,8 @@ class LogStore:
 
     def set_approximate(self, commit: str, reason: str) -> None:
         """Mark a version as not exactly the code that ran; the empty reason takes the mark away."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(versions)
-                .where(versions.c.commit_id == commit)
-                .values(approximate_reason=label(reason))
-            )
+        with self._decider.begin() as decide:
+            decide("approximate", commit=commit, reason=reason)
 
     def unarchived_versions(self) -> list[str]:
         """The versions that can't be rebuilt from the store yet."""
@@ -315,14 +347,18 @@ class LogStore:
             "line": line,
             "question": int(question),
             "source": label(source),
+            "created": time.time_ns(),
         }
-        with self._database.write() as connection:
-            return statements.add(connection, row, identity)
+        with self._decider.begin() as decide:
+            known = None if identity is None else statements.find_form(decide.connection, identity)
+            return known if known is not None else decide("statement", identity=identity, **row)
 
     def add_form(self, statement_id: int, identity: str) -> None:
         """Say that another identity means this statement; one that is taken stays as it is."""
-        with self._database.write() as connection:
-            statements.add_form(connection, statement_id, identity)
+        with self._decider.begin() as decide:
+            if statements.find_form(decide.connection, identity) is None:
+                key = statements.key_of(decide.connection, statement_id)
+                decide("form", statement=key, identity=identity)
 
     def find_form(self, identity: str) -> StatementRow | None:
         """The statement that an identity means."""
@@ -349,12 +385,9 @@ class LogStore:
 
     def set_question(self, statement_id: int, question: bool) -> None:
         """Open or close a statement as a hindsight question; its values and cells stay."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(statement_table)
-                .where(statement_table.c.id == statement_id)
-                .values(question=int(question))
-            )
+        with self._decider.begin() as decide:
+            key = statements.key_of(decide.connection, statement_id)
+            decide("question", statement=key, question=question)
 
     def link_call_site(self, commit: str, file: str, line: int, name: str, statement_id: int | None) -> int:
         """Say which statement the call sites of `name` at a line of a version are.
@@ -369,13 +402,15 @@ class LogStore:
         Returns:
             How many known call sites were linked. The link holds for those that come later too.
         """
-        with self._database.write() as connection:
-            return statements.link(connection, commit, file, line, name, statement_id)
+        with self._decider.begin() as decide:
+            key = None if statement_id is None else statements.key_of(decide.connection, statement_id)
+            return decide("link", scope=commit, file=file, line=line, name=name, statement=key)
 
     def save_placement(self, row: PlacementRow) -> None:
         """Keep where a statement stands in a version, or why it is refused there."""
-        with self._database.write() as connection:
-            statements.save_placement(connection, row)
+        with self._decider.begin() as decide:
+            key = statements.key_of(decide.connection, row.statement_id)
+            decide("placement", **decisions.placement_fields(row, key, time.time_ns()))
 
     def placement(self, statement_id: int, commit: str, propagator: str) -> PlacementRow | None:
         """The placement that this engine version found, if it was asked."""
@@ -405,9 +440,11 @@ class LogStore:
 
     def save_cells(self, cells: Sequence[CellRow]) -> list[CellRow]:
         """The same for many, in one transaction."""
-        with self._database.write() as connection:
+        with self._decider.begin() as decide:
+            connection = decide.connection
             for cell in cells:
-                statements.keep_cell(connection, cell)
+                key = statements.key_of(connection, cell.statement_id)
+                decide("cell", **decisions.cell_fields(cell, key))
             return [
                 statements.cell_rows(connection, statements.cells_query([cell.run_id], [cell.statement_id]))[
                     0
@@ -419,8 +456,8 @@ class LogStore:
 
     def begin_replay(self, replay: ReplayRow) -> None:
         """Write down that a replay has begun."""
-        with self._database.write() as connection:
-            replay_rooms.save_replay(connection, replay)
+        with self._decider.begin() as decide:
+            decide("replay", **decisions.replay_fields(replay))
 
     def commit_replay(self, replay: ReplayRow, journals: Sequence[Path], cells: Sequence[CellRow]) -> None:
         """Make a replay's values and its cells visible, all in one transaction.
@@ -431,13 +468,24 @@ class LogStore:
         Raises:
             StoreError: when a journal is not this replay's; nothing is taken in then.
         """
-        with self._database.write() as connection:
-            replay_rooms.commit(connection, replay, journals, cells)
+        with self._decider.begin() as decide:
+            keys = [statements.key_of(decide.connection, cell.statement_id) for cell in cells]
+            decide(
+                "commit",
+                replay=decisions.replay_fields(replay),
+                journals=[[self._below_home(path), None] for path in journals],
+                cells=[decisions.cell_fields(cell, key) for cell, key in zip(cells, keys, strict=True)],
+            )
+
+    def _below_home(self, path: Path) -> str:
+        if self._home is not None and path.is_relative_to(self._home):
+            return str(path.relative_to(self._home))
+        return str(path.absolute())
 
     def fail_replay(self, replay_id: str, sentence: str) -> None:
         """Write down that a replay has failed, and why."""
-        with self._database.write() as connection:
-            replay_rooms.fail(connection, replay_id, sentence)
+        with self._decider.begin() as decide:
+            decide("failed", replay=replay_id, sentence=sentence)
 
     def replays(self, run_id: str | None = None) -> list[ReplayRow]:
         """Replays in the order of their start; all, or a run's."""
@@ -579,6 +627,13 @@ class LogStore:
     def _run_of_id(self, run_id: str) -> RunRow:
         with self._database.read() as connection:
             return rows.run_rows(connection, select(runs).where(runs.c.id == run_id))[0]
+
+
+def ledger_path(database: Database, home: Path) -> Path:
+    """Where the ledger of a store lies; a home that is kept in several stores has one for each."""
+    if database.sqlite and database.place == str((home / "flor.db").resolve()):
+        return home / "ledger.jsonl"
+    return home / f"ledger-{hashlib.sha256(database.place.encode()).hexdigest()[:12]}.jsonl"
 
 
 def now() -> datetime:

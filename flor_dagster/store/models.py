@@ -147,3 +147,18 @@ class ReplayRow:
     compared_digests: int
     sentence: str
     plan: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild found.
+
+    Attributes:
+        counts: how many of what there are now.
+        missing: what there was before and is not any more, by kind, in words.
+        problems: what the ledger names and the disk does not have, in words.
+    """
+
+    counts: dict[str, int]
+    missing: tuple[str, ...]
+    problems: tuple[str, ...]

@@ -91,14 +91,35 @@ def replay_rows(connection: Connection, run_id: str | None = None) -> list[Repla
     ]
 
 
+def journals_with_values(connection: Connection) -> set[str]:
+    """The journals of replays that values came from, as paths below the home."""
+    j = journals.c
+    there = select(records.c.at).where(records.c.journal == j.journal).exists()
+    return set(connection.execute(select(j.name).where(j.replay_id.is_not(None), there)).scalars())
+
+
 def commit(
-    connection: Connection, replay: ReplayRow, paths: Sequence[Path], answers: Sequence[CellRow]
-) -> None:
+    connection: Connection,
+    replay: ReplayRow,
+    paths: Sequence[Path],
+    answers: Sequence[CellRow],
+    renamed: Mapping[str, str] | None = None,
+) -> dict[str, int]:
     """Make a replay's values and cells visible, all within the caller's transaction.
 
     Kept are the records of the lines that the journals' headers name as statements. What the run itself recorded is
     never replaced; what an earlier replay said about the same cell is: all of it where the cell is settled, else in the
     contexts that were answered again.
+
+    Args:
+        connection: the writing transaction.
+        replay: its row.
+        paths: its journals.
+        answers: its cells.
+        renamed: keys of statements in the journals → their keys in this store, where they are others.
+
+    Returns:
+        File name of each journal → how many of its values were taken.
 
     Raises:
         StoreError: when a journal belongs to another replay or run.
@@ -107,6 +128,7 @@ def commit(
     run = run_number(connection, replay.run_id)
     _forget_journals(connection, replay.id)
     keys = {row[0]: row[1] for row in connection.execute(select(statements.c.key, statements.c.id))}
+    keys |= {old: keys[new] for old, new in (renamed or {}).items() if new in keys}
     recorded = _recorded(connection, run)
     maps: dict[int, RunPlaces] = {}
     taken: list[tuple[int, Path, Lines, list[_Kept]]] = []
@@ -137,6 +159,7 @@ def commit(
         keep_cell(
             connection, replace(cell, rows=_values_of(connection, run, cell)) if len(parts) > 1 else cell
         )
+    return {path.name: len(kept) for _, path, _, kept in taken}
 
 
 def _values_of(connection: Connection, run: int, cell: CellRow) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
@@ -43,7 +42,7 @@ def add(connection: Connection, row: dict[str, Any], identity: str | None) -> St
     given = connection.execute(select(names.c.given).where(names.c.name_id == name_key)).scalar_one() + 1
     connection.execute(update(names).where(names.c.name_id == name_key).values(given=given))
     key = key_text(name) if given == 1 else f"{key_text(name)}:{given}"
-    number = insert_one(connection, statements, **row, key=key, name_id=name_key, created=time.time_ns())
+    number = insert_one(connection, statements, **row, key=key, name_id=name_key)
     if identity is not None:
         add_form(connection, number, identity)
     return _one(connection, statements.c.id == number)
@@ -115,6 +114,20 @@ def by_key(connection: Connection, key: str) -> StatementRow:
     raise UnknownNameError(f"No statement has the key {key!r}. {hint}")
 
 
+def key_of(connection: Connection, statement_id: int) -> str:
+    """The key of a statement.
+
+    Raises:
+        UnknownNameError: when there is none of this id.
+    """
+    key = connection.execute(
+        select(statements.c.key).where(statements.c.id == statement_id)
+    ).scalar_one_or_none()
+    if key is None:
+        raise UnknownNameError(f"No statement has the id {statement_id}.")
+    return key
+
+
 def link(
     connection: Connection, commit: str, file: str, line: int, name: str, statement_id: int | None
 ) -> int:
@@ -139,7 +152,7 @@ def link(
     return changed
 
 
-def save_placement(connection: Connection, row: PlacementRow) -> None:
+def save_placement(connection: Connection, row: PlacementRow, saved: int) -> None:
     """Keep a placement or refusal; the newest of one propagator counts."""
     p = placements.c
     here = (
@@ -153,7 +166,7 @@ def save_placement(connection: Connection, row: PlacementRow) -> None:
         "diff": label(row.diff),
         "file": label(row.file),
         "line": row.line,
-        "saved": time.time_ns(),
+        "saved": saved,
     }
     if not connection.execute(update(placements).where(here).values(**values)).rowcount:
         connection.execute(
