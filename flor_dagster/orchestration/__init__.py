@@ -34,6 +34,7 @@ from flor_dagster.orchestration.sensors import (
 )
 from flor_dagster.orchestration.specs import build_flor_asset_specs, build_runs_spec
 from flor_dagster.orchestration.translator import DagsterFlorTranslator, FlorTranslatorData
+from flor_dagster.orchestration.upkeep import GcConfig, VerifyConfig, build_gc_job, build_verify_job
 
 __all__ = [
     "DagsterFlorTranslator",
@@ -43,14 +44,17 @@ __all__ = [
     "FlorProjectComponent",
     "FlorResource",
     "FlorTranslatorData",
+    "GcConfig",
     "HindsightConfig",
     "LogQueryConfig",
     "ProjectError",
     "TooManyCellsError",
     "TrainConfig",
     "UnsupportedTrainingError",
+    "VerifyConfig",
     "build_flor_asset_specs",
     "build_flor_definitions",
+    "build_gc_job",
     "build_hindsight_asset",
     "build_hindsight_job",
     "build_hindsight_schedule",
@@ -65,6 +69,7 @@ __all__ = [
     "build_runs_spec",
     "build_train_job",
     "build_training_schedule",
+    "build_verify_job",
     "flor_asset",
     "hindsight_partitions",
     "run_partitions",

@@ -14,6 +14,7 @@ from flor_dagster.orchestration.partitions import register
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
+from flor_dagster.orchestration.upkeep import build_gc_job, build_verify_job
 from flor_dagster.replay.workspace import TrainingFailedError, Workspace
 from flor_dagster.store.models import RunRow
 
@@ -221,6 +222,8 @@ def _jobs(
     yield build_train_job(project, translator=translator)
     yield build_hindsight_job(project, translator=translator)
     yield build_log_view_job(project, translator=translator)
+    yield build_verify_job(project, translator=translator)
+    yield build_gc_job(project)
 
 
 def _recorded(
