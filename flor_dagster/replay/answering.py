@@ -82,8 +82,9 @@ class Answerer:
         for carrier, item, parts in zip(carriers, jobs, bounds, strict=True):
             if item.loops is not None:
                 state.backend.expect(carrier.example(item.placed, item.loops), len(parts or ()) or 1)
+        # Twice as many as children at once: checkouts are written, and journals compared, beside the children that run.
         with ThreadPoolExecutor(
-            max_workers=max(1, min(slots, len(jobs))), thread_name_prefix="flor-run"
+            max_workers=max(1, min(2 * slots, len(jobs))), thread_name_prefix="flor-run"
         ) as pool:
             futures = [
                 pool.submit(self._answer_run, item, carrier, parts, state)

@@ -37,7 +37,7 @@ def answered_cell(
     file, placement = placed.placements[statement.id]
     by_line = attempt.statements.get(file, {})
     values = [
-        decode(json.loads(r.text))
+        decode(r.value)
         for one in attempt.replayed.ranks
         for r in one.records
         if r.file == file and by_line.get(r.line) == statement.key

@@ -45,14 +45,19 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record. `text` is its value as journal text, `path` its loop context (empty for the run itself)."""
+    """One record. `value` is its value as the journal holds it, `path` its loop context (empty for the run itself)."""
 
     position: int
     path: str
     name: str
     file: str
     line: int
-    text: str
+    value: Any
+
+    @property
+    def text(self) -> str:
+        """Its value as journal text: equal for equal bits."""
+        return json.dumps(self.value)
 
 
 @dataclass(slots=True)
@@ -162,8 +167,7 @@ class _Reader:
         kind = parts[0]
         if isinstance(kind, int):
             name, file, line = self._calls[kind]
-            text = json.dumps(parts[2])
-            self.record.records.append(Record(position, self._contexts[parts[1]], name, file, line, text))
+            self.record.records.append(Record(position, self._contexts[parts[1]], name, file, line, parts[2]))
         elif kind in self._kinds:
             self._kinds[kind](position, parts)
         elif kind in ("s", "d", "x", "i", "m"):

@@ -148,7 +148,7 @@ class _Near:
     def takes(self, wanted: Record, got: Record) -> bool:
         """Whether two unequal records of one place are near enough."""
         allowed = self._tolerance.get(wanted.name, self._tolerance.get("*", 0.0))
-        one, other = decode(json.loads(wanted.text)), decode(json.loads(got.text))
+        one, other = decode(wanted.value), decode(got.value)
         if allowed <= 0 or not (isinstance(one, float) and isinstance(other, float)):
             return False
         if not (math.isfinite(one) and math.isfinite(other)):

@@ -1,0 +1,1 @@
+"""How much faster is hindsight than running everything again? The parts of `benchmarks/replay.py`."""
