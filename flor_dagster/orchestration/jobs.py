@@ -15,7 +15,8 @@ from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.orchestration.upkeep import build_gc_job, build_verify_job
-from flor_dagster.replay.workspace import TrainingFailedError, Workspace
+from flor_dagster.replay.training import TrainingFailedError
+from flor_dagster.replay.workspace import Workspace
 from flor_dagster.store.models import RunRow
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,7 +219,8 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
             offset += len(raw)
 
 
-_scan = json.JSONDecoder().scan_once
+_decoder: Any = json.JSONDecoder()
+_scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once
 
 
 def _parsed(raw: bytes) -> Any:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.replay.iterations import Iterations, asked_indices
+from flor_dagster.replay.lines import shifted
+from flor_dagster.replay.reach import Reach, Site
 
 if TYPE_CHECKING:
-    from flor_dagster.replay.reach import Reach
     from flor_dagster.replay.record import Execution, RunRecord
     from flor_dagster.store.models import CellRow, Fidelity
 
@@ -145,9 +146,6 @@ def is_all(
         coverage: what is covered.
         lines_before: file → lines that were added to it; the record's lines are those of the file without them.
     """
-    from flor_dagster.replay.planning import shifted
-    from flor_dagster.replay.reach import Site
-
     sites: dict[tuple[str, int, int], list[Execution]] = {}
     for execution in record.executions.values():
         sites.setdefault((execution.file, execution.line, execution.column), []).append(execution)

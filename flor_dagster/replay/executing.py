@@ -18,9 +18,10 @@ from flor_dagster.errors import ReplayError
 from flor_dagster.propagation import classify_effects
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
+from flor_dagster.replay.lines import shifted
 from flor_dagster.replay.patch import Guarded, Patched, patch
 from flor_dagster.replay.placing import PlacedVersion, log_lines
-from flor_dagster.replay.planning import LoopPlan, shifted
+from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord, read_record
 from flor_dagster.replay.stuck import Stuck, last_context, where_stuck
 from flor_dagster.replay.topology import SCRIPT, first_to_fail, launch_plan, rank_ends, rendezvous_port

@@ -23,7 +23,7 @@ from flor_dagster.propagation import (
 )
 from flor_dagster.propagation.trees import PatchedTree
 from flor_dagster.replay.histories import CommitHistory, CommitTree
-from flor_dagster.replay.planning import shifted
+from flor_dagster.replay.lines import shifted
 from flor_dagster.store.models import PlacementRow, StatementRow
 from flor_dagster.versions import Repository
 

@@ -12,8 +12,10 @@ from flor_dagster.replay.coverage import NOWHERE, Coverage
 from flor_dagster.replay.estimating import UNMEASURED, Rates
 from flor_dagster.replay.holding import NOTHING, Held, Reads, joined
 from flor_dagster.replay.iterations import Iterations, asked_indices
+from flor_dagster.replay.lines import shifted
+from flor_dagster.replay.pricing import sentence_of, work_of
 from flor_dagster.replay.reach import Reach, Site
-from flor_dagster.replay.record import Execution, RunRecord
+from flor_dagster.replay.record import Execution, RunRecord, cut_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,15 +339,15 @@ class _Planner:
                     start = (execution.path, start_at)
                 if stop_at is not None:
                     spec["stop"] = stop_at
-                    cut = self._cut_after(execution, stop_at)
+                    cut = cut_after(self.record, execution, stop_at)
         if end is not None and (cut is None or end.opened < cut):
             cut = self._stop_at(end, loops)
         self._drop_outside(loops, start, cut)
         executed = sum(spec["action"] == "execute" for spec in loops.values())
         skipped = sum(spec["action"] == "skip" for spec in loops.values())
         setup_only = executed == skipped == 0 and cut is not None
-        sentence = _sentence(executed, skipped, start, loops, setup_only)
-        work, restores, iterations = self._work(loops, cut)
+        sentence = sentence_of(executed, skipped, start, loops, setup_only)
+        work, restores, iterations = work_of(self.record, loops, cut)
         return LoopPlan(
             loops, executed, skipped, iterations, self.rates.seconds(work, restores), sentence, cut, start,
             self._notes(loops, why), {"work": work, "restores": restores}, self._split(loops) if jump else None,
@@ -403,7 +405,7 @@ class _Planner:
             loops[end.path] = {**spec, "action": "stop"}
             return end.opened
         spec["stop"] = 0
-        return self._cut_after(end, 0)
+        return cut_after(self.record, end, 0)
 
     def _notes(self, loops: Mapping[str, Mapping[str, Any]], why: Mapping[str, str]) -> tuple[str, ...]:
         """Why loops are executed, a sentence per loop name and reason."""
@@ -458,98 +460,3 @@ class _Planner:
     def _tail_targets(self, execution: Execution) -> bool:
         site = self._site(execution)
         return not all(self._holds(site, target) for target in self.targets)
-
-    def _cut_after(self, execution: Execution, stop: int) -> int:
-        """The first position in the journal that belongs to a later iteration, or to the loop's end."""
-        later = [
-            child.opened
-            for child in self.record.executions.values()
-            if child.path.startswith(execution.path + "[") and _index(child.path, execution.path) > stop
-        ]
-        later += [
-            r.position
-            for r in self.record.records
-            if r.path.startswith(execution.path + "[") and _index(r.path, execution.path) > stop
-        ]
-        if execution.closed is not None:
-            later.append(execution.closed)
-        return min(later, default=10**18)
-
-    # Costs ---------------------------------------------------------------------------------------------------------
-
-    def _work(self, loops: Mapping[str, Mapping[str, Any]], cut: int | None) -> tuple[float, int, int]:
-        """Seconds of the recorded run that are executed again, end states put back, iterations executed."""
-        work = self._outside_seconds(cut)
-        restores = iterations = 0
-        for path, spec in loops.items():
-            execution = self.record.by_path[path]
-            if spec["action"] == "skip":
-                restores += 1
-            elif spec["action"] == "execute":
-                first, stop = spec.get("start", 0), spec.get("stop")
-                count = (execution.count if stop is None else stop + 1) - first
-                restores += bool(first)
-                iterations += count
-                work += self._own_seconds(execution) * count / max(execution.count, 1)
-        return work, restores, iterations
-
-    def _own_seconds(self, execution: Execution) -> float:
-        spent = self._seconds(execution) - sum(
-            self._seconds(self.record.executions[c]) for c in execution.children
-        )
-        return max(spent, 0.0)
-
-    def _seconds(self, execution: Execution) -> float:
-        """How long an execution took; of one that never ended, up to the last sign of life."""
-        if execution.ended is not None:
-            return execution.seconds
-        return max((self.record.last_time - execution.started) / 1e9, 0.0)
-
-    def _outside_seconds(self, cut: int | None) -> float:
-        """What the run spent outside its loops, up to where the replay ends."""
-        begun = self.record.header.get("started", 0)
-        outermost = [e for e in self.record.executions.values() if e.parent is None]
-        before = [e for e in outermost if cut is None or e.opened < cut]
-        until = self.record.last_time
-        if cut is not None:
-            until = max((e.ended or e.started for e in before), default=begun)
-            until = min((e.started for e in outermost if e.opened >= cut), default=until)
-        return max((until - begun) / 1e9 - sum(self._seconds(e) for e in before), 0.0)
-
-
-def shifted(line: int, added: tuple[int, ...]) -> int:
-    """The line that a line of a file has after lines were added (their numbers are the new ones, ascending)."""
-    for number in added:
-        if number > line:
-            break
-        line += 1
-    return line
-
-
-def _index(path: str, around: str) -> int:
-    return int(path[len(around) + 1 :].partition("]")[0])
-
-
-def _sentence(
-    executed: int,
-    skipped: int,
-    start: tuple[str, int] | None,
-    loops: Mapping[str, Mapping[str, Any]],
-    setup_only: bool,
-) -> str:
-    if setup_only:
-        return "runs the setup and stops before the first loop"
-    parts: list[str] = []
-    if start is not None:
-        parts.append(f"restores the end of iteration {start[1] - 1} of {start[0].partition('#')[0]}")
-    if skipped:
-        parts.append(f"skips {skipped} loop execution{'s' * (skipped != 1)} by restoring the end state")
-    if executed:
-        names = sorted(
-            {p.rpartition("/")[2].partition("#")[0] for p, s in loops.items() if s["action"] == "execute"}
-        )
-        parts.append(f"executes {executed} loop execution{'s' * (executed != 1)} ({', '.join(names)})")
-    stops = [s["stop"] for s in loops.values() if s.get("stop") is not None]
-    if stops:
-        parts.append(f"stops after iteration {stops[0]}")
-    return "; ".join(parts) or "runs the script from its beginning"

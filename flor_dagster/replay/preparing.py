@@ -217,6 +217,10 @@ class Preparer:
         if not todo:
             return [], None, "nothing to do: these iterations were answered before"
         loops = self.loops(run, record, placed, todo, question, earlier)
+        before = common_of(read_coverage(earlier.get(statement.id)) for statement in todo).count
+        if before:
+            words = f"{before} iteration{'s' * (before != 1)} answered before {'are' if before > 1 else 'is'} left out"
+            loops = replace(loops, notes=(*loops.notes, words))
         return todo, loops, loops.sentence
 
     def _earlier(

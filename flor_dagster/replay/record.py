@@ -150,6 +150,20 @@ def let_go_of(record: RunRecord, there: Container[str]) -> RunRecord:
     return record
 
 
+def cut_after(record: RunRecord, execution: Execution, stop: int) -> int:
+    """The first position in the journal that belongs to a later iteration of an execution, or to its end."""
+    prefix = execution.path + "["
+
+    def later(path: str) -> bool:
+        return path.startswith(prefix) and int(path[len(prefix) :].partition("]")[0]) > stop
+
+    positions = [e.opened for e in record.executions.values() if later(e.path)]
+    positions += [r.position for r in record.records if later(r.path)]
+    if execution.closed is not None:
+        positions.append(execution.closed)
+    return min(positions, default=10**18)
+
+
 class _Reader:
     """Takes a journal's entries one by one; the kinds are described in `recording.journal`."""
 

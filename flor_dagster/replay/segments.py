@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from flor_dagster.replay.estimating import Rates
 from flor_dagster.replay.planning import LoopPlan
-from flor_dagster.replay.record import Execution, RunRecord
+from flor_dagster.replay.record import Execution, RunRecord, cut_after
 
 # Another segment must make an answer this much faster to be worth its processor time.
 GAIN = 0.85
@@ -254,17 +254,3 @@ def _segment(
         plan, loops=loops, executed=executed, skipped=skipped, cut=cut,
         start=(execution.path, begin) if begin else None, sentence=f"{plan.sentence} ({words})",
     )  # fmt: skip
-
-
-def cut_after(record: RunRecord, execution: Execution, stop: int) -> int:
-    """The first position in the journal that belongs to a later iteration of an execution, or to its end."""
-    prefix = execution.path + "["
-
-    def later(path: str) -> bool:
-        return path.startswith(prefix) and int(path[len(prefix) :].partition("]")[0]) > stop
-
-    positions = [e.opened for e in record.executions.values() if later(e.path)]
-    positions += [r.position for r in record.records if later(r.path)]
-    if execution.closed is not None:
-        positions.append(execution.closed)
-    return min(positions, default=10**18)

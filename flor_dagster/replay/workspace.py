@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import shutil
-import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,15 +16,12 @@ from flor_dagster.errors import (
     NoRepositoryError,
     NoRunsError,
     QueryError,
-    ReplayError,
     SourceSyntaxError,
     UnknownNameError,
 )
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.artifacts import Artifact, ArtifactStore
-from flor_dagster.recording.identity import new_run_id
-from flor_dagster.recording.journal import correct_end
 from flor_dagster.recording.settings import checkpoint_settings
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.archiving import archive_versions, give_back_versions
@@ -41,7 +33,7 @@ from flor_dagster.replay.placing import VersionPlacer
 from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
-from flor_dagster.versions import Clone, Repository, link_untracked
+from flor_dagster.versions import Repository
 from flor_dagster.versions.collecting import shared_lock
 from flor_dagster.versions.snapshot import snapshot
 
@@ -49,19 +41,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Source = Literal["worktree", "head"]
-
-
-class TrainingFailedError(ReplayError):
-    """A training run that was started here failed; it is recorded all the same.
-
-    Args:
-        message: what happened, with the child's last lines.
-        run: the failed run, None where it recorded nothing.
-    """
-
-    def __init__(self, message: str, run: RunRow | None) -> None:
-        super().__init__(message)
-        self.run = run
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,75 +477,9 @@ class Workspace:
         Raises:
             TrainingFailedError: the script failed; the run is recorded, the message has its last lines.
         """
-        run_id = new_run_id()
-        environment = {
-            **os.environ, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(self.home),
-            "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
-        environment.setdefault("PYTHONHASHSEED", "0")
-        # Wherever this package was imported from, the script imports the same one.
-        package_parent = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (os.environ.get("PYTHONPATH"), package_parent))
-        )
-        root = self.root if ref is None else self._checkout_for_training(ref, run_id)
-        try:
-            if not (root / entrypoint).is_file():
-                raise ReplayError(
-                    f"there is no script {entrypoint} in {self.root}" + (f" at {ref}" if ref else "")
-                )
-            status, tail = _run_script(root, entrypoint, environment, on_line)
-        finally:
-            if ref is not None:
-                shutil.rmtree(root, ignore_errors=True)
-        for journal in layout.run_folder(self.home, run_id).glob("journal.0.jsonl"):
-            correct_end(journal, status)
-        self.sync()
-        found = self.store.runs(ids=[run_id])
-        if status != 0:
-            said = "\n  ".join(tail) or "(it printed nothing)"
-            name = f"training run {found[0].key}" if found else "the training"
-            raise TrainingFailedError(
-                f"{name} ({entrypoint}) failed with exit status {status}. Its last lines:\n  {said}",
-                found[0] if found else None,
-            )
-        if not found:
-            raise TrainingFailedError(
-                f"{entrypoint} ended without a flor call, so nothing was recorded: use `import flor_dagster as flor` and "
-                "`flor.log`, `flor.loop` in it.", None,
-            )  # fmt: skip
-        return found[0]
+        from flor_dagster.replay.training import train
 
-    def _checkout_for_training(self, ref: str, run_id: str) -> Path:
-        clone = Clone.open(self.root, self.cache)
-        checkout = clone.checkout(self.repository.resolve(ref), clone.place / "trainings" / run_id)
-        linked = link_untracked(self.root, checkout.path)
-        exclude = checkout.path / ".git" / "info" / "exclude"
-        exclude.parent.mkdir(parents=True, exist_ok=True)
-        # What is linked in is no part of the version.
-        exclude.write_text("".join(f"/{path}\n" for path, _ in linked), encoding="utf-8")
-        return checkout.path
-
-
-def _run_script(
-    root: Path, script: str, environment: Mapping[str, str], on_line: Callable[[str], None] | None
-) -> tuple[int, Sequence[str]]:
-    """Run a script as `python script`; its exit status and its last lines."""
-    child = subprocess.Popen(
-        [sys.executable, str(root / script)], cwd=root, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
-    tail: deque[str] = deque(maxlen=20)
-    try:
-        for line in child.stdout or ():
-            tail.append(line.rstrip("\n"))
-            if on_line is not None:
-                on_line(line.rstrip("\n"))
-        return child.wait(), tail
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise
+        return train(self, entrypoint, args, ref=ref, tags=tags, origin=origin, on_line=on_line)
 
 
 def dataframe(

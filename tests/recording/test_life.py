@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from flor_dagster.recording.environment import packages_file
-from flor_dagster.replay.workspace import TrainingFailedError, Workspace
+from flor_dagster.replay.training import TrainingFailedError
+from flor_dagster.replay.workspace import Workspace
 from tests.recording.record_lab import Project, Run
 
 

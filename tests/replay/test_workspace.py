@@ -14,7 +14,8 @@ import pytest
 
 from flor_dagster.errors import NoRepositoryError, NoRunsError, SourceSyntaxError, UnknownNameError
 from flor_dagster.replay.model import Question
-from flor_dagster.replay.workspace import TrainingFailedError, Workspace
+from flor_dagster.replay.training import TrainingFailedError
+from flor_dagster.replay.workspace import Workspace
 from tests.replay.conftest import PACKAGE, Lab, bits
 
 SCRIPT = """\

@@ -1,0 +1,133 @@
+"""Run a training script of a project in a child process, as `python script` would, from the files on disk or from a version."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flor_dagster.errors import ReplayError
+from flor_dagster.recording import layout
+from flor_dagster.recording.identity import new_run_id
+from flor_dagster.recording.journal import correct_end
+from flor_dagster.store.models import RunRow
+from flor_dagster.versions import Clone, link_untracked
+
+if TYPE_CHECKING:
+    from flor_dagster.replay.workspace import Workspace
+
+
+class TrainingFailedError(ReplayError):
+    """A training run that was started here failed; it is recorded all the same.
+
+    Args:
+        message: what happened, with the child's last lines.
+        run: the failed run, None where it recorded nothing.
+    """
+
+    def __init__(self, message: str, run: RunRow | None) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+def train(
+    workspace: Workspace,
+    entrypoint: str,
+    args: Mapping[str, Any],
+    *,
+    ref: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    origin: str = "script",
+    on_line: Callable[[str], None] | None = None,
+) -> RunRow:
+    """Run a training script in a child process.
+
+    Args:
+        workspace: the project.
+        entrypoint: the script, relative to the repository.
+        args: values for its `flor.arg`s; texts are read in the type of the default.
+        ref: a commit or branch to train instead of the files on disk, in a checkout of our own.
+        tags: kept with the run.
+        origin: who started it.
+        on_line: given each line that the script prints.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        TrainingFailedError: the script failed; the run is recorded, the message has its last lines.
+    """
+    run_id = new_run_id()
+    environment = {
+        **os.environ, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(workspace.home),
+        "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+    environment.setdefault("PYTHONHASHSEED", "0")
+    # Wherever this package was imported from, the script imports the same one.
+    package_parent = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_parent)))
+    root = workspace.root if ref is None else _checkout(workspace, ref, run_id)
+    try:
+        if not (root / entrypoint).is_file():
+            raise ReplayError(
+                f"there is no script {entrypoint} in {workspace.root}" + (f" at {ref}" if ref else "")
+            )
+        status, tail = _run_script(root, entrypoint, environment, on_line)
+    finally:
+        if ref is not None:
+            shutil.rmtree(root, ignore_errors=True)
+    for journal in layout.run_folder(workspace.home, run_id).glob("journal.0.jsonl"):
+        correct_end(journal, status)
+    workspace.sync()
+    found = workspace.store.runs(ids=[run_id])
+    if status != 0:
+        said = "\n  ".join(tail) or "(it printed nothing)"
+        name = f"training run {found[0].key}" if found else "the training"
+        raise TrainingFailedError(
+            f"{name} ({entrypoint}) failed with exit status {status}. Its last lines:\n  {said}",
+            found[0] if found else None,
+        )
+    if not found:
+        raise TrainingFailedError(
+            f"{entrypoint} ended without a flor call, so nothing was recorded: use `import flor_dagster as flor` and "
+            "`flor.log`, `flor.loop` in it.", None,
+        )  # fmt: skip
+    return found[0]
+
+
+def _checkout(workspace: Workspace, ref: str, run_id: str) -> Path:
+    clone = Clone.open(workspace.root, workspace.cache)
+    checkout = clone.checkout(workspace.repository.resolve(ref), clone.place / "trainings" / run_id)
+    linked = link_untracked(workspace.root, checkout.path)
+    exclude = checkout.path / ".git" / "info" / "exclude"
+    exclude.parent.mkdir(parents=True, exist_ok=True)
+    # What is linked in is no part of the version.
+    exclude.write_text("".join(f"/{path}\n" for path, _ in linked), encoding="utf-8")
+    return checkout.path
+
+
+def _run_script(
+    root: Path, script: str, environment: Mapping[str, str], on_line: Callable[[str], None] | None
+) -> tuple[int, Sequence[str]]:
+    """Run a script as `python script`; its exit status and its last lines."""
+    child = subprocess.Popen(
+        [sys.executable, str(root / script)], cwd=root, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    tail: deque[str] = deque(maxlen=20)
+    try:
+        for line in child.stdout or ():
+            tail.append(line.rstrip("\n"))
+            if on_line is not None:
+                on_line(line.rstrip("\n"))
+        return child.wait(), tail
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
