@@ -2,7 +2,8 @@
 
 Results go to standard output, errors to standard error. With `--json` standard output holds one JSON document and nothing
 else. Exit status: 0 when everything that was asked is done, 1 when part of it failed (each part is named), 2 when the command
-line itself is wrong: an unknown option, a folder without a repository, a name that nothing has.
+line itself is wrong: an unknown option, a folder without a repository, a name that nothing has; 130 when it was stopped by
+Ctrl-C, and what was finished is kept.
 
 Each command is a module of its own, imported when it is called for.
 """
@@ -48,7 +49,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Add a log statement today; get its values for every training run you ever made.
 
-    Exit status: 0 all done, 1 part of it failed (each part is named), 2 wrong usage.
+    Exit status: 0 all done, 1 part of it failed (each part is named), 2 wrong usage, 130 stopped by Ctrl-C.
     """
 
 

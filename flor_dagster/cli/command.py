@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import click
 
-from flor_dagster.cli.output import FAILED, USAGE, Output
+from flor_dagster.cli.output import FAILED, STOPPED, USAGE, Output
 from flor_dagster.errors import FlorError, NoRepositoryError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def project_command(
             run: RunRow | None = getattr(error, "run", None)
             output.document({"error": about | ({} if run is None else {"run": run.key})})
             code = USAGE if isinstance(error, NoRepositoryError | UnknownNameError) else FAILED
+        except KeyboardInterrupt:
+            output.complain("stopped. What was finished is kept; the same command goes on with the rest.")
+            output.document({"error": {"kind": "KeyboardInterrupt", "message": "stopped"}})
+            code = STOPPED
         raise click.exceptions.Exit(code)
 
     return command

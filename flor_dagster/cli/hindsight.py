@@ -294,7 +294,10 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
         )
     for answer in report.failed:
         named = _named(answer)
-        output.complain(f"{named['statement']} of {named['run']} failed: {named['reason']}", named["tail"])
+        output.complain(
+            f"{named['statement']} of {named['run']} failed: {named['reason'].removeprefix('failed: ')}",
+            named["tail"],
+        )
     return DONE if report.complete else FAILED
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 110
 """Columns of the output where it does not go to a terminal."""
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
 
 class Output:

@@ -167,7 +167,9 @@ class Passing:
         if self.on_line is not None:
             self.on_line(f"{job.run.key}: {outcome.reason}; trying once more")
         self.started()
-        again = execute(replace(job, part=f"{job.part}.again"), self.backend, self.on_line)
+        # Cold: whatever ended the worker, this attempt does not depend on one that others share.
+        job = replace(job, part=f"{job.part}.again", libraries=None)
+        again = execute(job, self.backend, self.on_line)
         if again.ended.status == -9 and again.ended.why in ("", "worker"):
             return replace(again, reason=f"{again.reason}; a second attempt ended the same way")
         return again

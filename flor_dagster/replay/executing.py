@@ -193,7 +193,7 @@ def _judge(rank: _Rank, ended: Ended) -> tuple[int, str, _Rank | None]:
     journal, hung = rank.journal, rank.hung
     status, last = journal_end(journal)
     if ended.why == "timeout":
-        place = f" {hung.where}" if hung.where else ""
+        place = hung.where
         last_place = last_context(journal)
         context = f", in {last_place}" if last_place else ""
         return (

@@ -71,6 +71,11 @@ class Worker:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
     def ready(self) -> str:
         """Wait until it has imported its libraries; why it can't be used, empty where it can."""
         try:
@@ -240,16 +245,24 @@ class LocalBackend:
         try:
             if self._stopped:
                 return Ended(-15, 0.0, "stopped")
-            worker = self._worker_for(unit)
-            try:
-                return worker.run(unit)
-            except WorkerLostError:
-                if self._stopped:
-                    return Ended(-15, 0.0, "stopped")
-                self._forget(worker)
-                return Ended(-9, 0.0, "worker")
+            ended = self._carry_out(unit)
+            return Ended(-15, 0.0, "stopped") if ended.why == "worker" and self._stopped else ended
         finally:
             self._slots.release(taken)
+
+    def _carry_out(self, unit: Unit) -> Ended:
+        """In a worker that lives: one that was lost before the unit was given to it costs no attempt."""
+        for _ in range(2):
+            worker = self._worker_for(unit)
+            try:
+                ended = worker.run(unit)
+            except WorkerLostError:
+                self._forget(worker)
+                continue
+            if ended.why == "worker" and worker.gone:
+                self._forget(worker)
+            return ended
+        return Ended(-9, 0.0, "worker")
 
     def _worker_for(self, unit: Unit) -> Worker:
         if self._warm and unit.libraries:
