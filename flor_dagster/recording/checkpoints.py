@@ -135,6 +135,11 @@ class CheckpointStore:
             head, _, rest = path.read_bytes().partition(b"\n")
             header = json.loads(head)
             version, digest = header["flor-checkpoint"], header["digest"]
+        except FileNotFoundError as error:
+            # Collected since it was planned with: that is no damage, and another plan does without it.
+            raise CheckpointError(
+                f"checkpoint {name} of training run {run} is not there any more: {path}"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} can't be read at {path}: {error}"

@@ -183,7 +183,9 @@ class Answerer:
             if not todo:
                 return
             try:
-                if item.loops is not None and len(todo) == len(item.plan.todo):
+                # From here on nobody collects this run's checkpoints; what went since it was planned is planned without.
+                whole = item.record is None or self._preparer.look_again(run, item.record)
+                if whole and item.loops is not None and len(todo) == len(item.plan.todo):
                     carrier.carry(todo, item.placed, item.loops, bounds)
                 else:
                     carrier.carry(todo, *carrier.replan(todo), None)
@@ -214,6 +216,7 @@ class Answerer:
         def replan(
             todo: Sequence[StatementRow], *, without: frozenset[str] = frozenset(), jump: bool = True
         ) -> tuple[PlacedVersion, LoopPlan]:
+            prepare.look_again(run, record)
             placer = self._workspace.placer(allow_effects=question.allow_effects)
             placed = placer.place(run.commit or "", run.entrypoint, todo)
             return placed, prepare.loops(

@@ -25,7 +25,7 @@ from flor_dagster.replay.model import Question, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import RunRecord, let_go_of, read_run
+from flor_dagster.replay.record import RunRecord, checkpoints_of, let_go_of, read_run
 from flor_dagster.replay.reproducing import audited_loops
 from flor_dagster.replay.selecting import choose_runs
 from flor_dagster.replay.topology import why_not_together
@@ -170,6 +170,11 @@ class Preparer:
                 todo.append(statement)
         return settled, placements, todo
 
+    def look_again(self, run: RunRow, record: RunRecord) -> bool:
+        """Take out of a record the checkpoints that are not there any more; whether all were."""
+        before = checkpoints_of(record)
+        return checkpoints_of(let_go_of(record, self._checkpoints.names(run.id))) == before
+
     def _read(
         self, run: RunRow, question: Question
     ) -> tuple[RunRecord | None, Environment | None, Lock | None, str]:
@@ -178,7 +183,7 @@ class Preparer:
         reason = why_not_together(run.header, record)
         if reason:
             return None, None, None, f"refused: {reason}"
-        record = let_go_of(record, self._checkpoints.names(run.id))
+        self.look_again(run, record)
         lock: Lock | None = None
         try:
             if question.environment is not None:

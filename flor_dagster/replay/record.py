@@ -164,6 +164,16 @@ def cut_after(record: RunRecord, execution: Execution, stop: int) -> int:
     return min(positions, default=10**18)
 
 
+def checkpoints_of(record: RunRecord) -> set[str]:
+    """The names of all checkpoints that plans may use."""
+    found: set[str] = set()
+    for execution in (e for one in record.ranks for e in one.executions.values()):
+        found.update(execution.points.values())
+        if execution.checkpoint is not None:
+            found.add(execution.checkpoint)
+    return found
+
+
 class _Reader:
     """Takes a journal's entries one by one; the kinds are described in `recording.journal`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,47 +11,56 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from flor_dagster.recording import collecting
+from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.replay.workspace import Workspace
 from flor_dagster.versions import Clone
-from tests.distributed.rank_lab import Ranks
+from flor_dagster.versions.archive import needed
+from tests.distributed.rank_lab import Ranks, environment
+from tests.distributed.warm_lab import Warm
 
 SCRIPT = """\
 MARKER = {marker}
-import os, sys, time
+import time
 import flor_dagster as flor
 import helper
 import numpy as np
 flor.log("marker", MARKER)
-state = np.zeros(200)
+state = np.zeros(600)
 with flor.checkpointing(state=state):
-    for epoch in flor.loop("epoch", range(3)):
-        for step in flor.loop("step", range(5)):
+    for epoch in flor.loop("epoch", range(6)):
+        for step in flor.loop("step", range(3)):
             state += helper.step(step)
             flor.log("value", float(state.sum()))
-            time.sleep(0.01)
+            time.sleep(0.004)
         flor.log("epoch_value", float(state.mean()))
 """
 HELPER = "def step(step):\n    return step + {marker}\n"
+# The checkpoints of a run are thinned while it is recorded, too.
+RUN_BYTES = "20000"
 
 SYNC = """\
-import sys, time
+import random, sys, time
 from flor_dagster.replay.workspace import Workspace
+choice = random.Random(3)
 while True:
     with Workspace.open(sys.argv[1]) as workspace:
         workspace.sync()
-    time.sleep(0.05)
+        if choice.random() < 0.05:
+            workspace.collect(400_000)
+    time.sleep(0.25)
 """
 
 
 class Team:
-    """People who train, edit, commit and collect in one repository, all at once."""
+    """People who train, edit, commit, rebase and collect in one repository, all at once."""
 
     def __init__(self, ranks: Ranks, seed: int) -> None:
-        self.ranks = ranks
         self.root = ranks.root
         self.random = random.Random(seed)
         self.marker = 0
@@ -58,10 +68,13 @@ class Team:
         ranks.commit(
             {"train.py": SCRIPT.format(marker=0), "helper.py": HELPER.format(marker=0), "README": "r\n"}
         )
+        self.warm = Warm(self.root, environment(FLOR_CHECKPOINT_RUN_BYTES=RUN_BYTES))
 
-    def git(self, *arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    def git(self, *arguments: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.root, capture_output=True, text=True, input=stdin, check=False
+        )
+        assert done.returncode == 0, (arguments, done.stderr)
         return done.stdout
 
     def edit(self) -> None:
@@ -77,24 +90,50 @@ class Team:
             self.git("commit", "-qa", "--amend", "-m", f"marker {self.marker}, amended")
 
     def day(self) -> None:
-        children: list[subprocess.Popen[str]] = []
+        children: list[int] = []
         for number in range(4):
             self.edit()
             if number == 3:
-                port = str(20000 + self.marker)
-                children += [self.ranks.rank(rank, 2, MASTER_PORT=port) for rank in (0, 1)]
+                launch = {"WORLD_SIZE": "2", "MASTER_PORT": str(20000 + self.marker % 10000)}
+                children += [self.warm.start("train.py", RANK=rank, **launch) for rank in "01"]
             else:
-                children.append(self.ranks.start("train.py"))
-            time.sleep(self.random.random() * 0.3)
+                children.append(self.warm.start("train.py"))
+            time.sleep(self.random.random() * 0.1)
         for victim in self.random.sample(children, 2):
-            time.sleep(self.random.random() * 0.3)
-            victim.kill()
-        if self.random.random() < 0.1:
+            time.sleep(self.random.random() * 0.15)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        if self.random.random() < 0.05:
             self.git("gc", "-q", "--prune=now")
-        for child in children:
-            out, _ = child.communicate(timeout=120)
-            assert child.returncode in (0, -signal.SIGKILL), out
-            self.fates[child.pid] = child.returncode
+        fates = self.warm.wait()
+        assert set(fates.values()) <= {0, -signal.SIGKILL}, self.warm.out.read_text()[-2000:]
+        self.fates |= fates
+        self.evening()
+
+    def evening(self) -> None:
+        """What the user does between days: another branch, a rebase, an amendment, a branch that is gone."""
+        what = self.random.random()
+        if what < 0.6:
+            return
+        self.git("commit", "-qa", "--allow-empty", "-m", f"the evening of {self.marker}")
+        here = self.git("branch", "--show-current").strip()
+        if what < 0.7:
+            self.git("switch", "-q", "-c", f"branch-{self.marker}")
+        elif what < 0.8:
+            self.git(
+                "switch", "-q", self.random.choice(self.git("branch", "--format=%(refname:short)").split())
+            )
+        elif what < 0.9:
+            self.git("switch", "-q", "-c", "side", "HEAD~1")
+            (self.root / "NOTES").write_text(f"{self.marker}\n")
+            self.git("add", "NOTES")
+            self.git("commit", "-q", "-m", "notes")
+            self.git("rebase", "-q", here)
+            self.git("switch", "-q", here)
+            self.git("branch", "-q", "-D", "side")
+        else:
+            self.git("reset", "-q", "--hard", "HEAD~1")
+            self.git("reflog", "expire", "--expire=now", "--all")
 
     def files(self) -> dict[str, int]:
         """How many files lie where."""
@@ -112,17 +151,30 @@ def live(ranks: Ranks, days: int, seed: int) -> Team:
     team = Team(ranks, seed)
     begin = team.bytes(), sum(team.files().values())
     syncing = ranks.start("-c", SYNC, str(team.root))
+    started = time.monotonic()
     try:
-        for _ in range(days):
+        for day in range(1, days + 1):
             team.day()
             assert syncing.poll() is None, syncing.communicate()[0]
+            if day % 30 == 0:
+                look(team)
+                print(f"\nday {day} after {time.monotonic() - started:.0f} s", file=sys.stderr)
     finally:
         syncing.kill()
         syncing.communicate()
+        team.warm.close()
     kilobytes = (team.bytes() - begin[0]) / days / 1000
     files = (sum(team.files().values()) - begin[1]) / days
     print(f"\na day costs {kilobytes:.0f} kB in {files:.1f} files; {team.files()}", file=sys.stderr)
     return team
+
+
+def look(team: Team) -> None:
+    """Are database and repository whole, while everything goes on?"""
+    with contextlib.closing(sqlite3.connect(team.root / ".flor/flor.db", timeout=60)) as database:
+        assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
+        assert database.execute("pragma foreign_key_check").fetchall() == []
+    assert "error" not in team.git("fsck", "--full", "--no-progress", "--no-dangling")
 
 
 def settle(team: Team) -> None:
@@ -135,6 +187,22 @@ def settle(team: Team) -> None:
         time.sleep(0.2)
 
 
+def contents(team: Team, commits: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The scripts of versions."""
+    names = [f"{commit}:{name}" for commit in commits for name in ("train.py", "helper.py")]
+    found = subprocess.run(
+        ["git", "cat-file", "--batch"], cwd=team.root, input="".join(f"{n}\n" for n in names).encode(),
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    texts: list[str] = []
+    while found:
+        head, _, found = found.partition(b"\n")
+        size = int(head.split()[2])
+        texts.append(found[:size].decode())
+        found = found[size + 1 :]
+    return {names[n].partition(":")[0]: (texts[n], texts[n + 1]) for n in range(0, len(names), 2)}
+
+
 def check(team: Team, cache: Path) -> None:
     settle(team)
     folders = {folder.name: folder for folder in team.root.glob(".flor/runs/*")}
@@ -143,10 +211,14 @@ def check(team: Team, cache: Path) -> None:
         runs = {run.id: run for run in workspace.runs()}
         assert workspace.store.problems == {}
         frame = workspace.store.dataframe("marker", "value", "epoch_value", ranks="all")
-        markers = {
-            run.key: set(part["marker"]) for run in runs.values() for part in [frame[frame["run"] == run.key]]
-        }
+        markers = {key: set(part["marker"]) for key, part in frame.groupby("run")}
         versions = {version.commit: version for version in workspace.store.versions()}
+        for commit in versions:  # each can be had from the log store alone, with every file of it
+            kept = needed([commit], workspace.store.version_object)
+            listed = team.git("ls-tree", "-r", "-t", "--format=%(objectname)", commit).split()
+            assert set(kept) >= {commit, *listed}
+        found = workspace.store.rebuild()
+        assert (found.missing, found.problems) == ((), ())
     # A training that was killed before its first flor call has left no run, or a folder without a header.
     empty = {
         name
@@ -156,7 +228,19 @@ def check(team: Team, cache: Path) -> None:
     unversioned = {name for name, folder in folders.items() if not (folder / "version.json").exists()}
     assert set(folders) - empty - unversioned == set(runs)
     assert len(empty | unversioned) <= len(team.fates) / 10
-    sizes: dict[str, int] = {}
+    check_runs(team, folders, runs, markers, versions)
+    look(team)
+    kept = team.git("for-each-ref", "--format=%(objectname)", "refs/flor/versions").split()
+    assert set(kept) == set(versions) | {run.commit for run in runs.values()}
+    clone = Clone.open(team.root, cache)
+    for commit in team.random.sample(sorted(versions), min(len(versions), 20)):
+        clone.checkout(commit, cache / "out" / commit)
+    check_files(team, folders)
+
+
+def check_runs(team, folders, runs, markers, versions) -> None:
+    held = contents(team, versions)
+    sizes: set[int] = set()
     for run in runs.values():
         ends = {}
         for journal in folders[run.id].glob("journal.*"):
@@ -166,39 +250,34 @@ def check(team: Team, cache: Path) -> None:
             assert ended or team.fates[pid] == -signal.SIGKILL, "a training that was not killed has no end"
             ends[pid] = ended
         assert run.status == ("finished" if all(ends.values()) else "lost"), (run, ends)
-        sizes[run.id] = len(ends)
+        assert run.lost == 0
+        sizes.add(len(ends))
         # What ran is what the version holds, or the version says that it is not certain.
         assert run.commit is not None, (folders[run.id] / "version.json").read_text()
-        held = team.git("show", f"{run.commit}:train.py"), team.git("show", f"{run.commit}:helper.py")
-        for marker in markers[run.key]:
-            same = held == (SCRIPT.format(marker=int(marker)), HELPER.format(marker=int(marker)))
+        for marker in markers.get(run.key, ()):
+            same = held[run.commit] == (SCRIPT.format(marker=int(marker)), HELPER.format(marker=int(marker)))
             assert same or versions[run.commit].approximate, run
-    assert set(sizes.values()) <= {1, 2}
-    with sqlite3.connect(team.root / ".flor/flor.db") as database:
-        assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
-        assert database.execute("pragma foreign_key_check").fetchall() == []
-    assert "error" not in team.git("fsck", "--full", "--no-progress", "--no-dangling")
-    kept = team.git("for-each-ref", "--format=%(objectname) %(objecttype)", "refs/flor/versions").split("\n")[
-        :-1
-    ]
-    assert {line.split()[0] for line in kept} == set(versions) | {run.commit for run in runs.values()}
-    clone = Clone.open(team.root, cache)
-    for commit in versions:
-        clone.checkout(commit, cache / "out" / commit)
+    assert sizes <= {1, 2}
+
+
+def check_files(team: Team, folders: dict[str, Path]) -> None:
     team.git("status", "--porcelain")
-    stray = [
-        p
-        for p in (team.root / ".flor").rglob("*")
-        if "tmp" in p.name or "partial" in p.name or p.name.endswith("~")
-    ]
+    home = team.root / ".flor"
+    stray = [p for p in home.rglob("*") if "tmp" in p.name or "partial" in p.name or p.name.endswith("~")]
     stray += list(team.root.glob(".flor/runs/*/.*"))
     assert stray == []
-    assert not list((team.root / ".git").glob("*.lock")) + list(
-        (team.root / ".git/refs/flor").rglob("*.lock")
-    )
-    # Six files in a run's folder at most, a ref for each version, checkpoints by budget.
-    assert all(len(list(folder.iterdir())) <= 6 for folder in folders.values())
-    assert len(list((team.root / ".flor").iterdir())) <= 10
+    git = team.root / ".git"
+    assert not [*git.glob("*.lock"), *(git / "refs").rglob("*.lock")]
+    # Seven files in a run's folder at most, a ref for each version, checkpoints by budget.
+    assert all(len(list(folder.iterdir())) <= 7 for folder in folders.values())
+    assert len(list(home.iterdir())) <= 12
+    store = CheckpointStore(home / "checkpoints")
+    checkpoints, unreadable = collecting.stored(store)
+    assert unreadable == {}
+    for checkpoint in checkpoints:
+        manifest = store.read(checkpoint.run, checkpoint.name)
+        for digest in checkpoint.objects:
+            store.buffer(manifest, digest)
 
 
 def test_a_day_with_two_killed_leaves_everything_whole(ranks: Ranks, tmp_path: Path) -> None:
