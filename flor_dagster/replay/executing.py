@@ -19,6 +19,7 @@ from flor_dagster.propagation import classify_effects
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.replay.lines import shifted
+from flor_dagster.replay.outputs import ChangedSince
 from flor_dagster.replay.patch import Guarded, Patched, patch
 from flor_dagster.replay.placing import PlacedVersion, log_lines
 from flor_dagster.replay.planning import LoopPlan
@@ -119,7 +120,8 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     held = contextlib.ExitStack()
     try:
         checkout = clone.checkout(job.run.commit, work)
-        link_untracked(job.user_root, checkout.path)
+        since = ChangedSince(job.user_root, job.run.started.timestamp(), job.run.seconds)
+        link_untracked(job.user_root, checkout.path, since.left_out)
         (checkout.path / _OUTPUTS).mkdir(exist_ok=True)
         statements = _write_files(job, repository, checkout.path)
         ranks = [
@@ -143,6 +145,7 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
         status, reason, worst = (
             _judge(ranks[0], ended) if len(ranks) == 1 else _judge_together(ranks, ended, report)
         )
+        reason = since.explain(reason)
         for one in ranks:
             one.stack.unlink(missing_ok=True)
         if worst is not None and len(ranks) > 1:

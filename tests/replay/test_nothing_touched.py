@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from flor_dagster.replay.model import Question
@@ -98,6 +99,7 @@ for epoch in flor.loop("epoch", range(2)):
     lab.commit({"train.py": script.format(mode="wb", more=""), ".gitignore": "data/\n"})
     lab.train()
     Path(lab.root / "data" / "big.bin").write_text("y" * 3_000_000)
+    os.utime(lab.root / "data" / "big.bin", (0, 0))  # else it is left out: the run can't have read it
     lab.write({"train.py": script.format(mode="wb", more='flor.log("asked", size + 1)')})
     with lab.open() as workspace:
         (answer,) = workspace.answer(Question(("asked",))).cells
