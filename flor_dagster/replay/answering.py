@@ -12,9 +12,10 @@ from filelock import FileLock
 
 from flor_dagster.errors import FlorError, ReplayError
 from flor_dagster.replay.attempting import Passing, StoppedError
-from flor_dagster.replay.carrying import LEAST_TIMEOUT, TIMEOUT_FACTOR, Carrier, Places
+from flor_dagster.replay.carrying import Carrier, Places
 from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.exactness import why_approximate
+from flor_dagster.replay.keeping import child_timeout
 from flor_dagster.replay.locked import environment_of
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.placing import PlacedVersion
@@ -230,7 +231,7 @@ class Answerer:
             state.backend, prepare.tainted(run, record), on_line, state.started, question.tolerance
         )
         libraries = preloadable(prepare.loaded_sources(run, record, item.placed))
-        timeout = question.timeout_seconds or max(LEAST_TIMEOUT, TIMEOUT_FACTOR * (run.seconds or 0.0))
+        timeout = question.timeout_seconds or child_timeout(run)
         place_ = Places(self._workspace.home, self._workspace.root, self._workspace.cache)
         approximate = why_approximate(self._store, run)
         return Carrier(

@@ -8,13 +8,11 @@ is executed from its beginning, as far as the asked cost allows.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
@@ -22,6 +20,7 @@ from flor_dagster.replay.cells import answered_cell, plain_cell
 from flor_dagster.replay.coverage import Share
 from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.executing import Job, Outcome
+from flor_dagster.replay.keeping import begin_replay, finished
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord, read_record, read_together
@@ -29,9 +28,6 @@ from flor_dagster.replay.segments import Bounds, segment_plans
 from flor_dagster.replay.units import Unit
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, ReplayRow, RunRow, StatementRow
-
-LEAST_TIMEOUT = 600.0
-TIMEOUT_FACTOR = 20.0
 
 
 class Replan(Protocol):
@@ -248,23 +244,11 @@ class Carrier:
     # Keeping -------------------------------------------------------------------------------------------------------
 
     def _begin(self, now: _Try) -> ReplayRow:
-        loops = now.loops
-        plan: dict[str, Any] = {
-            "executed": loops.executed,
-            "skipped": loops.skipped,
-            "start": loops.start,
-            "sentence": loops.sentence,
-        }
-        if len(now.plans) == 1:
-            plan["cost"] = loops.cost  # estimates learn from replays of one piece
-        else:
-            plan["segments"] = [p.sentence for p in now.plans]
-        replay = ReplayRow(
-            secrets.token_hex(8), self._run.id, datetime.now().astimezone(), None, loops.estimated_seconds, "running", None,
-            0, 0, loops.sentence, plan,
-        )  # fmt: skip
-        self._store.begin_replay(replay)
-        return replay
+        # Estimates learn from replays of one piece.
+        more = (
+            {"cost": now.loops.cost} if len(now.plans) == 1 else {"segments": [p.sentence for p in now.plans]}
+        )
+        return begin_replay(self._store, self._run, now.loops, more)
 
     def _commit(self, now: _Try, result: Attempt, replay: ReplayRow) -> None:
         """Make the values and the cells visible, in one transaction."""
@@ -275,11 +259,7 @@ class Carrier:
             )
             for statement in now.todo
         ]  # fmt: skip
-        verdict = result.verdict
-        done = replace(
-            replay, seconds=result.seconds, status="finished", fidelity=verdict.fidelity,
-            compared_records=verdict.records, compared_digests=verdict.digests, sentence=verdict.sentence,
-        )  # fmt: skip
+        done = finished(replay, result, result.verdict.sentence)
         with self._write:
             self._store.commit_replay(done, list(result.journals), cells)
         self._done(done)
@@ -299,4 +279,4 @@ class Carrier:
             self._passing.on_line(f"{self._run.key}: {words}")
 
 
-__all__ = ["LEAST_TIMEOUT", "TIMEOUT_FACTOR", "Carrier", "Places", "Replan", "StoppedError"]
+__all__ = ["Carrier", "Places", "Replan", "StoppedError"]

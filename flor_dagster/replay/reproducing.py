@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -17,6 +16,7 @@ from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedErro
 from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.executing import Job
+from flor_dagster.replay.keeping import begin_replay, child_timeout, finished
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan, Target, plan_loops
 from flor_dagster.replay.reach import Reach
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
 
 OnLine = Callable[[str], None]
-LEAST_TIMEOUT = 600.0
-TIMEOUT_FACTOR = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +197,7 @@ class _Verifier:
             )
         verdict = result.verdict
         sentence = verdict.sentence + (f". {result.diagnosis}" if result.diagnosis else "")
-        done = replace(
-            replay, seconds=result.seconds, status="finished", fidelity=verdict.fidelity,
-            compared_records=verdict.records, compared_digests=verdict.digests, sentence=sentence,
-        )  # fmt: skip
+        done = finished(replay, result, sentence)
         self._store.commit_replay(done, list(result.journals), [])
         return Verification(self._run, verdict.fidelity, sentence, done, result.seconds)
 
@@ -293,17 +288,10 @@ class _Verifier:
     # Small parts --------------------------------------------------------------------------------------------------
 
     def _begin(self, loops: LoopPlan, more: Mapping[str, Any]) -> ReplayRow:
-        plan = {"executed": loops.executed, "skipped": loops.skipped, "start": loops.start, "sentence": loops.sentence,
-                "cost": loops.cost, **more}  # fmt: skip
-        replay = ReplayRow(
-            secrets.token_hex(8), self._run.id, datetime.now().astimezone(), None, loops.estimated_seconds, "running", None,
-            0, 0, loops.sentence, plan,
-        )  # fmt: skip
-        self._store.begin_replay(replay)
-        return replay
+        return begin_replay(self._store, self._run, loops, {"cost": loops.cost, **more})
 
     def _job(self, replay_id: str, loops: LoopPlan) -> Job:
-        timeout = max(LEAST_TIMEOUT, TIMEOUT_FACTOR * (self._run.seconds or 0.0))
+        timeout = child_timeout(self._run)
         return Job(
             replay_id, self._run, self._record, PlacedVersion(), (), loops, self._workspace.home, self._workspace.root,
             self._workspace.cache, timeout,
