@@ -1,7 +1,7 @@
 """Put new statements into old versions: pure functions on source text."""
 
 from flor_dagster.propagation.counterparts import counterparts
-from flor_dagster.propagation.effects import Effects, classify_effects
+from flor_dagster.propagation.effects import Effects, classify_effects, is_plain
 from flor_dagster.propagation.engine import PROPAGATOR_VERSION, propagate
 from flor_dagster.propagation.history import Chain, History, HistoryOfTrees
 from flor_dagster.propagation.model import Placement, Propagated, Refusal, RefusalKind, Statement
@@ -34,6 +34,7 @@ __all__ = [
     "classify_effects",
     "counterparts",
     "find_statements",
+    "is_plain",
     "propagate",
     "propagate_tree",
 ]

@@ -36,6 +36,21 @@ def classify_effects(expression_source: str) -> Effects:
     return classify(parse(expression_source.strip(), "expression"))
 
 
+def is_plain(expression_source: str) -> bool:
+    """Whether evaluating an expression only reads names and constants, so that no code of anybody's runs."""
+    plain = (
+        ast.Expression,
+        ast.Module,
+        ast.Expr,
+        ast.Name,
+        ast.Constant,
+        ast.Tuple,
+        ast.List,
+        ast.expr_context,
+    )
+    return all(isinstance(node, plain) for node in ast.walk(parse(expression_source.strip(), "expression")))
+
+
 def classify(*nodes: ast.AST) -> Effects:
     """Classify parsed code; the worst part decides."""
     return classify_unit(n for root in nodes for n in ast.walk(root))

@@ -21,6 +21,7 @@ from flor_dagster.recording.adapters.registry import Describe, Uncapturable
 from flor_dagster.recording.globals import PYTHONS_OWN, find_global, imported, library_attribute
 from flor_dagster.recording.hulls import storage_hulls
 from flor_dagster.recording.memory import Copy, KnownMemory
+from flor_dagster.recording.outside import Place, places_in
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.source import DYNAMIC_NAMES
 from flor_dagster.recording.spans import MemorySpans
@@ -87,6 +88,7 @@ class Capturer:
         self._keep: list[Any] = []
         self._functions: list[types.FunctionType] = []
         self._globals: dict[str, None] = {}
+        self.outside: set[Place] = set()
 
     def add(self, name: str, value: Any) -> None:
         """Capture one root. What can't be captured is noted in `unavailable`."""
@@ -117,6 +119,7 @@ class Capturer:
 
     def note_code(self, code: types.CodeType, namespace: Mapping[str, Any]) -> None:
         """Make the globals that a code object names roots: whatever it runs may change them."""
+        self.outside |= places_in(code, namespace, self.is_own)
         for name in shape.code_names(code):
             if name in namespace:
                 self.note_global(namespace, name)
@@ -272,9 +275,13 @@ class Capturer:
         node = self.state.nodes[index]
         describe = self._describers.get(kind)
         if describe is None:
-            describe = self._describers[kind] = registry.describer(kind)
+            describe = self._describers[kind] = self.describer(kind)
         node += describe(self, value, node)
         return index
+
+    def describer(self, kind: type) -> Describe:
+        """How objects of a type are captured."""
+        return registry.describer(kind)
 
     def new_node(self, key: int, keep: Any) -> int:
         """The number of a new, empty node; `keep` lives as long as the walk, so that the key stays its own."""

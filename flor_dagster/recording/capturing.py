@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
-from flor_dagster.recording import listening, switches
+from flor_dagster.recording import listening, outside, switches
 from flor_dagster.recording.checkpoints import Manifest
 from flor_dagster.recording.lacking import lacks_of
 from flor_dagster.recording.memory import available_bytes
@@ -66,6 +67,7 @@ class Capturing:
         self._inner = ""
         self._taken_of: dict[str, int] = {}
         self._global_roots: dict[tuple[str, int, int], tuple[str, ...]] = {}
+        self._outside: dict[tuple[str, int, int], set[outside.Place]] = {}
 
     def close(self) -> None:
         """Write what is queued."""
@@ -94,6 +96,7 @@ class Capturing:
                     if r.partition(":")[0] not in ("random", "object", "name", listening.KIND)
                 )
                 self._global_roots[site] = roots
+                self._outside[site] = capturer.outside
                 size = capturer.pending_bytes
                 walked = time.perf_counter() - begin
                 self.policy.expect(
@@ -103,6 +106,7 @@ class Capturing:
                 )
                 if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
                     self._prepare(capturer.sizes)
+            execution.outside = outside.readings(self._outside[site], sys.modules)
             execution.entry = self._survey(execution)
             execution.switches = switches.read_all()
         except TooManyError:
@@ -165,6 +169,7 @@ class Capturing:
         reasons, dead = sort_unavailable(execution, capturer)
         reasons += unsettable
         reasons += _gone(entry, now)
+        reasons += outside.changes(execution.outside, outside.readings(execution.outside, sys.modules))
         if reasons:
             self._note_uncaptured(execution, index, reasons)
             return

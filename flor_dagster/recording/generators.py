@@ -81,6 +81,12 @@ def early_states() -> dict[str, dict[str, Any]]:
     return moved
 
 
+def imported_state(root: str) -> dict[str, Any] | None:
+    """What a generator held behind the import of its library; None where that was not seen."""
+    twin = _early.get(root)
+    return None if twin is None else generator_state(root, twin)
+
+
 def present_states() -> dict[str, dict[str, Any]]:
     """The states of now: root name → state."""
     return {root: generator_state(root, generator) for root, generator in global_generators().items()}

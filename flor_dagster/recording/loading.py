@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError
-from flor_dagster.recording import layout, listening
+from flor_dagster.recording import layout, listening, process
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import read_journal
@@ -41,8 +41,11 @@ def load(run: str, epoch: int | None = None, *, project: str | Path | None = Non
     Raises:
         CheckpointError: there is no such run or checkpoint, it was altered on disk, or an object can't be made anew.
     """
+    replayed = process.replaying() if project is None else None
     place = layout.find_place(Path(project) if project is not None else Path.cwd())
     place = place or layout.place_without_git(Path(project) if project is not None else Path.cwd())
+    if replayed is not None:  # it runs in a copy of the project, whose runs lie where they always do
+        place = layout.Place(place.root, replayed.place.home)
     run_id = _find_run(place.home, run)
     store = CheckpointStore(layout.checkpoints_folder(place.home))
     points = _points(place.home, run_id)

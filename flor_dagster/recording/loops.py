@@ -13,6 +13,7 @@ from flor_dagster.recording.scopes import parse_file
 from flor_dagster.recording.source import LoopSource, call_position, loop_source
 
 if TYPE_CHECKING:
+    from flor_dagster.recording.outside import Place
     from flor_dagster.recording.session import Session
     from flor_dagster.recording.surveying import Survey
     from flor_dagster.recording.switches import Readings
@@ -26,11 +27,12 @@ class LoopExecution:
     """One execution of one `flor.loop`, as the journal knows it.
 
     `path` is its place: `name#ordinal` within `[index]` of each execution around it. `site` is the file, line and column
-    of its `flor.loop` call, `entry` which objects it found when it began, `switches` the process's settings then.
+    of its `flor.loop` call, `entry` which objects it found when it began, `switches` the process's settings then,
+    `outside` the containers of libraries.
     """
 
     __slots__ = (
-        "count", "entry", "frame", "function", "id", "name", "noted", "opened", "ordinal", "parent", "path", "site",
+        "count", "entry", "frame", "function", "id", "name", "noted", "opened", "ordinal", "outside", "parent", "path", "site",
         "source", "switches",
     )  # fmt: skip
 
@@ -50,6 +52,7 @@ class LoopExecution:
         self.site = site
         self.entry: Survey | None = None
         self.switches: Readings | None = None
+        self.outside: dict[Place, object] = {}
         self.opened = time.time_ns()
         above = parent.execution
         prefix = "" if above is None else f"{above.path}[{parent.index}]/"

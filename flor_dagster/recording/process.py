@@ -13,6 +13,7 @@ from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.context import current
+from flor_dagster.recording.datafiles import watch_early
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.generators import early_states, keep_early
 from flor_dagster.recording.identity import Topology, new_run_id
@@ -50,6 +51,12 @@ def start() -> Session | None:
             return None
         active = _begin()
         return active
+
+
+def replaying() -> Session | None:
+    """The session of a replay, begun where none was before; None where this process is none."""
+    session = active or (start() if factory is not None else None)
+    return session if session is not None and session.mode == "replay" else None
 
 
 def _is_child() -> bool:
@@ -235,6 +242,7 @@ os.register_at_fork(after_in_child=_disown_child)
 
 if not _off():
     keep_early()
+    watch_early()
 
 
 @contextlib.contextmanager

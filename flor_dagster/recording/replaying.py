@@ -34,11 +34,15 @@ from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.kept import KeptBuffers
 from flor_dagster.recording.loops import LoopExecution
 from flor_dagster.recording.memory import Copy
+from flor_dagster.recording.seeing import Pace, changed, sight
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.values import decode
 
 T = TypeVar("T")
+
+doubts: dict[str, tuple[str, bool]] = {}
+"""Data files that were read and are not what the recorded run had: name → in words, whether that is certain."""
 
 
 def plain_flor_asset(*positional: Any, **keywords: Any) -> Any:
@@ -69,7 +73,10 @@ class ReplaySession(Session):
         self._manifests: dict[str, Manifest] = {}
         self._buffers: KeptBuffers | None = None
         self._skipped: set[int] = set()
-        self._generators: dict[str, Any] | None = None
+        self._pace = Pace()
+        self._seen: dict[str, str] | None = None
+        self._settings: switches.Readings | None = None
+        self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
             place, plan["entrypoint"], topology=_topology(plan), tags={}, origin="replay",
@@ -110,6 +117,8 @@ class ReplaySession(Session):
         if elsewhere:
             said = f"{elsewhere} was loaded from the work tree, where the version's own was to be loaded"
             self.journal.entry("x", "module", said)
+        for sentence, certain in doubts.values():
+            self.journal.entry("x", "data" if certain else "doubt", sentence)
         if self.journal.lost and status == "finished":
             status, reason = (
                 "failed",
@@ -310,6 +319,7 @@ class ReplaySession(Session):
             else:
                 put_global(kind, rest, new)
         self.journal.entry("s", execution.id, index, name)
+        self.restored_at = time.time_ns()
         if index is not None:
             # The loop is entered: the `for` itself binds its targets.
             locals_now = {n: v for n, v in locals_now.items() if n not in execution.source.targets}
@@ -392,26 +402,56 @@ class ReplaySession(Session):
                 f"the local names {names} of {self._pending_for} were not put back by the patched source"
             )
 
-    def begin(self, key: str) -> None:
-        """Before a hindsight expression that may draw random numbers."""
-        del key
-        self._generators = _random_states()
+    def begin(self, key: str, unknown: bool) -> None:
+        """Before a hindsight expression, which may call code of which nothing is known."""
+        began = time.perf_counter()
+        self._seen = self._settings = None
+        if self._pace.due(key, unknown=unknown):
+            self._seen = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self._settings = switches.read_all()
+        elif unknown:
+            self._seen = _random_states()
+        self._pace.paid(time.perf_counter() - began)
 
     def end(self, key: str) -> None:
-        """After it: the random states must be what they were."""
-        if self._generators is not None and _random_states() != self._generators:
-            self.journal.entry("x", "effect", key)
-            self.finish("failed", f"evaluating {key!r} changed the training's random state")
+        """After it: all that the program can see must be what it was."""
+        before, settings = self._seen, self._settings
+        self._seen = self._settings = None
+        if before is None:
+            return
+        began = time.perf_counter()
+        if settings is None:
+            names = changed(before, _random_states())
+        else:
+            now = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            names = [] if now is None else changed(before, now)
+            names += [f"the setting {name}" for name in self.walker.turned(settings)[0]]
+        self._pace.paid(time.perf_counter() - began)
+        if names:
+            self.journal.entry("x", "effect", key, names)
+            self.finish("failed", f"evaluating {key!r} changed {', '.join(names[:5])}")
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_EFFECT)
-        self._generators = None
+
+    def _look(self, key: str, frame: FrameType) -> dict[str, str] | None:
+        """What the program can see; None, and a doubt, where an object's own code fails under the look."""
+        try:
+            return sight(frame, self.walker)
+        except Exception as error:  # noqa: BLE001 - it must not become the old code's error
+            words = f"whether {key!r} changes what it observes could not be seen ({type(error).__name__}: {error})"
+            doubts[key] = words, False
+            return None
 
     def failed(self, name: str, file: str, line: int, old_line: int) -> None:
         """A hindsight expression raised: the error is its value in this loop context."""
         error = sys.exc_info()[1]
         if isinstance(error, CheckpointError | ReplayError):
             raise error
+        if isinstance(error, FileNotFoundError) and self.restored_at:
+            raise CheckpointError(
+                f"evaluating {name!r}: {error}: what was skipped may have written it"
+            ) from error
         site = (-line, hash(file), name)
         number = self.records.calls.get(site) or self.records.new_call(site, name, file, "", line)
         iteration = current.get()
@@ -443,7 +483,7 @@ def _settings_of(manifest: Manifest) -> list[str]:
     ]
 
 
-def _random_states() -> dict[str, Any]:
+def _random_states() -> dict[str, str]:
     capturer = Capturer(lambda _: False)
     for name, generator in global_generators().items():
         capturer.add(name, generator)

@@ -19,9 +19,10 @@ from flor_dagster.recording.capturing import Capturing
 from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import Iteration, current
+from flor_dagster.recording.datafiles import files
 from flor_dagster.recording.endings import hurried
 from flor_dagster.recording.environment import import_facts, keep_packages, library_facts, process_facts
-from flor_dagster.recording.generators import Generators, generator_state
+from flor_dagster.recording.generators import Generators, generator_state, imported_state
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
@@ -109,7 +110,9 @@ class Session:
         self.root = Iteration(self.journal, None, 0, None)
         self.told = ToldLoops(self)
         self.channels: list[Channel] = []
+        self._begun = False
         self._begin()
+        self._begun = True
 
     @property
     def run_id(self) -> str:
@@ -162,6 +165,8 @@ class Session:
             store, self.run_id, self.journal, self.troubles, self.walker, self.topology.rank, settings
         )
         self.journal.entry("m", self.modules.loaded())
+        folder = layout.run_folder(self.place.home, self.run_id)
+        files().begin(self.place.root, self.place.home, folder, first=self.nth == 1)
         for root, state in self._early.items():
             self.journal.entry("b", root, state)
         self.generators.meet()
@@ -187,6 +192,7 @@ class Session:
         self.ended = True
         over = time.time_ns()  # what follows is our own business, no part of the training's time
         self.records.end()
+        files().end()
         if not hurried(reason):  # else what is under way is written or is no checkpoint
             self.capturing.close()
         if self._version is not None and not hurried(reason):
@@ -235,6 +241,9 @@ class Session:
 
     def generator_met(self, root: str, generator: Any) -> None:
         """A shared random generator is in use from here on: a replay of an unseeded run begins with its state."""
+        early = imported_state(root) if self._begun else None
+        if early is not None:  # its library was imported since, by code that may have drawn from it already
+            self.journal.entry("b", root, early)
         self.journal.entry("g", root, generator_state(root, generator))
 
     # Tags, output ---------------------------------------------------------------------------------------------------

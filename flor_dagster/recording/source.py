@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 from flor_dagster.recording.scopes import SCOPES, bound_names, mangled, own_nodes, parse_file, walk_with_scope
+from flor_dagster.recording.tainting import tainted_names
 from flor_dagster.recording.touching import NOTHING, Touches, dotted, touches_of
 
 # Wrappers that pull from a loop one by one and add nothing that outlives it.
@@ -20,15 +21,6 @@ TRANSPARENT_WRAPPERS = frozenset({"enumerate", "tqdm", "trange", "track"})
 
 # Names whose use in a body makes it impossible to say what it binds or reads.
 DYNAMIC_NAMES = frozenset({"exec", "eval", "globals", "locals", "vars", "__import__"})
-
-# Calls whose result depends on the clock, the process or the machine.
-CLOCK_NAMES = frozenset(
-    {
-        "time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "now",
-        "utcnow", "today", "getpid", "gethostname", "uuid1", "uuid4", "getrusage", "virtual_memory", "memory_info",
-        "memory_allocated", "max_memory_allocated", "cpu_percent", "elapsed_time",
-    }
-)  # fmt: skip
 
 MOST_POSITIONS = 1024
 
@@ -39,7 +31,7 @@ class LoopSource:
 
     `stored` are the names that the statement binds in its own scope, `targets` the loop's own among them, `loaded` the ones that it reads (nested functions
     and its iterable included), `first_stored` those of `stored` whose value no iteration reads before it binds them,
-    `tainted` those that hold clock or process values. `reason` says why its executions can't be skipped, empty if
+    `tainted` those of its scope that hold clock or process values. `reason` says why its executions can't be skipped, empty if
     they can. `wrappers` are the dotted names of what pulls from it in the iterable (`enumerate`, `tqdm`), `touches` what its
     code reaches without naming it plainly. Lines are 1-based.
     """
@@ -91,7 +83,7 @@ def find_loop(tree: ast.Module, line: int, column: int) -> LoopSource | None:
     """As `loop_source`, in a tree."""
     for node, scope, owner in walk_with_scope(tree):
         if isinstance(node, ast.For | ast.AsyncFor) and _iterates(node.iter, line, column) is not None:
-            return _describe(node, scope, owner, line, column)
+            return _describe(tree, node, scope, owner, line, column)
     return None
 
 
@@ -129,7 +121,9 @@ def _called_name(func: ast.expr) -> str:
     return func.attr if isinstance(func, ast.Attribute) else ""
 
 
-def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, owner: str, line: int, column: int) -> LoopSource:
+def _describe(
+    tree: ast.Module, node: ast.For | ast.AsyncFor, scope: ast.AST, owner: str, line: int, column: int
+) -> LoopSource:
     body = [*node.body]
     stored = frozenset(bound_names([node], scope))
     loaded = frozenset(
@@ -157,7 +151,7 @@ def _describe(node: ast.For | ast.AsyncFor, scope: ast.AST, owner: str, line: in
         loaded=mangled(loaded, owner),
         first_stored=mangled(first, owner),
         read_outside=mangled(_read_outside(node, scope), owner),
-        tainted=mangled(_tainted(node), owner),
+        tainted=mangled(tainted_names(tree, scope), owner),
         wrappers=tuple(_wrappers(node.iter)),
         touches=touches,
         breaks=tuple(_own_breaks(body)),
@@ -191,34 +185,6 @@ def _read_outside(node: ast.For | ast.AsyncFor, scope: ast.AST) -> frozenset[str
         for n in ast.walk(scope)
         if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load | ast.Del) and id(n) not in inside
     )
-
-
-def _tainted(node: ast.For | ast.AsyncFor) -> set[str]:
-    tainted: set[str] = set()
-    assigns = [
-        n for n in ast.walk(node) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign) and n.value
-    ]
-    for _ in range(len(assigns) + 1):
-        before = len(tainted)
-        for assign in assigns:
-            value = assign.value
-            if value is None or not expression_is_tainted(value, tainted):
-                continue
-            targets = assign.targets if isinstance(assign, ast.Assign) else [assign.target]
-            tainted |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-        if len(tainted) == before:
-            break
-    return tainted
-
-
-def expression_is_tainted(value: ast.expr, tainted: set[str] | frozenset[str]) -> bool:
-    """Whether an expression reads the clock, the process or the machine, or a name that holds such a value."""
-    for node in ast.walk(value):
-        if isinstance(node, ast.Name) and node.id in tainted:
-            return True
-        if isinstance(node, ast.Call) and _called_name(node.func) in CLOCK_NAMES:
-            return True
-    return False
 
 
 def _own_breaks(body: list[ast.stmt]) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.listening import listeners
 from flor_dagster.recording.memory import KnownMemory
+from flor_dagster.recording.outside import places_in
 from flor_dagster.recording.shape import MISSING, frame_locals
 from flor_dagster.recording.surveying import Survey, survey
 
@@ -64,6 +65,7 @@ class Walker:
         for root, found in listeners(self.is_own).items():
             capturer.add(root, found)
         capturer.follow()
+        capturer.outside |= places_in(frame.f_code, frame.f_globals, self.is_own)
         return capturer
 
     def turned(self, before: switches.Readings) -> tuple[dict[str, switches.Value], list[str]]:

@@ -13,8 +13,9 @@ from filelock import FileLock
 from flor_dagster.errors import FlorError, ReplayError
 from flor_dagster.replay.attempting import Passing, StoppedError
 from flor_dagster.replay.carrying import Carrier, Places
+from flor_dagster.replay.cautions import clock_branches, clock_statements
 from flor_dagster.replay.cells import plain_cell
-from flor_dagster.replay.exactness import why_approximate
+from flor_dagster.replay.exactness import why_approximate, why_doubtful
 from flor_dagster.replay.keeping import child_timeout
 from flor_dagster.replay.locked import environment_of
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
@@ -227,9 +228,13 @@ class Answerer:
         def tell(statement: StatementRow, cell: CellRow) -> None:
             state.tell(item, statement, cell)
 
+        def read(file: str) -> str | None:
+            return self._workspace.repository.read(run.commit or "", file)
+
         passing = Passing(
-            state.backend, prepare.tainted(run, record), on_line, state.started, question.tolerance
-        )
+            state.backend, clock_statements(record, read), on_line, state.started, question.tolerance,
+            why_doubtful(self._workspace.repository, self._store, run),
+        )  # fmt: skip
         libraries = preloadable(prepare.loaded_sources(run, record, item.placed))
         timeout = question.timeout_seconds or child_timeout(run)
         place_ = Places(self._workspace.home, self._workspace.root, self._workspace.cache)
@@ -238,6 +243,7 @@ class Answerer:
             self._store, self._write, place_, passing, run, record, replan=replan, tell=tell, done=state.replayed,
             allows=state.allows, timeout=timeout, libraries=libraries if question.warm else None,
             share=lambda statement, placed: prepare.share(item, statement, placed, question), approximate=approximate,
+            branches=clock_branches(record, read),
         )  # fmt: skip
 
 

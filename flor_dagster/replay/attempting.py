@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flor_dagster.errors import JournalError
+from flor_dagster.replay.exactness import machine_difference
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.merging import merge_journals
 from flor_dagster.replay.planning import LoopPlan
@@ -72,6 +73,7 @@ class Passing:
         on_line: told of what goes on.
         started: called for every child.
         tolerance: name → the relative difference that is declared to be good enough (see `verify`).
+        doubt: why nothing that it comes to can be called exact; empty where it can.
     """
 
     backend: Backend
@@ -79,6 +81,7 @@ class Passing:
     on_line: Callable[[str], None] | None
     started: Callable[[], None]
     tolerance: Mapping[str, float] | None = None
+    doubt: str = ""
 
     def carry_out(self, job: Job, plans: Sequence[LoopPlan], name: str) -> Attempt | Failed:
         """Execute all segments, compare and merge them.
@@ -136,7 +139,7 @@ class Passing:
         """One segment's journals against the record, rank by rank."""
         lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
         verdicts = [
-            verify(record, read_record(journal), loops, lines, self.tainted, self.tolerance)
+            self._compare_one(record, read_record(journal), loops, lines)
             for record, journal, loops in zip(
                 job.record.ranks, outcome.journals, job.loops.ranks, strict=True
             )
@@ -147,6 +150,15 @@ class Passing:
             replace(verdict, difference=f"rank {record.rank}: {verdict.difference}" if verdict.difference else "")
             for record, verdict in zip(job.record.ranks, verdicts, strict=True)
         ])  # fmt: skip
+
+    def _compare_one(
+        self, record: RunRecord, replayed: RunRecord, loops: LoopPlan, lines: Mapping[str, tuple[int, ...]]
+    ) -> Verdict:
+        verdict = verify(record, replayed, loops, lines, self.tainted, self.tolerance)
+        doubt = "; ".join(filter(None, (self.doubt, machine_difference(record.header, replayed.header))))
+        if doubt and verdict.fidelity in ("exact", "within tolerance"):
+            return replace(verdict, fidelity="unverified", difference=doubt)
+        return verdict
 
     def _segment(self, job: Job, plan: LoopPlan, part: str) -> Job:
         return replace(job, loops=plan, part=part)

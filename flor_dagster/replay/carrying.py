@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from flor_dagster.propagation import classify_effects
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
 from flor_dagster.replay.cells import answered_cell, plain_cell
 from flor_dagster.replay.coverage import Share
-from flor_dagster.replay.diagnosing import diagnose, same_replay
+from flor_dagster.replay.diagnosing import data_changes, diagnose, same_replay
 from flor_dagster.replay.executing import Job, Outcome
 from flor_dagster.replay.keeping import begin_replay, finished
 from flor_dagster.replay.placing import PlacedVersion
@@ -51,13 +52,17 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """What is tried: the statements, their places, the plan, its segments; `why` it is not the first thing tried."""
+    """What is tried: the statements, their places, the plan, its segments; `why` it is not the first thing tried.
+
+    `apart` where others of the question are asked in passes of their own, because they may disturb one another.
+    """
 
     todo: list[StatementRow]
     placed: PlacedVersion
     loops: LoopPlan
     plans: list[LoopPlan]
     why: str = ""
+    apart: bool = False
 
 
 class Carrier:
@@ -78,13 +83,14 @@ class Carrier:
         libraries: what a warm worker may have imported, None for cold children only.
         share: what of a statement's cell the answer settles, where it was put in so.
         approximate: why the version may not be what ran.
+        branches: places of branches on a value of the clock, the process or the machine.
     """
 
     def __init__(
         self, store: LogStore, write: threading.Lock, places: Places, passing: Passing, run: RunRow, record: RunRecord, *,
         replan: Replan, tell: Callable[[StatementRow, CellRow], None], done: Callable[[ReplayRow], None],
         allows: Callable[[float], bool], timeout: float, libraries: tuple[str, ...] | None,
-        share: Callable[[StatementRow, PlacedVersion], Share], approximate: str,
+        share: Callable[[StatementRow, PlacedVersion], Share], approximate: str, branches: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self._store = store
         self._write = write
@@ -100,6 +106,8 @@ class Carrier:
         self._libraries = libraries
         self._share = share
         self._approximate = approximate
+        self._branches = branches
+        self._later: list[_Try] = []
 
     def example(self, placed: PlacedVersion, loops: LoopPlan) -> Unit:
         """A unit like the ones that will come, to see which worker they would share."""
@@ -120,11 +128,14 @@ class Carrier:
         plans = segment_plans(self._record, loops, bounds) if bounds else [loops]
         current: _Try | None = _Try(todo, placed, loops, plans)
         # Every try leaves out something that the one before it met: a jump, all checkpoints, a statement.
-        for _ in range(len(todo) + 6):
+        for _ in range(3 * len(todo) + 6):
             if current is None:
                 return
             current = self._try(current)
-        for statement in current.todo if current is not None else ():
+            if current is None and self._later:
+                current = self._later.pop(0)
+        left = [current, *self._later] if current is not None else self._later
+        for statement in (s for one in left for s in one.todo):
             self.fail(statement, "no plan came through", (), None)
 
     def _try(self, now: _Try) -> _Try | None:
@@ -165,6 +176,9 @@ class Carrier:
         if outcome.status == EXIT_RESTORE and now.loops.skipped:
             words = f"{failed.reason}; executing it from the beginning"
             return self._next(now.todo, words, without=frozenset("*"), jump=False)
+        if "FileNotFoundError" in failed.reason and now.loops.skipped:
+            words = f"{failed.reason}: what was skipped may have written it; executing it from the beginning"
+            return self._next(now.todo, words, without=frozenset("*"), jump=False)
         stuck = [s for s in now.todo if s.key == outcome.stuck]
         words = failed.reason
         if outcome.status == EXIT_DAMAGED:
@@ -177,13 +191,12 @@ class Carrier:
     def _without_disturber(self, now: _Try, outcome: Outcome) -> _Try | None:
         """Refuse the statement that changed the random state; the others go on."""
         events = read_record(outcome.journal).events
-        key = next((p[2] for _, k, p in events if k == "x" and p[1] == "effect"), None)
+        key, names = next(((p[2], p[3]) for _, k, p in events if k == "x" and p[1] == "effect"), (None, []))
         for statement in now.todo:
             if statement.key == key:
-                words = (
-                    f"refused: evaluating `{statement.expression}` draws random numbers, which would change the training "
-                    "that is replayed"
-                )
+                random = all(name.startswith("the random state") for name in names)
+                how = "draws random numbers" if random else f"changes {', '.join(names[:5])}"
+                words = f"refused: evaluating `{statement.expression}` {how}, which would change the training that is replayed"
                 cell = plain_cell(self._run, statement, "refused", words)
                 self._store.save_cell(cell)
                 self._tell(statement, cell)
@@ -230,8 +243,10 @@ class Carrier:
     def _after_divergence(self, now: _Try, result: Attempt) -> _Try | None:
         """Execute the run from its beginning where the code repeats itself and something had been restored."""
         restored = len(now.plans) > 1 or now.loops.start is not None or now.loops.skipped
-        if not result.differs or not restored:
+        if not result.differs or any(data_changes(one) for one in result.replayed.ranks):
             return None
+        if not restored:
+            return self._apart(now, result)
         placed, loops = self.replan(now.todo, without=frozenset("*"), jump=False)
         if not self._allows(loops.estimated_seconds):
             self._say(
@@ -240,6 +255,27 @@ class Carrier:
             return None
         words = f"{result.verdict.sentence}; executing it from the beginning"
         return _Try(now.todo, placed, loops, [loops], words)
+
+    def _apart(self, now: _Try, result: Attempt) -> _Try | None:
+        """Ask what may disturb the training, or the other statements, in passes of its own; first what does not."""
+        suspects = [s for s in now.todo if classify_effects(s.expression) not in ("pure", "clock")]
+        others = [s for s in now.todo if s not in suspects]
+        groups = [group for group in (others, *([s] for s in suspects)) if group]
+        if now.apart or len(groups) < 2:
+            return None
+        words = f"{result.verdict.sentence}; asking {len(now.todo)} statements in {len(groups)} passes, because one may disturb another"
+        tries: list[_Try] = []
+        for group in groups:
+            placed, loops = self.replan(group, without=frozenset("*"), jump=False)
+            if not self._allows(loops.estimated_seconds):
+                self._say(
+                    f"{self._run.key}: asking them in passes of their own is beyond the seconds that were asked"
+                )
+                return None
+            tries.append(_Try(group, placed, loops, [loops], words, apart=True))
+            words = ""
+        self._later += tries[1:]
+        return tries[0]
 
     # Keeping -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +291,7 @@ class Carrier:
         cells = [
             answered_cell(
                 self._run, statement, now.placed, result, replay.id, share=self._share(statement, now.placed),
-                approximate=self._approximate,
+                approximate=self._approximate, branches=self._branches,
             )
             for statement in now.todo
         ]  # fmt: skip

@@ -20,7 +20,7 @@ def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str)
 
 def answered_cell(
     run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
-    share: Share, approximate: str,
+    share: Share, approximate: str, branches: Sequence[str] = (),
 ) -> CellRow:  # fmt: skip
     """The cell of a statement that a replay came through with.
 
@@ -32,6 +32,7 @@ def answered_cell(
         replay_id: its id.
         share: what of the cell this settles; where iterations are left, it stays open.
         approximate: why the version may not be what ran; empty where it is.
+        branches: places of branches on a value of the clock, the process or the machine.
     """
     file, placement = placed.placements[statement.id]
     by_line = attempt.statements.get(file, {})
@@ -61,6 +62,8 @@ def answered_cell(
         "file": file, "line": placement.lines[0], "plan": attempt.sentence, "tail": list(attempt.tail)[-5:],
         "segments": len(attempt.outcomes), "diagnosis": attempt.diagnosis,
     }  # fmt: skip
+    if branches:
+        words += f"; a branch depends on the clock, the process or the machine: {', '.join(branches[:3])}"
     if approximate:
         words += f"; its version is approximate: {approximate}"
     if status == "open":

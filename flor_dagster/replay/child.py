@@ -28,6 +28,7 @@ from flor_dagster.replay.confining import confine
 from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
+from flor_dagster.replay.watching import watch
 
 # Errors of a replay's own, as a rank's journal names them.
 _OURS = ("CheckpointError", "DamagedCheckpointError", "ReplayError")
@@ -63,6 +64,7 @@ def replay(plan: dict[str, Any]) -> int:
 def _begin_as_script(plan: dict[str, Any]) -> Path:
     """Confine this process, and give it the recorded folder, arguments and import path; the script's path."""
     confine(plan["user_root"], plan["own_folders"])
+    watch(plan)
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
@@ -96,6 +98,7 @@ def await_rank(plan_path: str) -> None:
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
     first = plan["ranks"][0]
     confine(first["user_root"], first["own_folders"])
+    watch(first)
     _await_rank(plan)
 
 
@@ -226,7 +229,7 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
         spec.loader.exec_module(module)
         target: Any = getattr(module, function)
         # A function's recording begins with its call, whatever its module drew before.
-        begin_with(plan["generators"])
+        begin_with({**plan["generators"], **plan["begin"]})
         plan["generators"] = {}
         target()
         return

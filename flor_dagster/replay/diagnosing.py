@@ -62,10 +62,16 @@ def diagnose(recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, *, repeat
     elif repeats is not None:
         found.append("a second replay gave the same: not chance, something is not as it was")
     found += [words for one in replayed.ranks if (words := _first_generators(one))][:1]
+    found += dict.fromkeys(words for one in replayed.ranks for words in data_changes(one))
     found += environment_differences(recorded, replayed)
     if plan.start is not None or plan.skipped:
         found.append("parts of it were restored from checkpoints")
     return "; ".join(found)
+
+
+def data_changes(replayed: RunRecord) -> list[str]:
+    """The data files that a replay read and that are, or may be, others than the recorded run had, in words."""
+    return [parts[2] for _, kind, parts in replayed.events if kind == "x" and parts[1] in ("data", "doubt")]
 
 
 def _first_generators(replayed: RunRecord) -> str:
@@ -90,7 +96,7 @@ def environment_differences(recorded: RunRecord, replayed: RunRecord) -> list[st
         if before.get(name) != after.get(name) and before.get(name) is not None:
             found.append(f"{what} was {before.get(name)} and is {after.get(name)}")
     old, new = _facts(recorded), _facts(replayed)
-    if old.get("torch_threads") != new.get("torch_threads"):
+    if new.get("torch_threads") and old.get("torch_threads") != new.get("torch_threads"):
         found.append(f"torch had {old.get('torch_threads')} threads and has {new.get('torch_threads')}")
     versions: Sequence[tuple[str, Any, Any]] = [
         (name, old.get("versions", {}).get(name), new.get("versions", {}).get(name)) for name in _TRACED

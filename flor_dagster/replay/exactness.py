@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flor_dagster.versions.repository import blob_id
 from flor_dagster.versions.submodules import compare_loaded
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from flor_dagster.store import LogStore
     from flor_dagster.store.models import RunRow
     from flor_dagster.versions import Repository
+
+
+_NOT_IN_IT = ", is not in it"
 
 
 def mark_approximate(repository: Repository, store: LogStore, run: RunRow) -> None:
@@ -28,7 +31,7 @@ def mark_approximate(repository: Repository, store: LogStore, run: RunRow) -> No
     excluded = dict(version.excluded)
     lacking = {file: why for file in different if (why := _why_excluded(file, excluded))}
     changed = [file for file in different if file not in lacking]
-    said = [f"{file}, which {run.key} loaded, is not in it ({why})" for file, why in lacking.items()]
+    said = [f"{file}, which {run.key} loaded{_NOT_IN_IT} ({why})" for file, why in lacking.items()]
     if changed:
         said.append(f"{', '.join(changed)} changed while {run.key} was running")
     fresh = [sentence for sentence in said if sentence not in version.approximate_reason]
@@ -44,6 +47,44 @@ def why_approximate(store: LogStore, run: RunRow) -> str:
     if changed:
         reasons.append(f"{', '.join(changed)}, outside the repository, changed since")
     return "; ".join(filter(None, reasons))
+
+
+def why_doubtful(repository: Repository, store: LogStore, run: RunRow) -> str:
+    """Why a replay of a run can't be exact, whatever it compares: code that is not certainly what ran. Empty where it is.
+
+    A loaded module that the version lacks, but that lies where it lay with the content that it had, is what ran.
+    """
+    if run.commit is None:
+        return ""
+    reasons = [
+        part
+        for part in store.version(run.commit).approximate_reason.split("; ")
+        if part and _NOT_IN_IT not in part
+    ]
+    modules = store.modules(run.id)
+    inside = {file: blob for file, blob in modules.items() if not Path(file).is_absolute()}
+    lacking = set(compare_loaded(repository, run.commit, inside))
+    changed = [f for f in sorted(lacking) if not _has(str(repository.root / f), inside[f])]
+    changed += sorted(f for f, blob in modules.items() if Path(f).is_absolute() and not _has(f, blob))
+    if changed:
+        reasons.append(f"{', '.join(changed[:5])}, which this run loaded, changed since")
+    return "; ".join(reasons)
+
+
+def machine_difference(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> str:
+    """How the machine of a replay differs from the recorded one; empty where it does not, as far as is known.
+
+    Args:
+        recorded: the run's header.
+        replayed: the replay's.
+    """
+    before, after = recorded.get("hardware") or {}, replayed.get("hardware") or {}
+    found = [
+        f"{words} was {before[key] or 'none'} and is {after[key] or 'none'}"
+        for key, words in (("machine", "the machine"), ("cpu", "the processor"), ("gpus", "the GPU"))
+        if key in before and key in after and before[key] != after[key]
+    ]
+    return "; ".join(found)
 
 
 def _why_excluded(file: str, excluded: Mapping[str, str]) -> str:

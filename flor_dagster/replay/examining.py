@@ -157,7 +157,7 @@ def _of_names(tree: ast.Module, loop: LoopSource) -> Iterator[Obstacle]:
             sentence = f"`{name}` is {what}: how far it was consumed can't be kept"
             hint = "make it a list, or make it inside the loop's body"
             yield Obstacle(name, sentence, hint, line, line not in inside)
-    for name in sorted(loop.tainted & loop.read_outside - loop.targets):
+    for name in sorted(loop.tainted & loop.stored & loop.read_outside - loop.targets):
         sentence = f"`{name}` holds a time or a value of the machine and is read behind the loop: it differs in every replay"
         yield Obstacle(name, sentence, "values made from it are not compared", loop.line, False)
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import ReplayError
-from flor_dagster.propagation import classify_effects
+from flor_dagster.propagation import classify_effects, is_plain
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
+from flor_dagster.replay.inputs import Inputs, changed_since, other_in_version, put_kept, read_inputs
 from flor_dagster.replay.lines import shifted
-from flor_dagster.replay.outputs import ChangedSince
+from flor_dagster.replay.outputs import explained
 from flor_dagster.replay.patch import Guarded, Patched, patch
 from flor_dagster.replay.placing import PlacedVersion, log_lines
 from flor_dagster.replay.planning import LoopPlan
@@ -120,15 +121,16 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     held = contextlib.ExitStack()
     try:
         checkout = clone.checkout(job.run.commit, work)
-        since = ChangedSince(job.user_root, job.run.started.timestamp(), job.run.seconds)
-        link_untracked(job.user_root, checkout.path, since.left_out)
+        inputs = read_inputs(job.home, job.run.id, job.record)
+        left_out: list[str] = []
+        data = _put_data(inputs, job, checkout.path, left_out)
         (checkout.path / _OUTPUTS).mkdir(exist_ok=True)
         statements = _write_files(job, repository, checkout.path)
         ranks = [
             _rank_of(folder, job, record, loops)
             for record, loops in zip(job.record.ranks, job.loops.ranks, strict=True)
         ]
-        plans = [_child_plan(job, checkout.path, one, statements) for one in ranks]
+        plans = [_child_plan(job, checkout.path, one, statements) | {"data": data} for one in ranks]
         report = folder / f"ranks.{job.part}.json"
         plan, plan_path = plans[0], folder / f"plan.{job.part}.json"
         if len(plans) > 1:
@@ -145,7 +147,7 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
         status, reason, worst = (
             _judge(ranks[0], ended) if len(ranks) == 1 else _judge_together(ranks, ended, report)
         )
-        reason = since.explain(reason)
+        reason = explained(reason, left_out)
         for one in ranks:
             one.stack.unlink(missing_ok=True)
         if worst is not None and len(ranks) > 1:
@@ -160,6 +162,33 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     finally:
         held.close()
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> dict[str, Any]:
+    """Make the data that is not in git reachable, without what the run itself made in its loops; what the child is told of it."""
+    versioned = frozenset(name for name in inputs.read if (checkout / name).exists())
+
+    def left_out(name: str) -> bool:
+        try:
+            if name.endswith("/") or not inputs.leaves_out(name, (job.user_root / name).stat().st_mtime_ns):
+                return False
+            # The run may have found its folder.
+            missed.append(name)
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            return True
+        except OSError:
+            return False
+
+    placed = link_untracked(job.user_root, checkout, left_out)
+    put_kept(inputs, checkout)
+    changed = (
+        *changed_since(inputs, job.user_root, versioned),
+        *other_in_version(inputs, checkout, versioned),
+    )
+    return {
+        "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
+        "changed": {c.name: [c.sentence, c.certain] for c in changed},
+    }  # fmt: skip
 
 
 def unit_of(job: Job, plan: Path, output: Path, root: Path) -> Unit:
@@ -269,9 +298,17 @@ def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict
         guarded: list[Guarded] = []
         for statement_id, placement in placed.placements.items() if placed is not None else ():
             row = by_id[statement_id]
-            watched = classify_effects(row.expression) == "unknown"
+            effects = classify_effects(row.expression)
+            watched = effects in ("unknown", "pure") and not is_plain(row.expression)
             guarded.append(
-                Guarded(row.key, row.name, placement.lines, log_lines(text, placement, row.name), watched)
+                Guarded(
+                    row.key,
+                    row.name,
+                    placement.lines,
+                    log_lines(text, placement, row.name),
+                    watched,
+                    effects == "unknown",
+                )
             )
         sites = [(shifted(line, added), column) for line, column in sorted(loops.get(file, ()))]
         patched: Patched = patch(text, file, sites, guarded)

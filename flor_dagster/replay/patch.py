@@ -26,7 +26,8 @@ class Guarded:
         name: what it logs.
         lines: its first and last line, 1-based.
         log_lines: the lines of its `flor.log` calls.
-        watched: whether the random state is compared before and after it.
+        watched: whether what the program can see is compared before and after it.
+        unknown: whether it calls code of which nothing is known.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Guarded:
     lines: tuple[int, int]
     log_lines: tuple[int, ...]
     watched: bool
+    unknown: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _guard(editor: _Editor, statement: Guarded, file: str) -> None:
     call = f"__flor__.failed({statement.name!r}, {file!r}, {{line}}, {first})"
     after = [f"{indent}except Exception: {call}"]
     if statement.watched:
-        editor.before(first, [f"{indent}__flor__.begin({statement.key!r})"])
+        editor.before(first, [f"{indent}__flor__.begin({statement.key!r}, {statement.unknown})"])
         after.append(f"{indent}__flor__.end({statement.key!r})")
     editor.after(last, after, about=first)
 

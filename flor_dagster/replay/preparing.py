@@ -14,6 +14,7 @@ from flor_dagster.errors import FlorError, ReplayError
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
+from flor_dagster.replay.cautions import clock_values, data_warnings
 from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
 from flor_dagster.replay.environments import Environment
@@ -29,7 +30,6 @@ from flor_dagster.replay.record import RunRecord, checkpoints_of, let_go_of, rea
 from flor_dagster.replay.reproducing import audited_loops
 from flor_dagster.replay.selecting import choose_runs
 from flor_dagster.replay.topology import why_not_together
-from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, RunRow, StatementRow
 
 if TYPE_CHECKING:
@@ -118,10 +118,11 @@ class Preparer:
                 sentence, todo = why.partition(": ")[2], []
         if todo and record is not None:
             todo, placed = self._place(run, record, todo, settled, placements, question)
-            todo = self._reached(run, record, placed, todo, settled)
+            todo, placed = self._reached(run, record, placed, todo, settled, question)
             earlier = self._earlier(record, cells, question)
             if todo:
                 todo, loops, sentence = self._planned(run, record, placed, todo, question, earlier, settled)
+                placed = self._only(todo, placed, run, question)
             else:
                 sentence = "nothing to replay: this version takes none of the statements, or has them already"
         refused = tuple((s, placements[s.id]) for s in statements
@@ -129,7 +130,7 @@ class Preparer:
         plan = RunPlan(
             run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
             sentence, loops.estimated_seconds if loops else None, run.seconds,
-            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": environment.warnings if environment is not None else ()} if loops else {},
+            {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": self._warnings(run, record, environment)} if loops else {},
         )  # fmt: skip
         return Prepared(plan, record, placed, placements, loops, settled, earlier, lock)
 
@@ -259,6 +260,13 @@ class Preparer:
         places = [(t.file, t.function, t.line) for t in _targets(placed, [statement], reach)]
         return Share(is_all(record, reach, places, now, _added(placed)), asked, earlier)
 
+    def _warnings(
+        self, run: RunRow, record: RunRecord | None, environment: Environment | None
+    ) -> tuple[str, ...]:
+        if record is None or environment is None:
+            return ()
+        return (*environment.warnings, *data_warnings(self._workspace, run, record))
+
     def _why_no_version(self, run: RunRow) -> str:
         path = layout.run_folder(self._workspace.home, run.id) / "version.json"
         try:
@@ -285,6 +293,9 @@ class Preparer:
                 settled[statement.id] = plain_cell(
                     run, statement, "refused", f"refused: this run never loaded {row.file}"
                 )
+            elif row.status != "already-there" and (held := clock_values(placed, statement)):
+                words = f"refused: `{held}` is a value of the clock, the process or the machine, which no replay can give again"
+                settled[statement.id] = plain_cell(run, statement, "refused", words)
             elif row.status == "already-there":
                 self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
                 settled[statement.id] = self._workspace.recorded_cell(run, statement)
@@ -329,18 +340,26 @@ class Preparer:
         placed: PlacedVersion,
         todo: list[StatementRow],
         settled: dict[int, CellRow],
-    ) -> list[StatementRow]:
-        """Leave out, as refused, what a run that died never came to."""
-        if all(one.finished for one in record.ranks) or not todo:
-            return todo
-        reach = self._reach(run, record, placed)
-        never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
-        for statement in todo:
-            if statement.key in never:
-                settled[statement.id] = plain_cell(
-                    run, statement, "refused", f"refused: {never[statement.key]}"
-                )
-        return [statement for statement in todo if statement.key not in never]
+        question: Question,
+    ) -> tuple[list[StatementRow], PlacedVersion]:
+        """Leave out, as refused, what a run that died never came to; what is left is all that is replayed."""
+        if todo and not all(one.finished for one in record.ranks):
+            reach = self._reach(run, record, placed)
+            never = never_reached(record, reach, _targets(placed, todo, reach), _added(placed))
+            for statement in todo:
+                if statement.key in never:
+                    words = f"refused: {never[statement.key]}"
+                    settled[statement.id] = plain_cell(run, statement, "refused", words)
+            todo = [statement for statement in todo if statement.key not in never]
+        return todo, self._only(todo, placed, run, question)
+
+    def _only(
+        self, todo: Sequence[StatementRow], placed: PlacedVersion, run: RunRow, question: Question
+    ) -> PlacedVersion:
+        """The version with these statements alone: what is settled otherwise is no part of the replayed source."""
+        if len(todo) == len(placed.placements):
+            return placed
+        return self._placer(question).place(run.commit or "", run.entrypoint, todo)
 
     def _reach(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> Reach:
         """What calls what in the files that the run loaded; runs of one version that loaded the same share it."""
@@ -381,15 +400,6 @@ class Preparer:
                 return Held()
 
         return held
-
-    def tainted(self, run: RunRow, record: RunRecord) -> frozenset[tuple[str, int]]:
-        """File and line of the run's statements whose values hang on the clock or the process."""
-        found: set[tuple[str, int]] = set()
-        for file in sorted({r.file for one in record.ranks for r in one.records}):
-            text = self._workspace.repository.read(run.commit or "", file)
-            if text is not None:
-                found |= tainted_statements(file, text)
-        return frozenset(found)
 
 
 def _answered_before(cell: CellRow) -> CellRow:

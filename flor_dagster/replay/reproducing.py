@@ -15,6 +15,7 @@ from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
 from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.estimating import rates_of
+from flor_dagster.replay.exactness import why_doubtful
 from flor_dagster.replay.executing import Job
 from flor_dagster.replay.keeping import begin_replay, child_timeout, finished
 from flor_dagster.replay.placing import PlacedVersion
@@ -141,7 +142,8 @@ class _Verifier:
         self._record = let_go_of(read_run(layout.run_folder(workspace.home, run.id)), there)
         self._sources = self._read_sources()
         self._reach = Reach(self._sources)
-        self._passing = Passing(workspace.backend(1), self._tainted(), on_line, _nothing, tolerance)
+        doubt = why_doubtful(workspace.repository, self._store, run)
+        self._passing = Passing(workspace.backend(1), self._tainted(), on_line, _nothing, tolerance, doubt)
 
     def _read_sources(self) -> dict[str, str]:
         repository, commit = self._workspace.repository, self._run.commit or ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from flor_dagster.recording.source import expression_is_tainted
+from flor_dagster.recording.tainting import tainted_calls
 from flor_dagster.recording.values import decode
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import Record, RunRecord
@@ -88,7 +88,7 @@ def verify(
             where = path if parts[2] is None else f"{path}[{parts[2]}]"
             names = ", ".join(root.partition(":")[2] for root in parts[4][:5])
             difference = f"the state at the end of {where} differs in {names}"
-        elif kind == "x" and parts[1] != "effect" and not difference:
+        elif kind == "x" and parts[1] not in ("effect", "doubt") and not difference:
             difference = parts[2]
     fidelity: Fidelity = "exact"
     if difference:
@@ -101,7 +101,15 @@ def verify(
         fidelity, difference = "unverified", f"nothing was compared after the restore of {unchecked}"
     elif compared_records + digests == 0:
         fidelity = "unverified"
+    if fidelity in ("exact", "within tolerance"):
+        doubt = "; ".join(data_doubts(replayed)[:3])
+        fidelity, difference = ("unverified", doubt) if doubt else (fidelity, difference)
     return Verdict(fidelity, compared_records, digests, restores, left_out, difference)
+
+
+def data_doubts(replayed: RunRecord) -> list[str]:
+    """The data files that a replay read and that may not be as the recorded run had them, in words."""
+    return [parts[2] for _, kind, parts in replayed.events if kind == "x" and parts[1] == "doubt"]
 
 
 def _expected(recorded: RunRecord, plan: LoopPlan) -> list[Record]:
@@ -228,17 +236,4 @@ def tainted_statements(file: str, source: str) -> frozenset[tuple[str, int]]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return frozenset()
-    names: set[str] = set()
-    assigns = [n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.AugAssign | ast.AnnAssign)]
-    before = -1
-    while before != len(names):
-        before = len(names)
-        for assign in assigns:
-            if assign.value is not None and expression_is_tainted(assign.value, names):
-                targets = assign.targets if isinstance(assign, ast.Assign) else [assign.target]
-                names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-    lines: set[tuple[str, int]] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and any(expression_is_tainted(a, names) for a in node.args[1:]):
-            lines.add((file, node.lineno))
-    return frozenset(lines)
+    return frozenset((file, line) for line in tainted_calls(tree))

@@ -49,8 +49,14 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-def ask(lab: Lab, fault: str, timeout: float = 60.0) -> Report:
+def put_fault(lab: Lab, fault: str) -> None:
     lab.write({"fault.txt": textwrap.dedent(fault)})
+    # What was written since the training is not given to a replay.
+    os.utime(lab.root / "fault.txt", (0, 0))
+
+
+def ask(lab: Lab, fault: str, timeout: float = 60.0) -> Report:
+    put_fault(lab, fault)
     with lab.open() as workspace:
         return workspace.answer(
             Question(("asked",), without_checkpoints=True, timeout_seconds=timeout, max_seconds=1e6)
@@ -173,7 +179,7 @@ def test_a_killed_or_interrupted_answer_leaves_no_process_and_no_cell(
 ) -> None:
     mark = f"busy-{os.getpid()}-{time.time_ns()}"
     wait = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'])"
-    faulty.write({"fault.txt": wait})
+    put_fault(faulty, wait)
     asking = subprocess.Popen(
         [sys.executable, "-c", ASK, str(faulty.root)], env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -1,0 +1,254 @@
+"""Which data files a training read: path, size and time of each, at its first opening.
+
+Looked at are the calls of `open` (pathlib, numpy, pandas, torch, zipfile and others come through it), not every audit event of
+the interpreter: a Python audit hook makes each `id()` and each record of ours slower (measured: 0.5 µs a record). Libraries that
+open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
+
+A line of `files.jsonl` in the run's folder is `[path, size, time]`, the path relative to the repository where it lies in it, the
+time in nanoseconds, and a fourth element where a copy is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
+some are not noted (`more`), and the content digests of small files (`digests`), taken at the end. Loader workers add to the same file.
+"""
+
+# ruff: noqa: PTH100, PTH109, PTH116, PTH118, PTH120 - every opening of a training comes by here: texts, not Path objects
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_FILES = 20_000
+"""So many files are noted per process; what is behind them is said to be unknown."""
+
+FILE_NAME = "files.jsonl"
+KEPT_FOLDER = "inputs"
+
+RESUMABLE = (".pt", ".pth", ".ckpt", ".tar")
+"""What trainings go on from: copied, because the run often writes the next one over it."""
+DIGEST_BYTES = 1_000_000
+DIGEST_TOTAL = 32_000_000
+KEPT_BYTES = 64_000_000
+KEPT_TOTAL = 256_000_000
+
+begun = time.time_ns()
+
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/", "/lib", "/bin/", "/sbin/")
+_CODE = (".py", ".pyc", ".pyi", ".so", ".pyd")
+
+
+class Watched:
+    """Stands for `open`: notes what is opened for reading, then opens it.
+
+    Args:
+        plain: the real one.
+    """
+
+    __slots__ = ("_plain", "files")
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self._plain = plain
+        self.files = Files()
+
+    def __call__(self, file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+        """As `open`."""
+        if type(file) is not int and type(mode) is str and "r" in mode:
+            self.files.saw(file, mode)
+        return self._plain(file, mode, *more, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __reduce__(self) -> str:
+        return "open"  # as the real one: by its name
+
+    def __repr__(self) -> str:
+        return repr(self._plain)
+
+    __module__ = "io"
+
+
+class Files:
+    """What was read so far. Nothing here may stop a training."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, str]] = set()
+        self._noted: dict[str, os.stat_result] = {}
+        self._root = ""
+        self._home = ""
+        self._folder: Path | None = None
+        self._fd = -1
+        self._kept = 0
+        self._pid = os.getpid()
+
+    def begin(self, root: Path, home: Path, folder: Path, *, first: bool) -> None:
+        """A run begins: what was read before it, since the process began, was read for it.
+
+        Args:
+            root: the repository.
+            home: the `.flor/` folder.
+            folder: the run's.
+            first: whether it is the process's first run.
+        """
+        with contextlib.suppress(OSError):
+            self._root, self._home, self._folder = f"{root}{os.sep}", f"{home}{os.sep}", folder
+            early = self._noted if first else {}
+            self._noted, self._known, self._kept, self._pid = {}, set(), 0, os.getpid()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(folder / FILE_NAME, flags, 0o644)
+            self._write([], {"begun": begun if first else time.time_ns()})
+            for path, status in early.items():
+                if not path.startswith(self._home):
+                    self._tell(path, status)
+
+    def end(self) -> None:
+        """The run is over."""
+        if self._fd >= 0 and os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                self._write([], {"digests": self._digests()})
+        fd, self._fd = self._fd, -1
+        self._noted, self._known = {}, set()
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def _digests(self) -> dict[str, str]:
+        """Of small files that are still what they were when they were read."""
+        found: dict[str, str] = {}
+        left = DIGEST_TOTAL
+        for path, status in list(self._noted.items()):
+            if status.st_size <= min(DIGEST_BYTES, left):
+                digest = content_digest(path, status.st_size, status.st_mtime_ns)
+                if digest:
+                    left -= status.st_size
+                    found[self._name(path)] = digest
+        return found
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(self._root)
+
+    def saw(self, file: Any, mode: str) -> None:
+        """A file is about to be opened for reading."""
+        try:
+            text = file if type(file) is str else os.fsdecode(os.fspath(file))
+            folder = "" if text[:1] == "/" else os.getcwd()
+            if (folder, text) in self._known:
+                return
+            path = os.path.normpath(os.path.join(folder, text))
+            if path not in self._noted:
+                if len(self._noted) >= MAX_FILES or not self._counts(path):
+                    return
+                self._note(path)
+            if path in self._noted and "+" not in mode:
+                self._known.add((folder, text))
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, `open` will say so
+            pass
+
+    def _counts(self, path: str) -> bool:
+        return is_data(path) and not (self._home and path.startswith(self._home))
+
+    def _note(self, path: str) -> None:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return
+        if not stat.S_ISREG(status.st_mode) or (self._home and path.startswith(self._home)):
+            return
+        if self._fd < 0:
+            self._noted[path] = status
+        else:
+            self._tell(path, status)
+
+    def _tell(self, path: str, status: os.stat_result) -> None:
+        self._noted[path] = status
+        if len(self._noted) == MAX_FILES:
+            self._write([], {"more": True})
+        kept = self._keep(path, status) if path.startswith(self._root) and path.endswith(RESUMABLE) else ""
+        self._write(self._name(path), status.st_size, status.st_mtime_ns, *([kept] if kept else []))
+
+    def _keep(self, path: str, status: os.stat_result) -> str:
+        """Copy what the training goes on from; the name of the copy, empty where there is none."""
+        wanted = status.st_mtime_ns < begun and status.st_size <= KEPT_BYTES
+        if (
+            not wanted
+            or self._kept + status.st_size > KEPT_TOTAL
+            or os.getpid() != self._pid
+            or self._folder is None
+        ):
+            return ""
+        folder = self._folder / KEPT_FOLDER
+        name = f"{len(self._noted)}"
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
+            after = os.stat(path)
+            if (after.st_size, after.st_mtime_ns) == (status.st_size, status.st_mtime_ns):
+                self._kept += status.st_size
+                return name
+            (folder / name).unlink()
+        return ""
+
+    def _write(self, *parts: Any) -> None:
+        os.write(self._fd, json.dumps(parts).encode() + b"\n")
+
+
+def content_digest(path: str | os.PathLike[str], size: int, written: int) -> str:
+    """The digest of a file that has this size and time, before and after reading; empty where it has not."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = os.fstat(fd)
+            data = os.read(fd, size + 1)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        return ""
+    same = all((s.st_size, s.st_mtime_ns) == (size, written) for s in (before, after))
+    return hashlib.blake2b(data, digest_size=20).hexdigest() if same and len(data) == size else ""
+
+
+def is_data(path: str) -> bool:
+    """Whether a file may be data: it is no code, and belongs neither to the system nor to the interpreter and its libraries."""
+    return not (path.endswith(_CODE) or path.startswith(_SYSTEM) or path.startswith(_PREFIXES))
+
+
+_watched: Watched | None = None
+
+
+def files() -> Files:
+    """What was read in this process; from the first call on it is watched."""
+    global _watched
+    if _watched is None:
+        _watched = Watched(io.open)
+        # One object by both names, as before.
+        io.open = builtins.open = _watched  # type: ignore[assignment]
+    return _watched.files
+
+
+def watch_early() -> None:
+    """Watch from the beginning, where a script of somebody's own is what runs: no tool, no server, no notebook."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if isinstance(script, str) and not os.path.abspath(script).startswith(_PREFIXES):
+        files()
+
+
+def _prefixes() -> tuple[str, ...]:
+    """Where the interpreter and its libraries lie."""
+    found = {os.path.abspath(p) for p in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))}
+    found |= {
+        os.path.abspath(p) for p in sys.path if p.rstrip(os.sep).endswith(("site-packages", "dist-packages"))
+    }
+    return tuple(f"{p}{os.sep}" for p in sorted(found) if p != os.sep)
+
+
+_PREFIXES = _prefixes()

@@ -1,0 +1,158 @@
+"""What a program can see at one of its lines, as digests that are cheap enough to be taken around a hindsight expression.
+
+The objects behind every name of the open frames, of the globals that their code and what it calls names, and of what is registered
+are walked as for a checkpoint. Memory is not copied: a tensor counts by its version counter and by samples of its memory (an
+in-place change through `.data` or numpy moves no counter), an array by its memory, by samples where it is large.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from flor_dagster.recording.adapters.registry import Describe, Uncapturable
+from flor_dagster.recording.adapters.tensors import describe_tensor
+from flor_dagster.recording.capture import Buffer, Capturer
+from flor_dagster.recording.generators import global_generators
+from flor_dagster.recording.outside import readings
+from flor_dagster.recording.shape import frame_locals
+from flor_dagster.recording.state import graph_digest
+
+if TYPE_CHECKING:
+    from flor_dagster.recording.walking import Walker
+
+WHOLE_BYTES = 4_000_000
+"""Memory up to this size is looked at whole, larger one by samples."""
+SAMPLES = 256
+SAMPLE_BYTES = 4096
+
+FIRST_LOOKS = 4
+SHARE = {True: 0.2, False: 0.05}
+"""How much of the replay's time looking may take: where an expression calls unknown code, and where it seems harmless."""
+
+
+class Pace:
+    """When to look: at the first evaluations of an expression, then ever more rarely, as the time allows."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._spent = 0.0
+        self._counts: dict[str, int] = {}
+
+    def due(self, key: str, *, unknown: bool) -> bool:
+        """Whether this evaluation is looked at."""
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count <= FIRST_LOOKS or count & (count - 1) == 0:
+            return True
+        return self._spent < SHARE[unknown] * (time.perf_counter() - self._began)
+
+    def paid(self, seconds: float) -> None:
+        """What a look took."""
+        self._spent += seconds
+
+
+def sight(frame: FrameType, walker: Walker) -> dict[str, str]:
+    """Digests of what can be seen from a frame: root → digest. Equal ones mean that nothing was changed.
+
+    Args:
+        frame: of the program.
+        walker: knows the program's own code and registered objects.
+    """
+    look = _Look(walker.is_own)
+    for root, generator in global_generators().items():
+        look.add(root, generator)
+    for name, (registered, _) in walker.registered.items():
+        look.add(f"object:{name}", registered)
+    here: FrameType | None = frame
+    depth = 0
+    while here is not None:
+        if walker.is_own(str(here.f_globals.get("__name__", ""))):
+            if here.f_code.co_name != "<module>":
+                for name, value in frame_locals(here).items():
+                    look.add(f"name {depth}:{name}", value)
+            look.note_code(here.f_code, here.f_globals)
+            depth += 1
+        here = here.f_back
+    look.follow()
+    return look.digests()
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The names behind which something was changed, appeared or went, as a person knows them."""
+    differ = [root for root in {**before, **after} if before.get(root) != after.get(root)]
+    names = [
+        f"the random state of {root.partition(':')[2]}"
+        if root.startswith("random:")
+        else f"`{root.rpartition(':')[2]}`"
+        for root in sorted(differ)
+    ]
+    return list(dict.fromkeys(names))
+
+
+class _Look(Capturer):
+    """A walk that copies nothing, and that what can't be captured does not stop."""
+
+    def __init__(self, is_own: Callable[[str], bool]) -> None:
+        super().__init__(is_own)
+        self._versions: dict[int, list[int]] = {}
+
+    def ref(self, value: Any) -> Any:
+        try:
+            return super().ref(value)
+        except Uncapturable:
+            # What was seen of it before counts all the same: its parts are nodes of their own.
+            number = self.memo.get(id(value))
+            if number is None:
+                return ["s", f"a {type(value).__name__}"]
+            if not self.state.nodes[number]:
+                self.state.nodes[number] += ["opaque", type(value).__name__]
+            return number
+
+    def describer(self, kind: type) -> Describe:
+        describe = super().describer(kind)
+        return functools.partial(self._versioned, describe) if describe is describe_tensor else describe
+
+    def _versioned(self, describe: Describe, _: Capturer, value: Any, node: list[Any]) -> list[Any]:
+        parts = describe(self, value, node)
+        if parts[0] == "tensor" and isinstance(parts[2], int):
+            try:
+                version = int(value._version)  # noqa: SLF001 - torch's counter of changes in place
+            except RuntimeError:
+                version = -1  # a tensor of inference mode counts none
+            self._versions.setdefault(parts[2], []).append(version)
+        return parts
+
+    def digests(self) -> dict[str, str]:
+        found = {f"{m}:{m}.{n}": str(v) for (m, n), v in readings(self.outside, sys.modules).items()}
+        for buffer in self.pending:
+            buffer.node[buffer.slot] = _sampled(buffer)
+        for number, versions in self._versions.items():
+            self.state.nodes[number][3] = f"{self.state.nodes[number][3]} {sorted(versions)}"
+        return found | {root: graph_digest(self.state.nodes, ref) for root, ref in self.state.roots.items()}
+
+
+def _sampled(buffer: Buffer) -> str:
+    """A checksum of memory, or of samples of it; empty where it has no address and reading it would cost much."""
+    if buffer.address is None:
+        return (
+            str(zlib.crc32(buffer.read()))
+            if buffer.size <= WHOLE_BYTES and buffer.node[:1] != ["storage"]
+            else ""
+        )
+    if buffer.size <= WHOLE_BYTES:
+        return str(_checksum(buffer.address, buffer.size))
+    stride = (buffer.size - SAMPLE_BYTES) // (SAMPLES - 1)
+    found = 0
+    for number in range(SAMPLES):
+        found = _checksum(buffer.address + number * stride, SAMPLE_BYTES, found)
+    return str(found)
+
+
+def _checksum(address: int, size: int, before: int = 0) -> int:
+    return zlib.crc32((ctypes.c_char * size).from_address(address), before) if size else before

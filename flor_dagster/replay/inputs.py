@@ -1,0 +1,172 @@
+"""The data files of a training run: what it read, what became of that since, and which of them a replay may have.
+
+A file that was written when the run was in its loops is no input of it: it is its output, or somebody else's later work. It is
+not put into a replay's checkout, where the replayed code writes it anew. What the run read is compared by size and time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flor_dagster.recording import layout
+from flor_dagster.recording.datafiles import FILE_NAME, KEPT_FOLDER, content_digest
+from flor_dagster.replay.record import RunRecord
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is known of a run's data files.
+
+    Args:
+        known: whether the run noted what it read.
+        read: path → size and time (nanoseconds) at its first reading; relative to the repository where it lies in it.
+        kept: path → a copy of what was read.
+        digests: path → digest of its content, of small files.
+        looped: when the run's first loop began, or the run, where it has none; what was written later is no input.
+        complete: whether all that was read was noted.
+    """
+
+    known: bool
+    read: Mapping[str, tuple[int, int]]
+    kept: Mapping[str, Path]
+    looped: int
+    complete: bool = True
+    digests: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def leaves_out(self, name: str, written: int) -> bool:
+        """Whether the file of that name, written then, is not for a replay: made or changed since the loops began, or kept."""
+        return name in self.kept or (written >= self.looped and not self._came_before(name))
+
+    def _came_before(self, name: str) -> bool:
+        return name in self.read and self.read[name][1] < self.looped
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A file that a run read and that is not as it was, or whose time says that it may not be (`certain` is false)."""
+
+    name: str
+    why: str
+    certain: bool = True
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        return f"{self.name}, which this run read, {self.why}"
+
+
+def read_inputs(home: Path, run_id: str, record: RunRecord) -> Inputs:
+    """What a run noted of its data files.
+
+    Args:
+        home: the `.flor/` folder.
+        run_id: the run.
+        record: its journal.
+    """
+    folder = layout.run_folder(home, run_id)
+    started = [e.started for e in record.executions.values()]
+    looped = min(started, default=int(record.header.get("started") or 0))
+    read: dict[str, tuple[int, int]] = {}
+    kept: dict[str, Path] = {}
+    known, complete = False, True
+    digests: dict[str, str] = {}
+    for name, *more in _lines(folder / FILE_NAME):
+        if not isinstance(name, str):
+            known = True
+            facts: dict[str, Any] = more[0] if more and isinstance(more[0], dict) else {}
+            complete &= not facts.get("more")
+            digests |= facts.get("digests", {})
+        elif name not in read and len(more) >= 2:
+            read[name] = (int(more[0]), int(more[1]))
+            if len(more) > 2 and (folder / KEPT_FOLDER / str(more[2])).is_file():
+                kept[name] = folder / KEPT_FOLDER / str(more[2])
+    return Inputs(known, read, kept, looped, complete, digests)
+
+
+def _lines(path: Path) -> list[list[Any]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    found: list[list[Any]] = []
+    for line in text.splitlines():
+        try:
+            parts = json.loads(line)
+        except ValueError:
+            continue  # torn
+        if isinstance(parts, list) and parts:
+            found.append(parts)
+    return found
+
+
+def changed_since(inputs: Inputs, root: Path, versioned: frozenset[str]) -> tuple[Changed, ...]:
+    """The files that a run read before its loops and that are missing or others now.
+
+    Args:
+        inputs: what the run noted.
+        root: the user's repository.
+        versioned: the files of the run's version: a checkout has them as they were.
+    """
+    found: list[Changed] = []
+    for name, (size, written) in inputs.read.items():
+        if name in versioned or name in inputs.kept or written >= inputs.looped:
+            continue
+        try:
+            status = (root / name).stat()
+        except OSError:
+            found.append(Changed(name, "is missing"))
+            continue
+        if status.st_size != size:
+            found.append(Changed(name, f"changed since ({size} bytes then, {status.st_size} now)"))
+        elif status.st_mtime_ns != written:
+            digest = inputs.digests.get(name)
+            if digest is None:
+                found.append(Changed(name, "was written again since (its size is the same)", certain=False))
+            elif content_digest(root / name, status.st_size, status.st_mtime_ns) != digest:
+                found.append(Changed(name, "changed since (its size is the same, its content is not)"))
+    return tuple(found)
+
+
+def other_in_version(inputs: Inputs, checkout: Path, versioned: frozenset[str]) -> tuple[Changed, ...]:
+    """The files that a run read and that its version holds with another content: it was kept when they were written over.
+
+    Args:
+        inputs: what the run noted.
+        checkout: of the version.
+        versioned: the files of it that the run read.
+    """
+    found: list[Changed] = []
+    for name in sorted(versioned - inputs.kept.keys()):
+        status = (checkout / name).stat()
+        digest = inputs.digests.get(name)
+        if status.st_size != inputs.read[name][0] or (
+            digest is not None
+            and content_digest(checkout / name, status.st_size, status.st_mtime_ns) != digest
+        ):
+            found.append(Changed(name, "was written over before its version was kept"))
+    return tuple(found)
+
+
+def shown(changed: tuple[Changed, ...]) -> tuple[str, ...]:
+    """Some of them in words, and how many more there are."""
+    words = [c.sentence for c in changed[:SHOWN]]
+    more = len(changed) - SHOWN
+    return (*words, *([f"{more} more files that it read are missing or changed"] if more > 0 else []))
+
+
+def put_kept(inputs: Inputs, checkout: Path) -> None:
+    """Put what the run went on from into a checkout, as it was when the run read it."""
+    for name, copy in inputs.kept.items():
+        target = checkout / name
+        target.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(copy, target)
+        os.utime(target, ns=(inputs.read[name][1], inputs.read[name][1]))

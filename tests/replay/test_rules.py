@@ -1,0 +1,365 @@
+"""SEMANTICS.md 15 to 23, sentence by sentence: a small script for each is right, refused, or not exact; never wrong and exact."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flor_dagster.replay.model import Question
+from tests.replay.batch_lab import Batch, Case
+from tests.replay.oracle_lab import Asked
+
+HEAD = "import os, random, time, threading\nimport flor_dagster as flor\nrandom.seed(3)\nx = 0.0\n"
+
+RIGHT = {
+    # 15: the plan is recursive, the place of a statement dynamic.
+    "folds": Case(HEAD + """
+for fold in flor.loop("fold", range(2)):
+    x = 0.0
+    for epoch in flor.loop("epoch", range(2)):
+        for step in flor.loop("step", range(2)):
+            x = 0.9 * x + random.random()
+            #? flor.log("ASKED_step", x * 2)
+            flor.log("x", x)
+        #? flor.log("ASKED_epoch", x * 3)
+    #? flor.log("ASKED_fold", x * 4)
+    flor.log("f", x)
+#? flor.log("ASKED_end", x * 5)
+"""),
+    "reached": Case(HEAD + """
+w = [0.0]
+def train(count, tag):
+    for epoch in flor.loop("epoch", range(count)):
+        for step in flor.loop("step", range(2)):
+            one(tag)
+        flor.log("e", w[0])
+def one(tag):
+    w[0] = 0.9 * w[0] + random.random()
+    #? flor.log("ASKED", [tag, w[0]])
+    flor.log("loss", w[0])
+for part in flor.loop("pretrain", range(2)):
+    one("pretrain")
+train(2, "finetune")
+for again in range(2):
+    train(1, "again")
+one("tail")
+"""),
+    "unnamed": Case(HEAD + """
+w = [0.0]
+def note(value):
+    #? flor.log("ASKED", value + 1)
+    return value
+HANDLERS = {"any": note}
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        w[0] += random.random()
+        HANDLERS["an" + "y"](w[0])
+    flor.log("e", w[0])
+HANDLERS["any"](99)
+"""),
+    "branches": Case(HEAD + """
+best = 0
+for epoch in flor.loop("epoch", range(4)):
+    for step in flor.loop("step", range(4)):
+        x = random.random()
+        flor.log("x", x)
+        if x > 0.8:
+            break
+    else:
+        #? flor.log("ASKED_else", x)
+        best += 1
+    if x > 0.5:
+        flor.log("high", x)
+    else:
+        #? flor.log("ASKED_low", x)
+        pass
+else:
+    #? flor.log("ASKED_end", best)
+    pass
+#? flor.log("ASKED_after", [best, x, epoch, step])
+"""),
+    # 16: counts come from the record.
+    "stopped": Case(HEAD + """
+for epoch in flor.loop("epoch", range(50)):
+    for step in flor.loop("step", range(2)):
+        x += random.random()
+        flor.log("x", x)
+    #? flor.log("ASKED", x)
+    if x > 3:
+        break
+#? flor.log("ASKED_after", [x, epoch])
+"""),
+    "died": Case(HEAD + """
+for epoch in flor.loop("epoch", range(5)):
+    for step in flor.loop("step", range(2)):
+        x += random.random()
+        flor.log("x", x)
+        if epoch == 2:
+            raise ValueError("no")
+    #? flor.log("ASKED", x)
+""", fails=True),
+    # 19: what the clock says is neither compared nor asked; a branch on it is flagged.
+    "timed": Case(HEAD + """
+begun = time.time()
+rates = []
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        x += random.random()
+    took = time.time() - begun
+    rates.append(took)
+    if took > 3600:
+        x = 0.0
+    flor.log("mean_seconds", sum(rates) / len(rates))
+    flor.log("x", x)
+    #? flor.log("ASKED", x * 2)
+"""),
+}  # fmt: skip
+
+OTHERS = {
+    "never": Case(HEAD + """
+for epoch in flor.loop("epoch", range(3)):
+    flor.log("x", epoch)
+    if epoch == 1:
+        raise ValueError("no")
+#? flor.log("ASKED_after", x)
+for other in flor.loop("other", range(3)):
+    #? flor.log("ASKED_behind", x)
+    pass
+""", fails=True, oracle=False),
+    "counts": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(3 + os.urandom(1)[0] % 50 * 5)):
+        x += 1
+    flor.log("e", epoch)
+    #? flor.log("ASKED", x)
+""", policy="none", oracle=False),
+    "clock": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    process, seconds = os.getpid(), time.time()
+    history = {"time": seconds, "loss": x}
+    flor.log("x", x)
+    #? flor.log("ASKED_pid", process % 7)
+    #? flor.log("ASKED_whole", dict(history))
+    #? flor.log("ASKED_loss", history["loss"])
+""", oracle=False),
+    "nothing": Case("import flor_dagster as flor\nvalue = 3\nflor.arg('n', 1)\n#? flor.log('ASKED', value + 1)\n"),
+    "unrecorded": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    x += 1
+    #? flor.log("ASKED", x)
+""", policy="none"),
+    # 21: code that is not deterministic.
+    "entropy": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    noise = int.from_bytes(os.urandom(4), "big")
+    flor.log("noise", noise)
+    #? flor.log("ASKED", noise + 1)
+""", oracle=False),
+    "seeded": Case(HEAD + """
+draw = random.Random(time.time_ns())
+for epoch in flor.loop("epoch", range(2)):
+    x = draw.random()
+    flor.log("x", x)
+    #? flor.log("ASKED", x + 1)
+""", oracle=False),
+    "addresses": Case(HEAD + """
+class Thing:
+    pass
+things = [Thing() for _ in range(60)]
+for epoch in flor.loop("epoch", range(2)):
+    order = sorted(range(60), key=lambda number: id(things[number]) % 977)
+    flor.log("first", order[:5])
+    #? flor.log("ASKED", order[-1])
+""", oracle=False),
+    "race": Case(HEAD + """
+ended = []
+def work(number):
+    time.sleep(int.from_bytes(os.urandom(1), "big") / 20000)
+    ended.append(number)
+for epoch in flor.loop("epoch", range(2)):
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    flor.log("order", ended[-8:])
+    #? flor.log("ASKED", ended[-1])
+""", oracle=False),
+}  # fmt: skip
+
+Answers = tuple[Batch, dict[str, dict[str, Asked]]]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("FLOR_")]:
+            patch.delenv(name)
+        folder = tmp_path_factory.mktemp("rules")
+        patch.setenv("FLOR_CACHE", str(folder / "cache"))
+        with Batch(folder, "json", "random") as batch:
+            yield batch, batch.ask({**RIGHT, **OTHERS})
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_every_record_is_there_with_its_bits_and_exact(asked: Answers, case: str) -> None:
+    for name, one in asked[1][case].items():
+        assert one.right, (name, one.sentence, one.values, one.wanted)
+        assert one.fidelity == "exact", (name, one.sentence)
+
+
+def test_what_is_not_asked_for_is_not_executed(asked: Answers) -> None:
+    assert asked[1]["stopped"]["asked"].steps["x"] == 0, "a statement behind the steps executed them"
+
+
+def test_behind_the_place_where_a_run_died_nothing_is_answered(asked: Answers) -> None:
+    for one in asked[1]["never"].values():
+        assert one.answer.cell.status == "refused"
+        assert "never got there: it ended in epoch[1]" in one.sentence
+
+
+def test_a_replay_whose_contexts_differ_has_failed(asked: Answers) -> None:
+    one = asked[1]["counts"]["asked"]
+    assert (one.answer.cell.status, one.fidelity) == ("failed", "diverged"), one.sentence
+    assert "the recorded run's by exhausted after" in one.sentence
+
+
+def test_values_of_the_clock_are_refused_and_their_neighbours_are_not(asked: Answers) -> None:
+    answers = asked[1]["clock"]
+    assert "`process` is a value of the clock" in answers["asked_pid"].sentence
+    assert "`history` is a value of the clock" in answers["asked_whole"].sentence
+    assert answers["asked_loss"].fidelity == "exact", answers["asked_loss"].sentence
+    assert answers["asked_pid"].values == answers["asked_whole"].values == []
+
+
+def test_names_of_the_clock_are_left_out_and_listed_and_a_branch_on_one_is_flagged(asked: Answers) -> None:
+    sentence = asked[1]["timed"]["asked"].sentence
+    assert "not compared: mean_seconds" in sentence
+    assert "a branch depends on the clock, the process or the machine: timed.py:13" in sentence
+
+
+@pytest.mark.parametrize("case", ["nothing", "unrecorded"])
+def test_with_nothing_to_compare_a_value_is_unverified(asked: Answers, case: str) -> None:
+    one = asked[1][case]["asked"]
+    assert one.fidelity == "unverified"
+    assert one.right
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("entropy", "noise"), ("seeded", "x"), ("addresses", "first"), ("race", "order")]
+)
+def test_code_that_is_not_deterministic_diverges_by_name_and_is_not_shown(
+    asked: Answers, case: str, name: str
+) -> None:
+    batch, answers = asked
+    one = answers[case]["asked"]
+    assert (one.answer.cell.status, one.fidelity) == ("failed", "diverged"), one.sentence
+    assert f"the code is not deterministic: `{name}` at epoch#0[0]" in one.sentence
+    with batch.lab.open() as workspace:
+        shown = workspace.store.dataframe(f"{case}_asked", "noise" if case == "entropy" else name)
+        assert shown[f"{case}_asked"].isna().all()
+        everything = workspace.store.dataframe(f"{case}_asked", fidelity="any")
+        assert set(everything[f"{case}_asked_fidelity"].dropna()) == {"diverged"}
+
+
+def journal_of(batch: Batch, case: str) -> Path:
+    with batch.lab.open() as workspace:
+        run = next(r for r in workspace.runs() if r.entrypoint == f"{case}.py")
+    return batch.lab.root / ".flor" / "runs" / run.id / "journal.0.jsonl"
+
+
+SPOILED = """
+import random
+import flor_dagster as flor
+random.seed(1)
+x = 0.0
+for epoch in flor.loop("epoch", range(2)):
+    x += random.random()
+    flor.log("x", x)
+    #? flor.log("ASKED", x * 2)
+"""
+
+
+def without_one(lines: list[str]) -> list[str]:
+    index = next(i for i, line in enumerate(lines) if line.startswith("[1,"))
+    return lines[:index] + lines[index + 1 :]
+
+
+def with_one_more(lines: list[str]) -> list[str]:
+    index = next(i for i, line in enumerate(lines) if line.startswith("[1,"))
+    return [*lines[: index + 1], lines[index], *lines[index + 1 :]]
+
+
+def on_another_machine(lines: list[str]) -> list[str]:
+    parts: list[Any] = json.loads(lines[0])
+    parts[2]["hardware"]["cpu"] = "Another Processor 9000"
+    return [json.dumps(parts) + "\n", *lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "fidelity", "words"),
+    [
+        (without_one, "failed", "diverged", "`x` at epoch#0[1] was recorded, `x` at epoch#0[0] came instead"),
+        (
+            with_one_more,
+            "failed",
+            "diverged",
+            "`x` at epoch#0[0] was recorded, `x` at epoch#0[1] came instead",
+        ),
+        (on_another_machine, "replayed", "unverified", "the processor was Another Processor 9000"),
+    ],
+)
+def test_missing_and_extra_records_count_and_another_machine_is_never_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, status: str, fidelity: str, words: str
+) -> None:
+    for name in [n for n in os.environ if n.startswith("FLOR_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLOR_CACHE", str(tmp_path / "cache"))
+
+    def spoil(root: Path) -> None:
+        (journal,) = (root / ".flor" / "runs").rglob("journal.0.jsonl")
+        journal.write_text("".join(change(journal.read_text().splitlines(keepends=True))))
+
+    with Batch(tmp_path, "random") as batch:
+        case = Case(SPOILED, between=spoil, oracle=False, how={"without_checkpoints": True})
+        one = batch.ask({"spoiled": case})["spoiled"]["asked"]
+    assert (one.answer.cell.status, one.fidelity) == (status, fidelity), one.sentence
+    assert words in one.sentence
+
+
+HASHED = """
+import flor_dagster as flor
+words = {f"word{number}" for number in range(40)}
+for epoch in flor.loop("epoch", range(2)):
+    first = list(words)[:5]
+    flor.log("first", first)
+    #? flor.log("ASKED", first[0])
+"""
+
+
+def test_the_lost_order_of_sets_is_named_as_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+    import sys
+
+    from tests.replay.conftest import PACKAGE, Lab
+    from tests.replay.oracle_lab import with_asked, without_asked
+
+    for name in [n for n in os.environ if n.startswith("FLOR_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLOR_CACHE", str(tmp_path / "cache"))
+    lab = Lab(tmp_path / "project")
+    lab.commit({"train.py": without_asked(HASHED)})
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"} | {
+        "PYTHONPATH": str(PACKAGE)
+    }
+    subprocess.run([sys.executable, "train.py"], cwd=lab.root, env=environment, check=True)
+    lab.write({"train.py": with_asked(HASHED).replace("ASKED", "asked")})
+    with lab.open() as workspace:
+        cell = workspace.answer(Question(("asked",))).cells[0].cell
+    assert (cell.status, cell.fidelity) == ("failed", "diverged"), cell.sentence
+    assert "no fixed hash seed (PYTHONHASHSEED), so the order of its sets is lost" in cell.sentence
