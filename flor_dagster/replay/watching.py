@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,8 @@ def _give_up(why: str, status: int = EXIT_RESTORE) -> None:
     session = sessions.active or sessions.start()
     if session is None or session.ended:
         return
+    sys.stderr.write("".join(traceback.format_stack(sys._getframe(3), limit=8)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    sys.stderr.write(f"flor_dagster: {why}\n")
     session.finish("failed", why)
     sys.stdout.flush()
     sys.stderr.flush()

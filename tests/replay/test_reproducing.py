@@ -33,9 +33,11 @@ from pathlib import Path
 import flor_dagster as flor
 
 def draw():
-    seen = Path("count.txt").read_text()
-    Path("count.txt").write_text(seen + "x")
-    return len(seen)
+    # How large a file is tells nobody that it was looked at.
+    seen = Path("count.txt").stat().st_size
+    with Path("count.txt").open("a") as file:
+        file.write("x")
+    return seen
 
 Path("count.txt").write_text("")
 for epoch in flor.loop("epoch", range(3)):
