@@ -22,7 +22,8 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["w", code, message]                               a warning that belongs to the run (records lost, …)
     ["s", loop, index, checkpoint]                     replay: an end state was put back
     ["d", loop, index, compared, [root, …]]            replay: digests compared with the recorded ones, the unequal ones
-    ["x", what, detail]                                replay: it left the record's path
+    ["x", what, detail]                                replay: it left the record's path; `data` and `doubt`: it read a file
+                                                       that is, or may be, another one; `effect` adds what was changed
     ["v", {...}]                                       a replay's verdict
     ["z", status, reason, t]                           the end: finished, failed or interrupted
 
