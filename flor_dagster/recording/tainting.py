@@ -310,9 +310,14 @@ def _hand_over(
 
 
 def tainted_names(tree: ast.Module, scope: ast.AST) -> frozenset[str]:
-    """The plain names of a scope that hold such values."""
+    """The plain names of a scope that hold such values, or have them under a key.
+
+    An object that only has one as an attribute is not among them: it may be the model, which must be compared.
+    """
     found = next((tainted for one, tainted in _scopes(tree) if one is scope), set[str]())
-    return frozenset(name for name in found if name.isidentifier())
+    return frozenset(
+        _root(name) for name in found if name.isidentifier() or (name.endswith("]") and "." not in name)
+    )
 
 
 def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
