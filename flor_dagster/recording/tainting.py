@@ -30,6 +30,14 @@ _PASSING = frozenset(
     }
 )  # fmt: skip
 
+# Methods that give something of their object: a file whose name holds the process's number gives another content.
+_GIVING = frozenset(
+    {
+        "pop", "popleft", "get", "copy", "total_seconds", "isoformat", "strftime", "timestamp", "mean", "sum", "max", "min", "item",
+        "tolist", "values", "items", "replace", "astype", "std", "median", "format", "split", "strip", "as_integer_ratio",
+    }
+)  # fmt: skip
+
 # Methods that put what they are given into their object.
 _FILLING = frozenset(
     {
@@ -66,12 +74,20 @@ def expression_is_tainted(value: ast.expr, tainted: Tainted) -> bool:
             called = _called_name(function)
             if called in CLOCK_NAMES or called + _CALL in tainted:
                 return True
-            if isinstance(function, ast.Attribute) and expression_is_tainted(function.value, tainted):
+            if (
+                isinstance(function, ast.Attribute)
+                and called in _GIVING
+                and expression_is_tainted(function.value, tainted)
+            ):
                 return True
             given = (*arguments, *(k.value for k in value.keywords)) if called in _PASSING else ()
             return any(expression_is_tainted(one, tainted) for one in given)
         case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-            parts = [value.elt, *(g.iter for g in value.generators)]
+            own = set(tainted)
+            for generator in value.generators:
+                if expression_is_tainted(generator.iter, own):
+                    _mark(generator.target, own)
+            return expression_is_tainted(value.elt, own)
         case ast.Dict():
             parts = value.values
         case (

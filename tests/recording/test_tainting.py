@@ -29,6 +29,7 @@ FREE = [
     ("seed = int(time.time())\ntorch.manual_seed(seed)\nx = net(data)", "x"),
     ("def f():\n    seconds = time.time()\nseconds = 3", "seconds"),
     ("meter = Meter(time.time())", "meter.average"),
+    ("folder = Path(f'run-{os.getpid()}')\nx = (folder / 'a').read_text()", "x"),
 ]
 
 
