@@ -186,7 +186,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
         *other_in_version(inputs, checkout, versioned),
     )
     return {
-        "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
+        "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped, "alone": len(job.record.ranks) == 1,
         "changed": {c.name: [c.sentence, c.certain] for c in changed},
     }  # fmt: skip
 

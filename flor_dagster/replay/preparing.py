@@ -293,7 +293,11 @@ class Preparer:
                 settled[statement.id] = plain_cell(
                     run, statement, "refused", f"refused: this run never loaded {row.file}"
                 )
-            elif row.status != "already-there" and (held := clock_values(placed, statement)):
+            elif (
+                row.status != "already-there"
+                and not question.allow_effects
+                and (held := clock_values(placed, statement))
+            ):
                 words = f"refused: `{held}` is a value of the clock, the process or the machine, which no replay can give again"
                 settled[statement.id] = plain_cell(run, statement, "refused", words)
             elif row.status == "already-there":
