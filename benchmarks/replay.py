@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.replaying.bars import bars
+from benchmarks.replaying.bars import PARTS, bars
 from benchmarks.replaying.flordb import beside, installed
 from benchmarks.replaying.growth import growth
 from benchmarks.replaying.lab import Size, prepare
@@ -41,10 +41,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the trainings are kept; else they are made anew")
     parser.add_argument("--flordb", type=Path, help="where an environment with flordb lies, or is made")
+    parser.add_argument("--only", help=f"parts, by comma: {', '.join(PARTS)}")
     parser.add_argument("--growth", type=Path, help="the figure to draw")
+    parser.add_argument("--most-versions", type=int, default=max(VERSIONS), help="how far the growth goes")
     chosen = parser.parse_args()
     if chosen.growth:
-        growth(VERSIONS, EPOCHS, chosen.steps or 200, chosen.hidden or 1024, chosen.growth)
+        versions = [n for n in VERSIONS if n <= chosen.most_versions]
+        growth(versions, EPOCHS, chosen.steps or 200, chosen.hidden or 1024, chosen.growth, chosen.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (chosen.folder or Path(temporary)).absolute()
@@ -52,7 +55,7 @@ def main() -> None:
         prepared = prepare(
             folder, Size(chosen.epochs, chosen.steps or 150, chosen.hidden or 512), chosen.versions
         )
-        bars(prepared, chosen.rounds)
+        bars(prepared, chosen.rounds, chosen.only.split(",") if chosen.only is not None else PARTS)
         if chosen.flordb:
             beside(prepared, Path(temporary) / "flordb", installed(chosen.flordb.absolute()))
 

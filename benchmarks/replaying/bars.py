@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 
 from benchmarks.replaying.lab import Clock, Prepared, Seconds, median, same
 from flor_dagster.replay.model import Question
@@ -16,8 +17,17 @@ def show(name: str, taken: Seconds, against: Seconds, bar: str = "", *, wall_onl
     print(f"{name:58} {taken.wall:8.2f} s {taken.cpu:8.2f} CPU s   {ratio}   {bar}", flush=True)
 
 
-def bars(prepared: Prepared, rounds: int) -> None:
-    """Ask, and print what each took beside running the versions again."""
+PARTS = ("epoch", "step", "segments", "plan", "cold")
+
+
+def bars(prepared: Prepared, rounds: int, parts: Collection[str] = PARTS) -> None:
+    """Ask, and print what each took beside running the versions again.
+
+    Args:
+        prepared: the trainings.
+        rounds: how often each question is asked.
+        parts: which ones.
+    """
     project, size, again = prepared.project, prepared.size, prepared.again
     print(
         f"{prepared.versions} versions x {size.epochs} epochs of {again.cpu / prepared.versions / size.epochs:.2f} CPU s; "
@@ -29,14 +39,18 @@ def bars(prepared: Prepared, rounds: int) -> None:
         (f"step-level, 1 of {size.epochs} epochs", "grad_norm", {"iterations": {"epoch": (epoch,)}}, epoch, "bar: 10x"),
     ]  # fmt: skip
     for words, name, question, only, bar in cases:
-        for warm in (True, False):
+        if words.partition("-")[0] not in parts:
+            continue
+        for warm in (True, False) if "cold" in parts else (True,):
             first, later = project.ask(rounds if warm else 0, statements=(name,), warm=warm, **question)
             same(prepared, name, only)
             if warm:
                 show(f"{words}, warm workers", median(later), again, bar)
             show(f"{words}, {'workers start first' if warm else 'cold children'}", first, again)
-    segments(prepared, rounds)
-    plan(prepared)
+    if "segments" in parts:
+        segments(prepared, rounds)
+    if "plan" in parts:
+        plan(prepared)
 
 
 def segments(prepared: Prepared, rounds: int) -> None:

@@ -24,9 +24,9 @@ class Point:
     answer: Seconds
 
 
-def over_versions(numbers: Sequence[int], size: Size) -> list[Point]:
+def over_versions(numbers: Sequence[int], size: Size, folder: Path | None = None) -> list[Point]:
     """One project with the most versions; the first ones are asked, then more of them."""
-    with _project(size, max(numbers)) as prepared:
+    with _project(size, max(numbers), folder) as prepared:
         with Workspace.open(prepared.project.folder) as workspace:
             workspace.sync()
             keys = tuple(run.key for run in workspace.runs())
@@ -40,11 +40,12 @@ def over_versions(numbers: Sequence[int], size: Size) -> list[Point]:
     return points
 
 
-def over_epochs(numbers: Sequence[int], steps: int, hidden: int) -> list[Point]:
+def over_epochs(numbers: Sequence[int], steps: int, hidden: int, folder: Path | None = None) -> list[Point]:
     """One version, as many epochs as it is told."""
     points: list[Point] = []
     for number in numbers:
-        with _project(Size(number, steps, hidden, small=True), 1) as prepared:
+        place = folder / f"epochs-{number}" if folder else None
+        with _project(Size(number, steps, hidden, small=True), 1, place) as prepared:
             first, _ = prepared.project.ask(0, statements=("weight_norm",))
             same(prepared, "weight_norm")
             points.append(_told(Point(number, prepared.again, first), "epochs"))
@@ -52,10 +53,12 @@ def over_epochs(numbers: Sequence[int], steps: int, hidden: int) -> list[Point]:
 
 
 @contextlib.contextmanager
-def _project(size: Size, versions: int) -> Generator[Prepared]:
+def _project(size: Size, versions: int, kept: Path | None) -> Generator[Prepared]:
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["FLOR_CACHE"] = str(Path(temporary) / "cache")
-        yield prepare(Path(temporary), size, versions)
+        folder = (kept or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["FLOR_CACHE"] = str(folder / "cache")
+        yield prepare(folder, size, versions)
 
 
 def _told(point: Point, label: str) -> Point:
@@ -67,11 +70,23 @@ def _told(point: Point, label: str) -> Point:
     return point
 
 
-def growth(versions: Sequence[int], epochs: Sequence[int], steps: int, hidden: int, target: Path) -> None:
-    """Measure both ways of growing, with no worker warm at first, compare the values, and draw it."""
+def growth(
+    versions: Sequence[int], epochs: Sequence[int], steps: int, hidden: int, target: Path, folder: Path | None
+) -> None:
+    """Measure both ways of growing, with no worker warm at first, compare the values, and draw it.
+
+    Args:
+        versions: numbers of versions, of five epochs each.
+        epochs: numbers of epochs, of one version.
+        steps: of an epoch.
+        hidden: units of the hidden layer.
+        target: the figure.
+        folder: where the trainings are kept for the next time.
+    """
     with Clock() as clock:
-        by_versions = over_versions(versions, Size(5, steps, hidden, small=True))
-        by_epochs = over_epochs(epochs, steps, hidden)
+        place = folder / "versions" if folder else None
+        by_versions = over_versions(versions, Size(5, steps, hidden, small=True), place)
+        by_epochs = over_epochs(epochs, steps, hidden, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(figure(by_versions, by_epochs))
     print(f"drawn into {target} after {clock.seconds.wall:.0f} s")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,10 +53,12 @@ class Survey:
     Args:
         roots: root name → identity.
         children: identity of each object → step → identity of the child.
+        alive: identity of each tensor and array → whether it is still there: another one gets its place in memory soon.
     """
 
     roots: dict[str, int] = field(default_factory=dict[str, int])
     children: dict[int, dict[Step, int]] = field(default_factory=dict[int, dict[Step, int]])
+    alive: dict[int, weakref.ref[Any]] = field(default_factory=dict[int, "weakref.ref[Any]"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
         lister = kinds[kind]
         if lister is None:
             continue
+        if lister is _of_tensor or lister is _of_array:
+            found.alive[number] = weakref.ref(value)
         inner: dict[Step, int] = {}
         for step, item in lister(value):
             if type(item) is tuple and item and item[0] is _STORAGE:
@@ -108,7 +113,8 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
 
 def changes(before: Survey, after: Survey) -> Changes:
     """What was replaced and moved between two surveys."""
-    known = before.children
+    gone = {number for number, reference in before.alive.items() if reference() is None}
+    known = {n: inner for n, inner in before.children.items() if n not in gone} if gone else before.children
     fresh: set[int] = set()
     displaced: set[int] = set()
     for root, number in after.roots.items():

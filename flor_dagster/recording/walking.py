@@ -87,10 +87,14 @@ class Walker:
             return Survey()
         values = frame_locals(frame)
         roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
-        if frame.f_code.co_name != "<module>":
-            roots |= {
-                f"name:{name}": values[name] for name in source.stored | source.loaded if name in values
-            }
+        local = frame.f_code.co_name != "<module>"
+        module = frame.f_globals.get("__name__")
+        for name in source.stored | source.loaded:
+            if local and name in values:
+                roots[f"name:{name}"] = values[name]
+            elif name in frame.f_globals and isinstance(module, str) and self.is_own(module):
+                # Also what was bound since the loop's code was first looked through: a loss, a batch.
+                roots[f"{module}:{name}"] = frame.f_globals[name]
         for root in global_roots:
             value = find_global(*root.split(":", 1))
             if value is not MISSING:
