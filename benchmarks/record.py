@@ -1,14 +1,19 @@
-"""What recording costs, in one process tree and as ratios: `python benchmarks/record.py`.
+"""What recording costs, beside the same script without it and beside others, in one run and as ratios.
 
-Three questions, each in wall and CPU seconds:
+    python benchmarks/record.py [--epochs 3] [--repeats 5] [--peers PYTHON]
 
-- one `flor.log` of a float in a tight loop, beside a bare `os.write` of a line of the same length;
-- a training with epochs of 2 s and 10 values a step, beside the same script with the flor calls stubbed, in alternation;
-- one value logged by flordb 4.0.1, MLflow (file store) and TensorBoard's `SummaryWriter`, where they are installed.
+Two questions:
 
-The others are looked for in the interpreter of `--peers` (default: FLOR_BENCH_PYTHON); a venv for them is made by
+- one `flor.log` of a float in a tight loop, on disk before it returns (bar: 1.5 us), beside a bare `os.write` of a line of the
+  same length, and one value of flordb 4.0.1 (bar: 100 times as dear), MLflow's file store and TensorBoard's `SummaryWriter`;
+- a numpy and a torch training with epochs of 2 s and 10 values a step, at flor's default settings (checkpoints included),
+  beside the same script with the calls stubbed (bar: 1.5 % more), and beside the others, which take no checkpoints.
 
-    python -m venv VENV && VENV/bin/pip install flordb==4.0.1 mlflow tensorboard torch
+All of them run in one interpreter, in which the others are installed: given with `--peers` (or FLOR_BENCH_PYTHON), else a
+virtual environment that the benchmark makes in the temporary folder and uses again. This project needs none of them.
+Repeats of all take turns; the order within a turn rotates. Ratios are medians over the turns, each against the stubbed script
+of its own turn, of CPU time (the process, with what it started, up to the end of its run) and of the clock. CPU time stands
+for the bar: other work on the machine stretches it less. Exits 1 where a bar does not hold.
 """
 
 from __future__ import annotations
@@ -24,149 +29,263 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PEERS = ["flordb==4.0.1", "mlflow", "tensorboard", "torch", "numpy", "orjson"]
+LOGGERS = ("stub", "flor", "flordb", "mlflow", "tensorboard")
+SHOWN = {
+    "stub": "stubbed", "flor": "flor_dagster", "flordb": "flordb 4.0.1", "mlflow": "MLflow, file store",
+    "tensorboard": "TensorBoard",
+}  # fmt: skip
+CALL_BAR_US, FLORDB_BAR, OVERHEAD_BAR = 1.5, 100.0, 0.015
+STEPS = 100
 
-TIGHT = """
-import json, os, random, time
-import flor_dagster as flor
-def tight(n, batches):
-    values = [random.random() for _ in range(n)]
+BEGIN = """
+import json, os, random, sys, time
+which = sys.argv[1]
+def spent():
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
+wall, cpu = time.perf_counter(), spent()
+end = lambda: None
+loop = lambda name, items: items
+checkpointing = None
+if which == "stub":
+    log = lambda name, value, step: value
+elif which == "flor":
+    import flor_dagster as flor
+    def end():
+        flor.commit()
+    log, loop, checkpointing = None, flor.loop, flor.checkpointing
+elif which == "flordb":
+    import flordb as flor
+    log, loop = (lambda name, value, step: flor.log(name, value)), flor.loop
+    end = flor.commit
+elif which == "mlflow":
+    import mlflow
+    mlflow.set_tracking_uri("file:mlruns"); mlflow.start_run()
+    log = lambda name, value, step: mlflow.log_metric(name, value, step=step)
+    end = mlflow.end_run
+else:
+    from torch.utils.tensorboard import SummaryWriter
+    writer = SummaryWriter("tb")
+    log = writer.add_scalar
+    end = writer.close
+imported = time.perf_counter() - wall, spent() - cpu
+def say(**more):
+    sys.stdout.flush()
+    sys.stderr.write("\\n" + json.dumps({"wall": time.perf_counter() - wall, "cpu": spent() - cpu, **more}) + "\\n")
+"""
+
+CALLS = """
+n = int(sys.argv[2])
+values = [random.random() for _ in range(n)]
+def bare(values):
     fd = os.open("bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    line, rows = b"[1,1,0.8437213472834]\\n", []
-    for batch in range(batches):
-        row = []
-        for what in ("flor", "bare"):
-            wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
-            if what == "flor":
-                for value in values: flor.log("loss", value)
-            else:
-                write = os.write
-                for value in values: write(fd, line)
-            row += [(time.perf_counter_ns() - wall) / n, (time.thread_time_ns() - cpu) / n]
-        rows.append(row)
-    return rows
-for epoch in flor.loop("epoch", range(1)):
-    print(json.dumps(tight(2000, 60)))
+    write, line = os.write, b"[1,1,0.8437213472834]\\n"
+    begin, used = time.perf_counter_ns(), time.thread_time_ns()
+    for value in values: write(fd, line)
+    return (time.perf_counter_ns() - begin) / n, (time.thread_time_ns() - used) / n
+def tight(values):
+    begin, used = time.perf_counter_ns(), time.thread_time_ns()
+    if which == "flor":
+        log = flor.log
+        for value in values: log("loss", value)
+    else:
+        put = globals()["log"]
+        for i, value in enumerate(values): put("loss", value, i)
+    return (time.perf_counter_ns() - begin) / n, (time.thread_time_ns() - used) / n
+for epoch in loop("epoch", range(1)):
+    rows = [tight(values) + bare(values) for _ in range(int(sys.argv[3]))]
+wall, cpu = time.perf_counter(), spent()
+end()
+say(rows=rows)
 """
 
 TRAINING = """
-import json, random, sys, time
-if sys.argv[1] == "flor":
-    import flor_dagster as flor
+class NumpyTraining:
+    def __init__(self):
+        import numpy as np
+        self.np, rng = np, np.random.default_rng(0)
+        self.x, self.y = rng.normal(size=(2048, 512)), rng.normal(size=(2048, 256))
+        self.w, self.b = np.zeros((512, 256)), np.zeros(256)
+        self.rng = rng
+    def step(self):
+        part = self.rng.integers(0, 2048, 128)
+        x = self.x[part]
+        error = x @ self.w + self.b - self.y[part]
+        self.w -= 1e-3 * (x.T @ error)
+        self.b -= 1e-3 * error.sum(0)
+        return float((error * error).mean())
+class TorchTraining:
+    def __init__(self):
+        import torch
+        torch.set_num_threads(1); torch.manual_seed(0)
+        self.torch = torch
+        self.net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+        self.optimizer = torch.optim.Adam(self.net.parameters())
+        self.x, self.y = torch.randn(2048, 256), torch.randint(0, 10, (2048,))
+    def step(self):
+        part = self.torch.randint(0, 2048, (64,))
+        loss = self.torch.nn.functional.cross_entropy(self.net(self.x[part]), self.y[part])
+        self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
+        return loss.item()
+training = (NumpyTraining if sys.argv[2] == "numpy" else TorchTraining)()
+epochs, steps, inner = int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+names = [f"v{k}" for k in range(10)]
+training.step()
+def train():
+    wall, cpu, number, value = time.perf_counter(), spent(), 0, 0.0
+    for epoch in loop("epoch", range(epochs)):
+        for step in loop("step", range(steps)):
+            for _ in range(inner):
+                value = training.step()
+            number += 1
+            LOG
+    took = time.perf_counter() - wall, spent() - cpu
+    return took
+if checkpointing:
+    with checkpointing(training=training):
+        took = train()
 else:
-    class flor:
-        log = staticmethod(lambda name, value: value)
-        loop = staticmethod(lambda name, iterable: iterable)
-epochs, steps, work = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-def step():
-    total = 0.0
-    for i in range(work):
-        total += i * 0.5
-    return total
-wall, cpu = time.perf_counter(), time.process_time()
-for epoch in flor.loop("epoch", range(epochs)):
-    for s in flor.loop("step", range(steps)):
-        value = step()
-        for k in range(10):
-            flor.log(f"v{k}", value + k)
-print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]))
+    took = train()
+end()
+say(training=took)
 """
-
-PEERS = {
-    "flordb 4.0.1": """
-import flordb as flor
-log = lambda i, v: flor.log("loss", v)
-""",
-    "MLflow, file store": """
-import mlflow
-mlflow.set_tracking_uri("file:mlruns"); mlflow.start_run()
-log = lambda i, v: mlflow.log_metric("loss", v, step=i)
-""",
-    "TensorBoard SummaryWriter": """
-from torch.utils.tensorboard import SummaryWriter
-writer = SummaryWriter("tb")
-log = lambda i, v: writer.add_scalar("loss", v, i)
-""",
-}
-
-PEER_LOOP = """
-import json, random, sys, time
-times, n = [], int(sys.argv[1])
-cpu = time.process_time()
-for i in range(n):
-    value = random.random()
-    begin = time.perf_counter_ns()
-    log(i, value)
-    times.append(time.perf_counter_ns() - begin)
-cpu = (time.process_time() - cpu) / n * 1e9
-times.sort()
-sys.stderr.write("\\n" + json.dumps([times[n // 2], sum(times) / n, cpu]) + "\\n")
-"""
+LOG_FLOR = "for name in names: flor.log(name, value)"
+LOG_OTHERS = "for name in names: log(name, value, number)"
 
 
-def run(
-    source: str, folder: Path, *arguments: str, python: str = sys.executable
-) -> subprocess.CompletedProcess[str]:
-    """Run a script in a git repository of its own."""
-    (folder / "train.py").write_text(source)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLOR_", "GIT_"))}
-    more = os.environ.get("PYTHONPATH", "")
-    if python == sys.executable:
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in (str(PACKAGE), more) if p)
-    return subprocess.run(
-        [python, "train.py", *arguments],
-        cwd=folder,
-        env=environment,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+class Failed(Exception):  # noqa: N818 - it ends one line of a table
+    """A script ended with an error."""
 
 
-def tight(folder: Path) -> dict[str, Any]:
-    """One call, in microseconds."""
-    rows = json.loads(run(TIGHT, folder).stdout)
-    flor, flor_cpu, bare, bare_cpu = (statistics.median(column) / 1000 for column in zip(*rows, strict=True))
-    return {
-        "flor.log us": flor, "flor.log CPU us": flor_cpu, "os.write us": bare, "os.write CPU us": bare_cpu,
-        "ratio": statistics.median(r[0] / r[2] for r in rows),
-    }  # fmt: skip
-
-
-def training(folder: Path, epochs: int, repeats: int) -> dict[str, Any]:
-    """The same script with and without flor, in alternation."""
-    steps = 100
-    probe = json.loads(run(TRAINING, folder, "stub", "1", str(steps), "10000").stdout)
-    work = str(int(10_000 * 2.1 / probe[0]))
-    ratios: list[tuple[float, float]] = []
-    seconds: list[float] = []
-    for number in range(repeats):
-        order = ("stub", "flor") if number % 2 else ("flor", "stub")
-        took = {w: json.loads(run(TRAINING, folder, w, str(epochs), str(steps), work).stdout) for w in order}
-        ratios.append((took["flor"][0] / took["stub"][0], took["flor"][1] / took["stub"][1]))
-        seconds.append(took["stub"][0] / epochs)
-    return {
-        "seconds an epoch": statistics.median(seconds),
-        "wall ratio": statistics.median(r[0] for r in ratios),
-        "CPU ratio": statistics.median(r[1] for r in ratios),
-    }
-
-
-def peers(folder: Path, python: str, flor: float) -> dict[str, Any]:
-    """One call of each of the others, in microseconds, and how many of ours it is."""
-    found: dict[str, Any] = {}
-    for name, begin in PEERS.items():
-        done = run(begin + PEER_LOOP, folder, "2000", python=python)
-        lines = done.stderr.strip().splitlines()
+def run(source: str, python: str, *arguments: str) -> dict[str, Any]:
+    """What a script says at its end; it runs in a git repository and a home of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "repo"
+        folder.mkdir()
+        (folder / "train.py").write_text(source)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLOR_", "GIT_", "PYTHON"))}
+        environment |= {
+            "HOME": name, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull, "MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "flor-bench-bytecode"), "PYTHONHASHSEED": "0",
+        }  # fmt: skip
+        git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost"]
+        for command in (["init", "-q"], ["config", "user.name", "bench"], ["config", "user.email", "bench@localhost"], ["add", "."], ["commit", "-qm", "begin"]):  # fmt: skip
+            subprocess.run([*git, *command], cwd=folder, check=True, env=environment, capture_output=True)
+        done = subprocess.run(
+            [python, "train.py", *arguments], cwd=folder, env=environment, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        lines = [line for line in done.stderr.splitlines() if line.startswith('{"wall"')]
         if done.returncode or not lines:
-            found[name] = f"not measured: {lines[-1] if lines else 'no output'}"[:200]
+            raise Failed((done.stderr.strip().splitlines() or ["no output"])[-1][:160])
+        return json.loads(lines[-1])
+
+
+def peers_python(given: str) -> str:
+    """An interpreter that has the others."""
+    if given:
+        return given
+    folder = Path(tempfile.gettempdir()) / f"flor-bench-peers-{sys.version_info[0]}.{sys.version_info[1]}"
+    python = folder / "bin" / "python"
+    if not (folder / "whole").exists():
+        print(f"making {folder} with {', '.join(PEERS)}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
+        (folder / "whole").touch()
+    return str(python)
+
+
+def calls(python: str, repeats: int) -> tuple[bool, set[str]]:
+    """Print what one value costs; whether the bars hold, and which of the others do not run."""
+    counts = {"flor": (2000, 40), "flordb": (1000, 1), "mlflow": (500, 1), "tensorboard": (2000, 1)}
+    found: dict[str, list[list[float]]] = {}
+    rest: dict[str, list[float]] = {}
+    missing: set[str] = set()
+    for turn in range(repeats):
+        for which in list(counts)[turn % len(counts) :] + list(counts)[: turn % len(counts)]:
+            if which in missing:
+                continue
+            n, batches = counts[which]
+            try:
+                seen = run(BEGIN + CALLS, python, which, str(n), str(batches))
+            except Failed as problem:
+                print(f"{SHOWN[which]}: not measured: {problem}")
+                missing.add(which)
+                continue
+            found.setdefault(which, []).extend(seen["rows"])
+            rest.setdefault(which, []).append(seen["cpu"] / (n * batches) * 1e9)
+    print(
+        f"\n{'one value, us':22} {'clock':>8} {'CPU':>8} {'with end':>9} {'times ours':>11} {'with end':>9}"
+    )
+    ours = [0.0, 0.0, 0.0]
+    fine, ratio = True, 0.0
+    for which in counts:
+        if which not in found:
+            fine = fine and which != "flor"
             continue
-        line = next((li for li in reversed(lines) if li.startswith("[") and li.endswith("]")), "")
-        if not line:
-            found[name] = "not measured: it printed no figures"
-            continue
-        median, mean, cpu = (value / 1000 for value in json.loads(line))
-        found[name] = {"median us": median, "mean us": mean, "CPU us": cpu, "times flor.log": median / flor}
-    return found
+        clock, cpu, bare, bare_cpu = (
+            statistics.median(column) / 1000 for column in zip(*found[which], strict=True)
+        )
+        whole = cpu + statistics.median(rest[which]) / 1000
+        if which == "flor":
+            # Its version, a commit of the code, is no part of a value: it costs the same for one as for a million.
+            ours = [clock, cpu, cpu]
+            print(f"{'os.write of a line':22} {bare:8.2f} {bare_cpu:8.2f}")
+            whole = cpu
+            fine = min(clock, cpu) <= CALL_BAR_US
+        if which == "flordb":
+            ratio = whole / ours[2]
+        print(
+            f"{SHOWN[which]:22} {clock:8.2f} {cpu:8.2f} {whole:9.2f} {cpu / ours[1]:11.0f} {whole / ours[2]:9.0f}"
+        )
+    print(f"bar: {CALL_BAR_US} us: {'held' if fine else 'NOT HELD'}")
+    if ratio:
+        held = ratio >= FLORDB_BAR
+        print(
+            f"bar: {FLORDB_BAR:.0f} times cheaper than flordb 4.0.1, its commit included: {ratio:.0f}: {'held' if held else 'NOT HELD'}"
+        )
+        fine = fine and held
+    return fine, missing
+
+
+def training(python: str, kind: str, epochs: int, repeats: int, missing: set[str]) -> bool:
+    """Print what recording adds to a training; whether the bar holds."""
+
+    def one(which: str, *arguments: str) -> dict[str, Any]:
+        body = TRAINING.replace("LOG", LOG_FLOR if which == "flor" else LOG_OTHERS)
+        return run(BEGIN + body, python, which, kind, *arguments)
+
+    probe = min(one("stub", "1", str(STEPS), "5")["training"][1] for _ in range(2))
+    inner = str(max(1, round(5 * 2.2 / probe)))
+    loggers = [which for which in LOGGERS if which not in missing]
+    ratios: dict[str, list[tuple[float, float, float]]] = {which: [] for which in loggers}
+    seconds: list[float] = []
+    for turn in range(repeats):
+        took: dict[str, dict[str, Any]] = {}
+        for which in loggers[turn % len(loggers) :] + loggers[: turn % len(loggers)]:
+            took[which] = one(which, str(epochs), str(STEPS), inner)
+        stub = took["stub"]
+        seconds.append(stub["training"][1] / epochs)
+        for which in loggers:
+            more = took[which]
+            ratios[which].append(
+                (more["training"][1] / stub["training"][1], more["training"][0] / stub["training"][0], more["cpu"] - more["training"][1] - stub["cpu"] + stub["training"][1])
+            )  # fmt: skip
+    print(
+        f"\n{kind}: {epochs} epochs of {statistics.median(seconds):.1f} s, {STEPS} steps each, 10 values a step, {repeats} turns"
+    )
+    print(f"{'':22} {'CPU':>8} {'(quartiles)':>16} {'clock':>8} {'begin and end, CPU s':>21}")
+    for which in loggers:
+        cpu, clock, around = (sorted(column) for column in zip(*ratios[which], strict=True))
+        low, high = cpu[len(cpu) // 4], cpu[-1 - len(cpu) // 4]
+        print(
+            f"{SHOWN[which]:22} {statistics.median(cpu) - 1:8.2%} {f'{low - 1:.2%} … {high - 1:.2%}':>16} "
+            f"{statistics.median(clock) - 1:8.2%} {statistics.median(around):21.2f}"
+        )
+    overhead = statistics.median(r[0] for r in ratios["flor"]) - 1
+    print(f"bar: {OVERHEAD_BAR:.1%}: {'held' if overhead <= OVERHEAD_BAR else 'NOT HELD'}", flush=True)
+    return overhead <= OVERHEAD_BAR
 
 
 def main() -> None:
@@ -174,17 +293,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peers", default=os.environ.get("FLOR_BENCH_PYTHON", sys.executable))
+    parser.add_argument(
+        "--peers", default=os.environ.get("FLOR_BENCH_PYTHON", ""), help="an interpreter that has them"
+    )
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        result: dict[str, Any] = {"one value": tight(folder)}
-        result["a training"] = training(folder, options.epochs, options.repeats)
-        result["others"] = peers(folder, options.peers, result["one value"]["flor.log us"])
-    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    python = peers_python(options.peers)
+    fine, missing = calls(python, options.repeats)
+    for kind in ("numpy", "torch"):
+        fine = training(python, kind, options.epochs, options.repeats, missing) and fine
+    sys.exit(not fine)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,6 @@ PIECE_BYTES = 4 * 1024 * 1024
 _Marks = tuple[int, int, int, int]
 
 
-def _go_on(_: float) -> None:
-    """What a copy asks that nobody limits."""
-
-
 @dataclass(slots=True, eq=False)
 class Buffer:
     """Memory that a node refers to; copied once the walk is over.
@@ -86,6 +82,14 @@ class Capturer:
         self._log: list[int] = []
         self._rewritten: list[tuple[list[Any], list[Any], Buffer]] = []
         self._keep: list[Any] = []
+        self.objects: list[Any] = []
+        self.covered = 0  # so many nodes were not walked: a plan has them
+        self.values: dict[str, Any] = {}
+        self.dynamic: dict[str, str] = {}
+        self.imported: dict[str, bool] = {}
+        self.touched: list[tuple[Touches, Mapping[str, Any], str]] = []
+        self.library: dict[str, None] = {}
+        self.plannable = True
         self._functions: list[types.FunctionType] = []
         self._globals: dict[str, None] = {}
         self.outside: set[Place] = set()
@@ -93,6 +97,7 @@ class Capturer:
     def add(self, name: str, value: Any) -> None:
         """Capture one root. What can't be captured is noted in `unavailable`."""
         marks = len(self.state.nodes), len(self.pending), len(self._log), len(self._rewritten)
+        self.values[name] = value
         try:
             self.state.roots[name] = self.ref(value)
         except Uncapturable as problem:
@@ -106,6 +111,7 @@ class Capturer:
     def _undo(self, name: str, reason: str, marks: _Marks) -> None:
         nodes, pending, log, rewritten = marks
         self.state.unavailable[name] = reason
+        del self.objects[len(self.objects) - (len(self.state.nodes) - nodes) :]
         del self.state.nodes[nodes:]
         for key in self._log[log:]:
             self.memo.pop(key, None)
@@ -125,14 +131,17 @@ class Capturer:
                 self.note_global(namespace, name)
             elif name in DYNAMIC_NAMES:
                 module = namespace.get("__name__", "?")
-                self.state.unavailable[f"{module}:{name}"] = (
-                    f"`{code.co_qualname}` calls `{name}`, so what it changes can't be known"
-                )
-        self.note_touches(touches_of_code(code), namespace, code.co_qualname)
+                reason = f"`{code.co_qualname}` calls `{name}`, so what it changes can't be known"
+                self.state.unavailable[f"{module}:{name}"] = self.dynamic[f"{module}:{name}"] = reason
+        touches = touches_of_code(code)
+        if touches is not NOTHING:
+            self.touched.append((touches, namespace, code.co_qualname))
+            self.note_touches(touches, namespace, code.co_qualname)
         package = namespace.get("__package__") or ""
         for name in shape.code_imports(code):
             for full in (name, f"{package}.{name}" if name else package):
                 module = sys.modules.get(full)
+                self.imported[full] = module is not None
                 if module is not None and self.is_own(full):
                     self.ref(module)
 
@@ -146,6 +155,7 @@ class Capturer:
             )
         names = {**namespace, **imported(touches)}
         if touches.modules or any(names.get(chain[0]) is sys for chain in touches.by_name):
+            self.plannable = False
             for name, module in list(sys.modules.items()):
                 if self.is_own(name):
                     self.ref(module)
@@ -159,6 +169,7 @@ class Capturer:
                 )
             else:
                 self._globals.setdefault(root)
+                self.library[root] = None
 
     def note_global(self, namespace: Mapping[str, Any], name: str) -> None:
         """Make one global of one of the repository's modules a root."""
@@ -182,11 +193,25 @@ class Capturer:
                 return
             for key in open_names:
                 done.add(key)
-                value = find_global(*key.split(":", 1))
-                if value is not MISSING and key not in self.state.roots:
-                    self.add(key, value)
+                if key not in self.state.roots:
+                    value = find_global(*key.split(":", 1))
+                    if value is not MISSING:
+                        self.add(key, value)
 
-    def copy(self, check: Callable[[float], None] = _go_on) -> None:
+    @property
+    def noted(self) -> list[str]:
+        """The globals that were noted, bound or not."""
+        return list(self._globals)
+
+    def note(self, names: Iterable[str]) -> None:
+        """Note globals that another walk has noted."""
+        self._globals.update(dict.fromkeys(names))
+
+    def identities(self) -> dict[int, int]:
+        """Identity of each captured object → its node."""
+        return self.memo
+
+    def copy(self, check: Callable[[float], object] = float) -> None:
         """Copy the memory of arrays and tensors: from here on the training may go on.
 
         Args:
@@ -194,6 +219,8 @@ class Capturer:
         """
         self._narrow()
         whole, done, unsaid = self.pending_bytes, 0, 0
+        if self._known is not None and not self.covered:
+            self._known.begin()
         for buffer in self.pending:
             if buffer.copy is None:
                 buffer.copy = self._copy_of(buffer)
@@ -202,9 +229,10 @@ class Capturer:
             if unsaid >= PIECE_BYTES:
                 unsaid = 0
                 check(done / whole)
-        self.spans.settle()
         # Nothing of the program is kept alive, or let go by another thread, once its memory is copied.
         self._keep.clear()
+        self.objects.clear()
+        self.values.clear()
         self.memo.clear()
         self.parts.clear()
         self._rewritten.clear()
@@ -216,8 +244,9 @@ class Capturer:
         storages = {id(b.node): b for b in self.pending if b.copy is None and b.node[0] == "storage"}
         if not storages:
             return
-        hulls = storage_hulls(self.state.nodes)
-        for number, node in enumerate(self.state.nodes):
+        nodes = self.state.nodes[self.covered :]
+        hulls = storage_hulls(nodes)
+        for number, node in enumerate(nodes, self.covered):
             buffer = storages.get(id(node))
             if buffer is not None:
                 begin, end = hulls.get(number, (0, 0))
@@ -234,6 +263,7 @@ class Capturer:
     def finish(self, pace: Callable[[], None] | None = None) -> State:
         """Digest the copied buffers and return the state; `pace` is called before each digest."""
         self.copy()
+        self.spans.settle()
         for buffer in self.pending:
             copy = buffer.copy
             if copy is None:
@@ -291,7 +321,7 @@ class Capturer:
         self.state.nodes.append([])
         self.memo[key] = index
         self._log.append(key)
-        self._keep.append(keep)
+        self.objects.append(keep)
         return index
 
     def keep(self, value: Any) -> None:
@@ -349,6 +379,11 @@ class Capturer:
         if self._root_path and self._root_path in value and "\0" not in value:
             return ["p", value.replace(self._root_path, "\0")]
         return ["s", value]
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value stands in its node itself: it needs no node of its own."""
+    return type(value) in _SCALARS or type(value) is str
 
 
 def _value(value: Any) -> Ref:

@@ -31,6 +31,8 @@ WRITTEN_PER_SECOND = 3e8
 # A copy must never push the training out of memory.
 SHARE_OF_AVAILABLE = 0.5
 TOO_MANY = "it uses more objects than can be watched"
+# To ask how much there is takes a good part of a small copy's time.
+LITTLE_BYTES = 32 * 1024 * 1024
 
 
 class Capturing:
@@ -150,9 +152,9 @@ class Capturing:
             self._writer.do(lambda: self._walker.known.prepare(sizes))
 
     def _take(self, execution: LoopExecution, index: int | None, allowance: Allowance) -> None:
-        capturer = self._walker.walk(execution)
+        capturer = self._walker.retrace(execution)
         allowance.check()
-        available = available_bytes()
+        available = available_bytes() if capturer.pending_bytes > LITTLE_BYTES else None
         if available is not None and capturer.pending_bytes > available * SHARE_OF_AVAILABLE:
             megabytes = capturer.pending_bytes // 1_000_000
             self._note_uncaptured(execution, index, [f"memory was short for a copy of {megabytes} MB"])
@@ -164,7 +166,7 @@ class Capturing:
             capturer.add(f"{switches.KIND}:{name}", value)
         entry = execution.entry or Survey()
         now = self._survey(execution)
-        changed = by_node(changes(entry, now), capturer.memo)
+        changed = by_node(changes(entry, now), capturer.identities())
         capturer.copy(allowance.check)
         reasons, dead = sort_unavailable(execution, capturer)
         reasons += unsettable

@@ -281,7 +281,7 @@ def _read_whole(path: Path, memory: KnownMemory) -> bytes | Block:
         return block
 
 
-def _write_whole(path: Path, *parts: bytes | bytearray | mmap.mmap) -> None:
+def _write_whole(path: Path, *parts: bytes | bytearray | mmap.mmap | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)

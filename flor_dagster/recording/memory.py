@@ -5,23 +5,34 @@ read of both, less than a copy and a small part of a digest, and it proves what 
 change is copied into memory that an earlier copy has given back: its pages are there already, so that the copy costs
 what the memory's bandwidth costs, and nothing more.
 
-Both go through the C library, which runs without the interpreter's lock; one thread copies, since a parallel region
-waits for the slowest core of a busy machine.
+Both go through the C library; one thread copies, since a parallel region waits for the slowest core of a busy machine.
+What takes long runs without the interpreter's lock. What does not keeps it: whoever lets go of it may have to wait for
+another thread's turn, which lasts longer than the copy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 LEAST_BYTES = 16 * 1024
 LARGE_BYTES = 1024 * 1024
 MOST_BYTES = 1024 * 1024 * 1024
+# Up to this size a copy keeps the interpreter's lock: it takes less than a millisecond or two.
+QUICK_BYTES = 4 * 1024 * 1024
+ALIGNMENT = 64
+# Smaller pieces are copied into rooms of this size, one behind the other: large pages make the copy a quarter faster.
+TOGETHER_BYTES = 8 * 1024 * 1024
+ROOM_BYTES = 64 * 1024 * 1024
+# So many captures a copy is kept whose memory they do not meet: several places of a program take turns.
+AGE = 4
 # Where the memory changed last time it most likely changes again: these bytes are looked at first.
 PROBE_BYTES = 4096
 
@@ -68,8 +79,8 @@ class Pool:
 
     def take(self, size: int) -> Block:
         """A block of a size, with any content."""
-        with self._lock:
-            free = self._free.get(size)
+        with self._trying() as held:
+            free = self._free.get(size) if held else None
             if free:
                 self._held -= size
                 return free.pop()
@@ -78,10 +89,20 @@ class Pool:
     def give(self, block: Block) -> None:
         """Take a block back."""
         size = len(block)
-        with self._lock:
-            if self._held + size <= self._most:
+        with self._trying() as held:
+            if held and self._held + size <= self._most:
                 self._free[size].append(block)
                 self._held += size
+
+    @contextlib.contextmanager
+    def _trying(self) -> Generator[bool]:
+        """Hold the lock where it is free: nobody waits for it, least of all a forked child that it was copied to."""
+        held = self._lock.acquire(blocking=False)
+        try:
+            yield held
+        finally:
+            if held:
+                self._lock.release()
 
     def prepare(self, sizes: list[int]) -> None:
         """Have blocks of these sizes ready, their pages present: for another thread, before the first checkpoint."""
@@ -107,7 +128,9 @@ class Copy:
 
     def __init__(self, data: bytes | Block, pool: Pool | None = None) -> None:
         self._block = data if isinstance(data, Block) else None
-        self.data: bytes | bytearray | mmap.mmap = data.memory if isinstance(data, Block) else data
+        self.data: bytes | bytearray | mmap.mmap | memoryview = (
+            data.memory if isinstance(data, Block) else data
+        )
         self.digest: str | None = None
         self._pool = pool
 
@@ -124,6 +147,118 @@ class Copy:
             self._pool.give(self._block)
 
 
+class Part(Copy):
+    """A piece of a copy of several pieces of memory."""
+
+    __slots__ = ("_at", "_whole")
+
+    def __init__(self, whole: Copy, view: memoryview, at: int) -> None:
+        super().__init__(b"")
+        self.data = view
+        self._whole = whole
+        self._at = at
+
+    @property
+    def address(self) -> int:
+        """Where it lies."""
+        return self._whole.address + self._at
+
+
+@functools.lru_cache(maxsize=32)
+def _layout(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Where pieces lie that are kept together: per piece (room, first byte), room -1 for one of its own; rooms' sizes."""
+    places: list[tuple[int, int]] = []
+    rooms: list[int] = []
+    for size in sizes:
+        room = (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+        if size >= TOGETHER_BYTES:
+            places.append((-1, 0))
+            continue
+        if not rooms or rooms[-1] + room > ROOM_BYTES:
+            rooms.append(0)
+        places.append((len(rooms) - 1, rooms[-1]))
+        rooms[-1] += room
+    return places, [max(room, LEAST_BYTES) for room in rooms]
+
+
+class Bundle:
+    """Copies of many pieces of memory. All but the largest lie together, in rooms that span large pages of memory.
+
+    Args:
+        known: the last copies of the large ones.
+        addresses: where the pieces lie.
+        sizes: in bytes.
+        check: asked now and then whether to go on, with the bytes that are copied so far; it may raise.
+    """
+
+    def __init__(
+        self,
+        known: KnownMemory,
+        addresses: Sequence[int],
+        sizes: Sequence[int],
+        check: Callable[[int], object],
+    ) -> None:
+        known.begin()
+        self._sizes = tuple(sizes)
+        self._large: dict[int, Copy] = {}
+        self._places, rooms = _layout(self._sizes)
+        self._rooms = [known.room(size) for size in rooms]
+        bases = [room.address for room in self._rooms]
+        move, done, asked = quick().memmove, 0, 0
+        for number, (address, size, (room, at)) in enumerate(
+            zip(addresses, sizes, self._places, strict=True)
+        ):
+            if room >= 0:
+                move(bases[room] + at, address, size)
+            else:
+                self._large[number] = known.copy(address, size)
+            done += size
+            if done - asked >= LARGE_BYTES:
+                asked = done
+                check(done)
+
+    def copies(self) -> list[Copy]:
+        """One of each piece."""
+        found: list[Copy] = []
+        views = [memoryview(room.data) for room in self._rooms]
+        for number, (size, (room, at)) in enumerate(zip(self._sizes, self._places, strict=True)):
+            if room >= 0:
+                found.append(Part(self._rooms[room], views[room][at : at + size], at))
+            else:
+                found.append(self._large[number])
+        return found
+
+
+def digested(
+    copies: Sequence[Copy], before: Sequence[Copy], digest: Callable[[Any], str], pace: Callable[[], None]
+) -> Iterator[str]:
+    """The content digests of copies.
+
+    Args:
+        copies: of pieces of memory.
+        before: earlier ones of the same pieces; where a piece has the same content, it has the same digest.
+        digest: makes one.
+        pace: called before each.
+
+    Yields:
+        The digest of each, in their order.
+    """
+    compare = library().memcmp
+    for number, copy in enumerate(copies):
+        if copy.digest is None:
+            other = before[number] if number < len(before) else None
+            same = (
+                other is not None and len(other) == len(copy) >= LEAST_BYTES and other.address and copy.address
+                and compare(other.address, copy.address, len(copy)) == 0
+            )  # fmt: skip
+            if same and other is not None:
+                copy.digest = other.digest
+            if copy.digest is None:
+                pace()
+                copy.digest = digest(copy.data)
+        yield copy.digest
+
+
 class KnownMemory:
     """The last copies of pieces of memory, by address and size.
 
@@ -133,10 +268,19 @@ class KnownMemory:
 
     def __init__(self, most: int | None = None) -> None:
         self._copies: dict[tuple[int, int], Copy] = {}
+        self._met: dict[tuple[int, int], int] = {}
+        self._round = 0
         self._most = most_bytes() if most is None else most
         self._held = 0
         self._pool = Pool(self._most)
         self._changed: dict[tuple[int, int], int] = {}
+
+    def begin(self) -> None:
+        """Another capture begins: what was not met lately has moved, and its copy's memory may be used again."""
+        self._round += 1
+        for key in [key for key, met in self._met.items() if met < self._round - AGE]:
+            self._forget(*key)
+            self._changed.pop(key, None)
 
     def copy(self, address: int, size: int) -> Copy:
         """The content of a piece of memory: the last copy where it is still the same, bit for bit, else a new one."""
@@ -144,10 +288,11 @@ class KnownMemory:
             return Copy(_read(address, size))
         known = self._same(address, size)
         if known is not None:
+            self._met[address, size] = self._round
             return known
         self._forget(address, size)  # first, so that its memory may be used again at once
         block = self._pool.take(size)
-        library().memmove(block.address, address, size)
+        _library_for(size).memmove(block.address, address, size)
         copy = Copy(block, self._pool)
         self._keep(address, size, copy)
         return copy
@@ -176,6 +321,14 @@ class KnownMemory:
         copy.digest = digest
         return copy
 
+    def keeps(self, copies: Sequence[Copy]) -> bool:
+        """Whether there is memory to keep the last copies of a state until the next ones are digested."""
+        return sum(map(len, copies)) <= self._most // 2
+
+    def room(self, size: int) -> Copy:
+        """Memory for copies that somebody else makes."""
+        return Copy(self._pool.take(max(size, LEAST_BYTES)), self._pool)
+
     def prepare(self, sizes: list[int]) -> None:
         """Have memory ready for the first copies of pieces of these sizes."""
         self._pool.prepare(sizes)
@@ -184,7 +337,7 @@ class KnownMemory:
         known = self._copies.get((address, size))
         if known is None:
             return None
-        other, compare = known.address, library().memcmp
+        other, compare = known.address, _library_for(size).memcmp
         probe = self._changed.get((address, size))
         if probe is not None and compare(address + probe, other + probe, min(PROBE_BYTES, size - probe)):
             return None
@@ -194,6 +347,7 @@ class KnownMemory:
         return None
 
     def _forget(self, address: int, size: int) -> None:
+        self._met.pop((address, size), None)
         if self._copies.pop((address, size), None) is not None:
             self._held -= size
 
@@ -205,6 +359,7 @@ class KnownMemory:
             self._forget(*oldest)
             self._changed.pop(oldest, None)
         self._copies[address, size] = copy
+        self._met[address, size] = self._round
         self._held += size
 
 
@@ -265,12 +420,34 @@ def library() -> Any:
     if _library is None:
         import ctypes
 
-        found = ctypes.CDLL(None)
-        pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        found.memcmp.argtypes = (pointer, pointer, size)
-        found.memmove.argtypes = (pointer, pointer, size)
-        found.memmove.restype = pointer
-        found.memset.argtypes = (pointer, ctypes.c_int, size)
-        found.memset.restype = pointer
-        _library = found
+        _library = _with_types(ctypes.CDLL(None))
     return _library
+
+
+_quick: Any = None
+
+
+def quick() -> Any:
+    """The same functions, which keep the interpreter's lock."""
+    global _quick
+    if _quick is None:
+        import ctypes
+
+        _quick = _with_types(ctypes.PyDLL(None))
+    return _quick
+
+
+def _library_for(size: int) -> Any:
+    return quick() if size <= QUICK_BYTES else library()
+
+
+def _with_types(found: Any) -> Any:
+    import ctypes
+
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    found.memcmp.argtypes = (pointer, pointer, size)
+    found.memmove.argtypes = (pointer, pointer, size)
+    found.memmove.restype = pointer
+    found.memset.argtypes = (pointer, ctypes.c_int, size)
+    found.memset.restype = pointer
+    return found

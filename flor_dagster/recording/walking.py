@@ -12,6 +12,7 @@ from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.listening import listeners
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.outside import places_in
+from flor_dagster.recording.retracing import Place
 from flor_dagster.recording.shape import MISSING, frame_locals
 from flor_dagster.recording.surveying import Survey, survey
 
@@ -35,6 +36,7 @@ class Walker:
         self.is_own = is_own
         self._generators = generators
         self.known = KnownMemory()
+        self._places: dict[tuple[str, int, int], Place] = {}
 
     def registered_now(self, name: str, values: Mapping[str, Any]) -> Any:
         """A registered object: the one that its name has now, so that a model made anew is followed."""
@@ -44,29 +46,55 @@ class Walker:
 
     def walk(self, execution: LoopExecution) -> Capturer:
         """Capture what an execution's code may have changed, as copies."""
-        capturer = Capturer(self.is_own, str(self._root), self.known)
-        for name, generator in self._generators.meet().items():
-            capturer.add(name, generator)
-        frame = execution.frame
-        source = execution.source
+        return self._walk(execution, self._explicit(execution))
+
+    def retrace(self, execution: LoopExecution) -> Capturer:
+        """The same; what has the form that it had at the same place before is only compared with it (see `plans`)."""
+        site = execution.site
+        place = self._places.get(site)
+        if place is None:
+            place = self._places[site] = Place(self.is_own, str(self._root), self.known)
+        explicit = self._explicit(execution)
+        capturer = place.capture(explicit, lambda walk: self._note_body(execution, walk, explicit))
+        if capturer is None:
+            capturer = self._walk(execution, explicit)
+            place.walked(capturer, explicit)
+        return capturer
+
+    def _explicit(self, execution: LoopExecution) -> dict[str, Any]:
+        """The roots of an end state that are no globals."""
+        roots: dict[str, Any] = dict(self._generators.meet())
+        frame, source = execution.frame, execution.source
         if frame is None or source is None:
-            return capturer
+            return roots
         values = frame_locals(frame)
-        for name in self.registered:
-            capturer.add(f"object:{name}", self.registered_now(name, values))
+        roots |= {f"object:{name}": self.registered_now(name, values) for name in self.registered}
+        if frame.f_code.co_name != "<module>":
+            names = sorted(source.stored | source.loaded)
+            roots |= {f"name:{name}": values[name] for name in names if name in values}
+        return roots | listeners(self.is_own)
+
+    def _walk(self, execution: LoopExecution, explicit: Mapping[str, Any]) -> Capturer:
+        capturer = Capturer(self.is_own, str(self._root), self.known)
+        for name, value in explicit.items():
+            capturer.add(name, value)
+        self._note_body(execution, capturer, explicit)
+        capturer.follow()
+        return capturer
+
+    def _note_body(self, execution: LoopExecution, capturer: Capturer, explicit: Mapping[str, Any]) -> None:
+        """Note the globals that a loop's own code names or touches."""
+        frame, source = execution.frame, execution.source
+        if frame is None or source is None:
+            return
         at_module_level = frame.f_code.co_name == "<module>"
         for name in sorted(source.stored | source.loaded):
-            if not at_module_level and name in values:
-                capturer.add(f"name:{name}", values[name])
-            elif name in frame.f_globals:
+            if (at_module_level or f"name:{name}" not in explicit) and name in frame.f_globals:
                 capturer.note_global(frame.f_globals, name)
-        names = frame.f_globals if at_module_level else {**frame.f_globals, **values}
+        values = {} if at_module_level else frame_locals(frame)
+        names = {**frame.f_globals, **values} if values else frame.f_globals
         capturer.note_touches(source.touches, names, f"the body of {execution.name}")
-        for root, found in listeners(self.is_own).items():
-            capturer.add(root, found)
-        capturer.follow()
         capturer.outside |= places_in(frame.f_code, frame.f_globals, self.is_own)
-        return capturer
 
     def turned(self, before: switches.Readings) -> tuple[dict[str, switches.Value], list[str]]:
         """The process's settings that are others than at a loop's entry, and why some of them can't be put back."""
