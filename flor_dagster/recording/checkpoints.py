@@ -219,8 +219,11 @@ class CheckpointStore:
         return copy
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def _body(manifest: Manifest) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flor_dagster.recording.capture import Capturer, is_scalar
+from flor_dagster.recording.flat import FlatState
 from flor_dagster.recording.following import Match
 from flor_dagster.recording.hulls import storage_hulls
 from flor_dagster.recording.memory import Bundle, KnownMemory, digested
@@ -100,8 +101,20 @@ class PlannedCapturer(Capturer):
                 node[3] = digest
                 self.state.buffers.setdefault(digest, copy)
             self._bundle = None
+            self._digests_from_plan()
             self._plan.copies = copies if self._known is not None and self._known.keeps(copies) else []
         return super().finish(pace)
+
+    def _digests_from_plan(self) -> None:
+        """Have the digests of the planned roots made from the plan's text."""
+        plan, patched = self._plan, frozenset(self.patched)
+        if plan.flat is None:
+            changing = {n for level in plan.levels for g in level.groups if g.way == "described"
+                        for n in level.numbers[g.start : g.end]}  # fmt: skip
+            roots = dict(zip(plan.names, plan.refs, strict=True))
+            plan.flat = FlatState(plan.nodes, roots, frozenset(changing | set(plan.tensors.storages)))
+        flat, nodes = plan.flat, self.state.nodes
+        self.state.digester = lambda root: flat.digest(root, nodes, patched)
 
     @property
     def pending_bytes(self) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 from flor_dagster.recording.adapters import registry
 from flor_dagster.recording.adapters.registry import Uncapturable
 from flor_dagster.recording.capture import Capturer, is_scalar
+from flor_dagster.recording.flat import FlatState
 from flor_dagster.recording.hulls import Hull
 from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.tensorfacts import TensorFacts
@@ -195,6 +196,7 @@ class Plan:
         shim: what describes such a node anew.
         learned: nodes that turned out to be volatile.
         copies: of the storages' memory, the last ones that were digested.
+        flat: the texts that its digests are of.
     """
 
     names: list[str]
@@ -210,3 +212,4 @@ class Plan:
     shim: Shim
     learned: set[int] = field(default_factory=set[int])
     copies: Sequence[Copy] = ()
+    flat: FlatState | None = None

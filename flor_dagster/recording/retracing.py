@@ -67,7 +67,8 @@ class Place:
         if self._surroundings != _surroundings(self._noted, self._surroundings):
             return None
         roots = {
-            name: explicit[name] if name in explicit else find_global(*name.split(":", 1)) for name in plan.names
+            name: explicit[name] if name in explicit else find_global(*name.split(":", 1))
+            for name in plan.names
         }
         if any(value is MISSING for value in roots.values()):
             return None
