@@ -5,8 +5,9 @@
 For each size a model with Adam is trained a step, then captured as a recorded run captures it and handed to the writer.
 In turns with it, behind a training step of its own, the same tensors are copied with one `np.copyto` each into memory that
 is there already: both find the caches as a training step leaves them. Printed are medians over the rounds, in milliseconds
-of the training thread's CPU time: the walk over the objects (along the plan that earlier checkpoints have made), the copy,
-and both as ratios to the plain copy (the bar is 1.3 for the whole stall); then the first stall, which has no plan yet, the CPU
+of the training thread's CPU time: the walk over the objects (along the plan that earlier checkpoints have made), the survey
+(which objects were replaced since the loop began), the copy, and what they are as ratios to the plain copy (the bar is 1.3
+for the whole stall); then the first stall, which has no plan yet, the CPU
 time of the writer's thread for one checkpoint, and how much slower a training step is while it writes. Exits 1 where the bar does not hold.
 """
 
@@ -27,9 +28,10 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.retracing import Place
+from flor_dagster.recording.surveying import by_node, changes, survey
 from flor_dagster.recording.writing import CheckpointWriter, Snapshot
 
-ROUNDS = 15
+ROUNDS = 11
 WARM = 5
 """The first rounds find no memory to use again and no plan."""
 BAR = 1.3
@@ -93,6 +95,7 @@ def measure(megabytes: int) -> tuple[str, float]:
     roots = {"object:model": model, "object:optimizer": optimizer}
     walks: list[float] = []
     copies: list[float] = []
+    surveys: list[float] = []
     plain: list[float] = []
     alone = [step(model, optimizer) for _ in range(ROUNDS)]
     target = Plain(tensors_of(model, optimizer))
@@ -101,6 +104,7 @@ def measure(megabytes: int) -> tuple[str, float]:
     first = 0.0
     with tempfile.TemporaryDirectory() as folder:
         writer = CheckpointWriter(CheckpointStore(Path(folder)), "run", print)
+        before = survey(roots, lambda _: False)
         for number in range(ROUNDS + WARM):
             step(model, optimizer)
             target.look_at(tensors_of(model, optimizer))
@@ -115,11 +119,16 @@ def measure(megabytes: int) -> tuple[str, float]:
                 capturer.follow()
                 place.walked(capturer, roots)
             walked = time.thread_time()
+            now = survey(roots, lambda _: False)
+            by_node(changes(before, now), capturer.identities())
+            surveyed = time.thread_time()
             capturer.copy()
             copied = time.thread_time()
+            before = now
             size = capturer.pending_bytes
             walks.append(walked - begin)
-            copies.append(copied - walked)
+            surveys.append(surveyed - walked)
+            copies.append(copied - surveyed)
             first = first or copied - begin
             written: list[Manifest] = []
             writer.put(
@@ -136,10 +145,11 @@ def measure(megabytes: int) -> tuple[str, float]:
     walk, copy = statistics.median(walks[WARM:]), statistics.median(copies[WARM:])
     whole = statistics.median(plain[WARM:])
     slower = statistics.median(beside) / statistics.median(alone)
-    ratio = (walk + copy) / whole
+    look = statistics.median(surveys[WARM:])
+    ratio = (walk + look + copy) / whole
     line = (
-        f"{size / 1e6:8.0f} {walk * 1e3:8.2f} {copy * 1e3:8.2f} {whole * 1e3:10.2f} "
-        f"{copy / whole:8.2f} {ratio:8.2f} {first * 1e3:8.1f} {writer.cpu_seconds / (ROUNDS + WARM) * 1e3:8.0f} {slower:12.2f}"
+        f"{size / 1e6:8.0f} {walk * 1e3:8.2f} {look * 1e3:8.2f} {copy * 1e3:8.2f} {whole * 1e3:10.2f} "
+        f"{copy / whole:8.2f} {(walk + copy) / whole:10.2f} {ratio:8.2f} {first * 1e3:8.1f} {writer.cpu_seconds / (ROUNDS + WARM) * 1e3:8.0f} {slower:12.2f}"
     )
     return line, ratio
 
@@ -152,7 +162,7 @@ def main() -> None:
     parser.add_argument("megabytes", nargs="*", type=int, default=[10, 100, 400])
     torch.set_num_threads(1)
     print(
-        f"{'MB':>8} {'walk':>8} {'copy':>8} {'np.copyto':>10} {'copy/':>8} {'stall/':>8} {'first':>8} {'writer':>8} {'step beside':>12}"
+        f"{'MB':>8} {'walk':>8} {'survey':>8} {'copy':>8} {'np.copyto':>10} {'copy/':>8} {'walk+copy/':>10} {'stall/':>8} {'first':>8} {'writer':>8} {'step beside':>12}"
     )
     ratios: list[float] = []
     for megabytes in parser.parse_args().megabytes:

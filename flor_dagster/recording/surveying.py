@@ -12,7 +12,7 @@ import functools
 import sys
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -204,6 +204,8 @@ def _lister(kind: type, is_own: Callable[[str], bool]) -> Callable[[Any], Iterab
     if describe is code.describe_class:
         return functools.partial(_of_class, is_own)
     if describe is instances.describe_object:
+        if kind is OrderedDict:
+            return _of_ordered
         return _of_slotted if shape.all_slots(kind) or issubclass(kind, shape.CONTAINERS) else _of_object
     return _LISTERS.get(describe)
 
@@ -219,6 +221,11 @@ def _of_items(value: Iterable[Any]) -> Iterator[tuple[Step, Any]]:
 
 def _of_object(value: Any) -> Iterable[tuple[Step, Any]]:
     return shape.own_dict(value).items()
+
+
+def _of_ordered(value: OrderedDict[Any, Any]) -> Iterable[tuple[Step, Any]]:
+    """The most frequent objects of all: every module of torch has a dozen, and they hold nothing."""
+    return _of_slotted(value) if value or object.__getattribute__(value, "__dict__") else ()
 
 
 def _of_slotted(value: Any) -> Iterator[tuple[Step, Any]]:
