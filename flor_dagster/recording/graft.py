@@ -20,7 +20,7 @@ from flor_dagster.recording.surveying import follow
 
 RECURSION_LIMIT = 100_000
 
-Bytes = bytes | bytearray | mmap.mmap
+Bytes = bytes | bytearray | mmap.mmap | memoryview
 
 
 class Grafter:

@@ -61,9 +61,10 @@ class State:
 
     def digests(self) -> dict[str, str]:
         """Per root, a digest that is equal for equal states, aliases within the root included."""
-        known = self.digester or (lambda _: None)
+        known = self.digester
         return {
-            name: known(name) or graph_digest(self.nodes, ref) for name, ref in sorted(self.roots.items())
+            name: (known(name) if known else None) or graph_digest(self.nodes, ref)
+            for name, ref in sorted(self.roots.items())
         }
 
 

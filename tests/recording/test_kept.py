@@ -103,4 +103,4 @@ def test_the_text_of_a_part_is_its_json(value: object) -> None:
     import json
 
     for part in (value, ["v", value], ["s", value]):
-        assert state._text(part) == json.dumps(part, separators=(",", ":")).encode()
+        assert state.text_of(part) == json.dumps(part, separators=(",", ":")).encode()
