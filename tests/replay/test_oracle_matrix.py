@@ -158,7 +158,7 @@ def test_every_pair_of_ways_gives_the_values_of_the_oracle(
 ) -> None:
     covered = {pair for way in PAIRS for pair in itertools.combinations(enumerate(way), 2)}
     assert covered == {pair for way in FULL for pair in itertools.combinations(enumerate(way), 2)}
-    assert see_all(tmp_path, PAIRS, monkeypatch) > 500
+    assert see_all(tmp_path, PAIRS, monkeypatch) >= 300
 
 
 @pytest.mark.slow
