@@ -38,6 +38,9 @@ _KEYS = frozenset({str, int, bool, type(None)})
 Step = Any
 """How a child hangs at its parent: a dictionary's key or a list's index, or a pair of a mark and a name or number."""
 
+_Lister = Callable[[Any], Iterable[tuple[Step, Any]]]
+_TENSORS: set[type] = set()
+
 Way = list[Any]
 """Root name and the steps from it."""
 
@@ -83,12 +86,13 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
     found = Survey({name: id(value) for name, value in roots.items()})
     children = found.children
     stack = list(roots.values())
-    kinds: dict[type, Callable[[Any], Iterable[tuple[Step, Any]]] | None] = {}
+    add, kinds = stack.append, dict[type, _Lister | None]()
+    scalars = SCALARS
     while stack:
         value = stack.pop()
         number = id(value)
         kind: type = type(value)
-        if number in children or kind in SCALARS:
+        if number in children or kind in scalars:
             continue
         if kind not in kinds:
             kinds[kind] = _lister(kind, is_own)
@@ -99,16 +103,23 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
             found.alive[number] = weakref.ref(value)
         inner: dict[Step, int] = {}
         for step, item in lister(value):
-            if type(item) is tuple and item and item[0] is _STORAGE:
-                children[item[1]] = {}
-                inner[step] = item[1]
-            elif type(item) not in SCALARS:
+            if type(item) not in scalars:
                 inner[step] = id(item)
-                stack.append(item)
+                add(item)
+        if kind in _TENSORS:
+            _note_storage(value, inner, children)
         children[number] = inner
         if len(children) > MOST:
             raise TooManyError
     return found
+
+
+def _note_storage(value: Any, inner: dict[Step, int], children: dict[int, dict[Step, int]]) -> None:
+    """A storage has no object of its own that lives as long: it is known by its number, as the capture knows it."""
+    if value.layout is sys.modules["torch"].strided:
+        number = -value.untyped_storage()._cdata  # noqa: SLF001 - see above
+        inner["t", "storage"] = number
+        children[number] = {}
 
 
 def changes(before: Survey, after: Survey) -> Changes:
@@ -192,10 +203,8 @@ def _same(key: Step, wanted: Step) -> bool:
 
 # What hangs at what -----------------------------------------------------------------------------------------------------
 
-_STORAGE = object()
 
-
-def _lister(kind: type, is_own: Callable[[str], bool]) -> Callable[[Any], Iterable[tuple[Step, Any]]] | None:
+def _lister(kind: type, is_own: Callable[[str], bool]) -> _Lister | None:
     """How the children of objects of a type are listed; None for what has no identity that matters here."""
     try:
         describe = registry.describer(kind)
@@ -207,6 +216,8 @@ def _lister(kind: type, is_own: Callable[[str], bool]) -> Callable[[Any], Iterab
         if kind is OrderedDict:
             return _of_ordered
         return _of_slotted if shape.all_slots(kind) or issubclass(kind, shape.CONTAINERS) else _of_object
+    if describe is tensors.describe_tensor:
+        _TENSORS.add(kind)
     return _LISTERS.get(describe)
 
 
@@ -283,15 +294,9 @@ def _of_class(is_own: Callable[[str], bool], value: type) -> Iterator[tuple[Step
 
 
 def _of_tensor(value: Any) -> Iterator[tuple[Step, Any]]:
-    if value.layout is _strided():
-        yield ("t", "storage"), (_STORAGE, -value.untyped_storage()._cdata)  # noqa: SLF001 - as the capture names it
     if value.is_leaf and value.requires_grad and value.grad is not None:
         yield ("t", "grad"), value.grad
     yield from shape.own_dict(value).items()
-
-
-def _strided() -> Any:
-    return sys.modules["torch"].strided
 
 
 def _of_array(value: Any) -> Iterator[tuple[Step, Any]]:
@@ -323,7 +328,7 @@ _LEAVES = (
     pickled.describe_memory_file, generators.describe_python,
     generators.describe_random_state, generators.describe_bits, generators.describe_seeds, generators.describe_torch,
 )  # fmt: skip
-_LISTERS: dict[Any, Callable[[Any], Iterable[tuple[Step, Any]]]] = {
+_LISTERS: dict[Any, _Lister] = {
     containers.describe_dict: _of_dict, containers.describe_list: _of_items, containers.describe_tuple: _of_items,
     code.describe_function: _of_function, code.describe_bound: _of_bound, code.describe_builtin: _of_builtin,
     code.describe_partial: _of_partial, containers.describe_deque: _of_items,
