@@ -12,7 +12,7 @@ from flor_dagster.recording.lacking import lacks_of
 from flor_dagster.recording.memory import available_bytes
 from flor_dagster.recording.obstacles import why_unskippable
 from flor_dagster.recording.policy import choose_policy
-from flor_dagster.recording.surveying import Survey, TooManyError, by_node, changes
+from flor_dagster.recording.surveying import Survey, TooManyError, by_node
 from flor_dagster.recording.walking import Walker, sort_unavailable, tainted_roots
 from flor_dagster.recording.writing import CheckpointWriter, Snapshot
 
@@ -166,7 +166,7 @@ class Capturing:
             capturer.add(f"{switches.KIND}:{name}", value)
         entry = execution.entry or Survey()
         now = self._survey(execution)
-        changed = by_node(changes(entry, now), capturer.identities())
+        changed = by_node(entry, now, capturer.identities())
         capturer.copy(allowance.check)
         reasons, dead = sort_unavailable(execution, capturer)
         reasons += unsettable

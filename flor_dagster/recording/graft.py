@@ -15,7 +15,7 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.hulls import Hull, storage_hulls
 from flor_dagster.recording.matching import Matching
 from flor_dagster.recording.shape import MISSING
-from flor_dagster.recording.state import Ref, graph_digest
+from flor_dagster.recording.state import WATCHED, Ref, graph_digest
 from flor_dagster.recording.surveying import follow
 
 RECURSION_LIMIT = 100_000
@@ -53,6 +53,7 @@ class Grafter:
         self._root_path = root_path
         self._moved = moved or {}
         self.changed = changed or {}
+        self._new = frozenset(self.changed.get("fresh", ())) | frozenset(self.changed.get("unseen", ()))
         self.made = frozenset(self.changed.get("fresh", ())) | {
             ref for ref, _ in self.changed.get("displaced", ())
         }
@@ -156,8 +157,32 @@ class Grafter:
         put_back = restorers.get(node[0])
         if put_back is None:
             raise CheckpointError(f"this release knows no {node[0]!r}, which a later one captured")
-        value = put_back(self, ref, node, self._matching.live.get(ref, MISSING))
+        live = self._matching.live.get(ref, MISSING)
+        if (
+            live is MISSING
+            and self.changed
+            and node[0] in WATCHED
+            and ref not in self._new
+            and not self._is_number(node)
+        ):
+            raise CheckpointError(f"a {self._words(ref)} can't be found where it was when the loop began")
+        value = put_back(self, ref, node, live)
         return self.memo.setdefault(ref, value)
+
+    @staticmethod
+    def _is_number(node: list[Any]) -> bool:
+        """A value with an autograd graph: whoever holds it, holds a number."""
+        return node[0] == "tensor" and bool(node[8])
+
+    @functools.cached_property
+    def _holders(self) -> dict[int, Any]:
+        """A live tensor on each storage that was there before."""
+        live = self._matching.live
+        return {self.nodes[ref][2]: value for ref, value in live.items() if self.nodes[ref][0] == "tensor"}
+
+    def holder(self, storage: int) -> Any:
+        """A live tensor whose memory is that of a storage, MISSING where the storage is new."""
+        return MISSING if storage in self.made else self._holders.get(storage, MISSING)
 
     def values(self, refs: list[Ref], old: Any) -> list[Any]:
         """The values of references that stand in an order, beside the old ones."""

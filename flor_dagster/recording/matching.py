@@ -19,32 +19,13 @@ from typing import Any
 from flor_dagster.recording import shape
 from flor_dagster.recording.dtypes import same_dtype
 from flor_dagster.recording.shape import MISSING, opaque_text
-from flor_dagster.recording.state import Ref
+from flor_dagster.recording.state import WATCHED, Ref
 
 Pair = tuple[Ref, Any, str]
 
 # Kinds that hold other values and have no identity that anyone could rely on.
 _VALUES = frozenset(
     {"tuple", "frozenset", "const", "slice", "pickle", "path", "npscalar", "npdtype", "torch", "enum", "find"}
-)
-
-
-# Kinds whose objects are surveyed: one that is not fresh is the object that was there before.
-_WATCHED = frozenset(
-    {
-        "list",
-        "dict",
-        "set",
-        "bytearray",
-        "object",
-        "function",
-        "array",
-        "view",
-        "oarray",
-        "tensor",
-        "reduced",
-        "memfile",
-    }
 )
 
 
@@ -129,7 +110,7 @@ class Matching:
         if not isinstance(ref, int) or ref in self.live or live is MISSING:
             return False
         if not fits(self._nodes[ref], live):
-            if self._known and self._nodes[ref][0] in _WATCHED:
+            if self._known and self._nodes[ref][0] in WATCHED:
                 self.unfit.setdefault(ref, live)
             return False
         if self._nodes[ref][0] not in _VALUES and self._claimed.setdefault(id(live), ref) != ref:

@@ -38,6 +38,24 @@ from typing import Any
 
 from flor_dagster.recording.memory import Copy
 
+WATCHED = frozenset(
+    {
+        "list",
+        "dict",
+        "set",
+        "bytearray",
+        "object",
+        "function",
+        "array",
+        "view",
+        "oarray",
+        "tensor",
+        "reduced",
+        "memfile",
+    }
+)
+"""Kinds of nodes whose objects a survey sees (see `surveying`)."""
+
 Ref = Any  # an int (node), or a list ["v", …] (scalar)
 
 

@@ -35,6 +35,9 @@ MOST = 400_000
 SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented)})
 _KEYS = frozenset({str, int, bool, type(None)})
 
+_UNORDERED = "set"
+_OF_TENSOR = ("t", "storage")
+
 Step = Any
 """How a child hangs at its parent: a dictionary's key or a list's index, or a pair of a mark and a name or number."""
 
@@ -56,12 +59,12 @@ class Survey:
     Args:
         roots: root name → identity.
         children: identity of each object → step → identity of the child.
-        alive: identity of each tensor and array → whether it is still there: another one gets its place in memory soon.
+        marks: identity → what tells an object from a later one in its place: a weak reference, or its type.
     """
 
     roots: dict[str, int] = field(default_factory=dict[str, int])
     children: dict[int, dict[Step, int]] = field(default_factory=dict[int, dict[Step, int]])
-    alive: dict[int, weakref.ref[Any]] = field(default_factory=dict[int, "weakref.ref[Any]"])
+    marks: dict[int, Any] = field(default_factory=dict[int, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
         TooManyError: there are too many.
     """
     found = Survey({name: id(value) for name, value in roots.items()})
-    children = found.children
+    children, marks = found.children, found.marks
     stack = list(roots.values())
     add, kinds = stack.append, dict[type, _Lister | None]()
     scalars = SCALARS
@@ -109,6 +112,7 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
         if kind in _TENSORS:
             _note_storage(value, inner, children)
         children[number] = inner
+        marks[number] = weakref.ref(value) if kind.__weakrefoffset__ else kind
         if len(children) > MOST:
             raise TooManyError
     return found
@@ -118,29 +122,49 @@ def _note_storage(value: Any, inner: dict[Step, int], children: dict[int, dict[S
     """A storage has no object of its own that lives as long: it is known by its number, as the capture knows it."""
     if value.layout is sys.modules["torch"].strided:
         number = -value.untyped_storage()._cdata  # noqa: SLF001 - see above
-        inner["t", "storage"] = number
+        inner[_OF_TENSOR] = number
         children[number] = {}
 
 
 def changes(before: Survey, after: Survey) -> Changes:
     """What was replaced and moved between two surveys."""
-    gone = {number for number, reference in before.alive.items() if reference() is None}
-    known = {n: inner for n, inner in before.children.items() if n not in gone} if gone else before.children
     fresh: set[int] = set()
     displaced: set[int] = set()
+    known = {number for number in after.children if _is_same(number, before, after)}
     for root, number in after.roots.items():
         if number in known and before.roots.get(root) != number:
             displaced.add(number)
     for number, inner in after.children.items():
-        old = known.get(number)
-        if old is None:
+        if number not in known:
             fresh.add(number)
             displaced.update(child for child in inner.values() if child in known)
-        elif old != inner:
+        elif before.children[number] != inner:
+            old = before.children[number]
             displaced.update(
                 child for step, child in inner.items() if old.get(step) != child and child in known
             )
-    return Changes(frozenset(fresh), _ways(before, displaced) if displaced else {})
+    displaced -= _staying(before, after)
+    # A storage that moved to another tensor is copied: nobody but tensors holds one.
+    fresh |= {number for number in displaced if number < 0}
+    ways = _ways(before, {number for number in displaced if number > 0})
+    return Changes(frozenset(fresh), ways)
+
+
+def _is_same(number: int, before: Survey, after: Survey) -> bool:
+    """Whether an identity means the same object twice, and not another one where the first one had been."""
+    if number not in before.children:
+        return False
+    mark = before.marks.get(number)
+    return mark() is not None if type(mark) is weakref.ref else mark is after.marks.get(number)
+
+
+def _staying(before: Survey, after: Survey) -> set[int]:
+    """Storages that a tensor still has which had them before: another one that shares them moves nothing."""
+    return {
+        inner[_OF_TENSOR]
+        for number, inner in after.children.items()
+        if _OF_TENSOR in inner and before.children.get(number, {}).get(_OF_TENSOR) == inner[_OF_TENSOR]
+    }
 
 
 def _ways(before: Survey, wanted: set[int]) -> dict[int, Way]:
@@ -165,16 +189,28 @@ def _ways(before: Survey, wanted: set[int]) -> dict[int, Way]:
         here: int | None = number
         while here is not None:
             here, step = parents[here]
-            steps.append(list(step) if isinstance(step, tuple) else step)
+            steps.append(list(step) if isinstance(step, tuple) else step)  # as it is read back
         found[number] = steps[::-1]
     return found
 
 
-def by_node(found: Changes, memo: Mapping[int, int]) -> dict[str, Any]:
-    """Changes as a checkpoint keeps them: by the numbers of captured nodes."""
+def by_node(before: Survey, after: Survey, memo: Mapping[int, int]) -> dict[str, Any]:
+    """What lies between two surveys as a checkpoint keeps it: by the numbers of captured nodes.
+
+    Args:
+        before: when the loop began.
+        after: at the end that was captured.
+        memo: identity → number of the node.
+
+    Returns:
+        `fresh` nodes, `displaced` ones with the way to where they stood, and `unseen` ones, which no survey sees: all
+        others are of objects that were there before.
+    """
+    found = changes(before, after)
     return {
         "fresh": sorted(memo[number] for number in found.fresh if number in memo),
         "displaced": [[memo[number], way] for number, way in found.displaced.items() if number in memo],
+        "unseen": sorted(node for number, node in memo.items() if number not in after.children),
     }
 
 
@@ -182,7 +218,7 @@ def follow(way: Way, roots: Mapping[str, Any]) -> Any:
     """The live object at a place, or MISSING."""
     value = roots.get(way[0], MISSING)
     for step in way[1:]:
-        if value is MISSING:
+        if value is MISSING or (isinstance(step, list) and step[0] == _UNORDERED):
             return MISSING
         lister = _lister(type(value), _everything)
         wanted = tuple(step) if isinstance(step, list) else step
@@ -223,7 +259,16 @@ def _lister(kind: type, is_own: Callable[[str], bool]) -> _Lister | None:
 
 def _of_dict(value: dict[Any, Any]) -> Iterator[tuple[Step, Any]]:
     for position, (key, item) in enumerate(list(dict.items(value))):
-        yield (key if type(key) in _KEYS else ("#", position)), item
+        if type(key) in _KEYS:
+            yield key, item
+        else:
+            yield ("key", position), key
+            yield ("#", position), item
+
+
+def _of_set(value: Any) -> Iterator[tuple[Step, Any]]:
+    for position, item in enumerate(value):
+        yield (_UNORDERED, position), item
 
 
 def _of_items(value: Iterable[Any]) -> Iterator[tuple[Step, Any]]:
@@ -324,14 +369,14 @@ def _nothing(value: Any) -> Iterable[tuple[Step, Any]]:
 
 
 _LEAVES = (
-    containers.describe_set, containers.describe_bytearray, pickled.describe_reduced,
+    containers.describe_bytearray, pickled.describe_reduced,
     pickled.describe_memory_file, generators.describe_python,
     generators.describe_random_state, generators.describe_bits, generators.describe_seeds, generators.describe_torch,
 )  # fmt: skip
 _LISTERS: dict[Any, _Lister] = {
     containers.describe_dict: _of_dict, containers.describe_list: _of_items, containers.describe_tuple: _of_items,
     code.describe_function: _of_function, code.describe_bound: _of_bound, code.describe_builtin: _of_builtin,
-    code.describe_partial: _of_partial, containers.describe_deque: _of_items,
+    code.describe_partial: _of_partial, containers.describe_deque: _of_items, containers.describe_set: _of_set,
     generators.describe_generator: _of_generator, tensors.describe_tensor: _of_tensor, tensors.describe_wrapper: _of_wrapper,
     arrays.describe_array: _of_array,
     **dict.fromkeys(_LEAVES, _nothing),

@@ -33,6 +33,8 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _TEMPORARY = ("/tmp", "/var/tmp", "/var/folders")
 _HOOKS = "torch.hooks"
 _UNREADABLE = "<unreadable>"
+_UNCHANGED: Any = object()
+"""Of a library that was loaded in between: what its import makes of a setting is not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,10 @@ def turned(before: Readings, root: str) -> tuple[dict[str, Value], list[str]]:
     for name, value in now.values.items():
         switch = SWITCHES[name]
         old = before.values.get(name, switch.unset)
-        if name in before.values or switch.turn is None:
+        if name in before.values or (switch.turn is None and old is not _UNCHANGED):
             if value == old:
                 continue
-        elif value == _UNREADABLE:
+        elif value == _UNREADABLE or old is _UNCHANGED:
             continue  # behind its import it is what the import makes it
         outside = name == "cwd" and not (str(value) + os.sep).startswith(root.rstrip(os.sep) + os.sep)
         if switch.turn is None or value == _UNREADABLE or outside:
@@ -246,6 +248,23 @@ def _set_numpy_errors(numpy: Any, value: str) -> None:
     numpy.seterr(**dict(part.split("=") for part in value.split(",")))
 
 
+def _pandas_options(pandas: Any) -> str:
+    return repr(pandas._config.config._global_config)  # noqa: SLF001 - the public way takes a hundred times as long
+
+
+def _flushes_denormal(torch: Any) -> bool:
+    del torch
+    return _SMALLEST * _ONE == 0.0  # the processor's own flag, of this thread
+
+
+_SMALLEST, _ONE = 5e-324, 1.0
+
+
+def _attention(torch: Any) -> str:
+    cuda = torch.backends.cuda
+    return f"{cuda.flash_sdp_enabled()} {cuda.mem_efficient_sdp_enabled()} {cuda.math_sdp_enabled()}"
+
+
 def _dtype(torch: Any) -> str:
     return str(torch.get_default_dtype()).removeprefix("torch.")
 
@@ -288,6 +307,19 @@ SWITCHES: dict[str, Switch] = {
     "locale": Switch("", "the locale", lambda _: _locale.setlocale(_locale.LC_ALL, None)),
     "decimal": Switch("decimal", "decimal's context", _decimal_context, unset=_DECIMAL),
     "numpy.errors": Switch("numpy", "numpy.seterr", _numpy_errors, _set_numpy_errors),
+    "numpy.print": Switch(
+        "numpy", "numpy's print options", lambda numpy: repr(sorted(map(str, numpy.get_printoptions().items()))),
+        unset=_UNCHANGED,
+    ),
+    "numpy.buffer": Switch("numpy", "numpy.setbufsize", lambda n: n.getbufsize(), lambda n, value: n.setbufsize(value)),
+    "pandas.options": Switch("pandas", "pandas.options", _pandas_options, unset=_UNCHANGED),
+    "sklearn.config": Switch("sklearn", "sklearn.set_config", lambda s: repr(s.get_config()), unset=_UNCHANGED),
+    "torch.print": Switch("torch", "torch's print options", lambda t: repr(t._tensor_str.PRINT_OPTS), unset=_UNCHANGED),  # noqa: SLF001
+    "torch.denormal": Switch(
+        "torch", "torch.set_flush_denormal", _flushes_denormal, lambda t, value: t.set_flush_denormal(value)
+    ),
+    "torch.mkldnn": Switch("torch", "torch.backends.mkldnn", lambda t: t._C._get_mkldnn_enabled(), unset=_UNCHANGED),  # noqa: SLF001
+    "torch.attention": Switch("torch", "torch's scaled dot product attention", _attention, unset=_UNCHANGED),
     "torch.grad": Switch(
         "torch", "torch's grad mode", lambda t: t.is_grad_enabled(), lambda t, value: t.set_grad_enabled(value)
     ),

@@ -118,6 +118,7 @@ class Answered:
     entered: bool = False
     children: int = 0
     notes: tuple[str, ...] = ()
+    said: list[str] = field(default_factory=list[str])
 
 
 def _values(entries: Iterable[Sequence[Any]], name: str) -> list[tuple[str, str]]:
@@ -176,10 +177,13 @@ class RuleLab:
 
     def ask(self, workspace: Workspace, name: str, run: str, **options: Any) -> Answered:
         """Ask one training."""
-        report = workspace.answer(Question((f"asked_{name}",), runs=(run,), **options))
+        said: list[str] = []
+        report = workspace.answer(Question((f"asked_{name}",), runs=(run,), **options), on_line=said.append)
         (answer,) = report.cells
         cell = answer.cell
-        answered = Answered(str(cell.status), cell.fidelity, cell.sentence, [], children=report.children)
+        answered = Answered(
+            str(cell.status), cell.fidelity, cell.sentence, [], children=report.children, said=said
+        )
         answered.notes = tuple(report.plan.runs[0].detail.get("notes", ()))
         for replay in report.replays:
             for path in sorted((self.project.root / ".flor/replays" / replay.id).glob("journal.0.jsonl")):

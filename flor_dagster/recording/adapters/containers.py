@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import CheckpointError
-from flor_dagster.recording.adapters.registry import Ref, describes, puts_back
+from flor_dagster.recording.adapters.registry import Ref, Uncapturable, describes, puts_back
 from flor_dagster.recording.shape import MISSING
 
 if TYPE_CHECKING:
@@ -40,7 +41,19 @@ def describe_dict(walk: Capturer, value: dict[Any, Any], node: list[Any]) -> lis
 def describe_set(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
     """A node for it."""
     del node
+    if len(value) > 1 and any(_hashed_by_place(type(item)) for item in value):
+        raise Uncapturable("is a set of objects whose order depends on their places in memory")
     return [type(value).__name__, walk.refs(value)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _hashed_by_place(kind: type) -> bool:
+    """Whether objects of a type are told apart by where they lie; code and constants are found by their names."""
+    by_name = issubclass(
+        kind, type | types.FunctionType | types.ModuleType | types.BuiltinFunctionType | types.NoneType
+    )
+    tensor = kind.__module__.partition(".")[0] == "torch" and hasattr(kind, "untyped_storage")
+    return tensor or (kind.__hash__ is object.__hash__ and not by_name)
 
 
 @describes(range)

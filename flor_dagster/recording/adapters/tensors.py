@@ -202,6 +202,8 @@ def _storage_values(graft: Grafter, torch: Any, storage_ref: int, live: Any) -> 
     begin = graft.hulls.get(storage_ref, (0, 0))[0]
     saved = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     target: Any = None
+    if live is MISSING:
+        live = graft.holder(storage_ref)
     if live is not MISSING and storage_ref not in graft.made:
         memory = live.untyped_storage()
         free = graft.storage_owner.setdefault(memory.data_ptr(), storage_ref) == storage_ref or not size

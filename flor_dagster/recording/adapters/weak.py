@@ -6,7 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording import shape
-from flor_dagster.recording.adapters.registry import Ref, describes, puts_back
+from flor_dagster.recording.adapters.registry import Ref, Uncapturable, describes, puts_back
 from flor_dagster.recording.shape import MISSING
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def describe_mapping(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
 def describe_set(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
     """A weak set, by the members that are alive."""
     del node
+    if len(value) > 1:
+        raise Uncapturable("is a weak set, whose order depends on its members' places in memory")
     return ["weak", shape.type_name(type(value)), walk.pairs([(v, None) for v in value])]
 
 
