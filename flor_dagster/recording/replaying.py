@@ -44,6 +44,9 @@ T = TypeVar("T")
 doubts: dict[str, tuple[str, bool]] = {}
 """Data files that were read and are not what the recorded run had: name → in words, whether that is certain."""
 
+on_restore: list[Callable[[], None]] = []
+"""Called when an end state was put back."""
+
 
 def plain_flor_asset(*positional: Any, **keywords: Any) -> Any:
     """In a replay `@flor_asset` leaves the function as it is."""
@@ -320,6 +323,8 @@ class ReplaySession(Session):
                 put_global(kind, rest, new)
         self.journal.entry("s", execution.id, index, name)
         self.restored_at = time.time_ns()
+        for told in on_restore:
+            told()
         if index is not None:
             # The loop is entered: the `for` itself binds its targets.
             locals_now = {n: v for n, v in locals_now.items() if n not in execution.source.targets}

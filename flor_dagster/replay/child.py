@@ -22,13 +22,14 @@ from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
 from flor_dagster.recording.ranks import find_rank
-from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
+from flor_dagster.recording.replaying import ReplaySession, on_restore, pin_torch_threads
 from flor_dagster.recording.session import Session
 from flor_dagster.replay.confining import confine
 from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
 from flor_dagster.replay.watching import watch
+from flor_dagster.replay.rereading import Rereading
 
 # Errors of a replay's own, as a rank's journal names them.
 _OURS = ("CheckpointError", "DamagedCheckpointError", "ReplayError")
@@ -65,6 +66,15 @@ def _begin_as_script(plan: dict[str, Any]) -> Path:
     """Confine this process, and give it the recorded folder, arguments and import path; the script's path."""
     confine(plan["user_root"], plan["own_folders"])
     watch(plan)
+    rereading = Rereading(
+        plan["began"],
+        plan["root"],
+        plan["user_root"],
+        (plan["home"], *plan["own_folders"][1:]),
+        _skipped_too_much,
+    )
+    sys.addaudithook(rereading.hook)
+    on_restore.append(rereading.restored)
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
@@ -162,6 +172,17 @@ def _carry_out(plan: dict[str, Any], pid: int, path: Path, function: str) -> int
         _session().finish("finished")
     _flush()
     return 0
+
+
+def _skipped_too_much(path: str) -> None:
+    """The process ends at once: old code may catch any exception."""
+    session = _session()
+    session.finish(
+        "failed",
+        f"{path} is read, which was written after the recorded run began: skipped code may have written it",
+    )
+    _flush()
+    os._exit(EXIT_RESTORE)
 
 
 def _wind_up() -> None:

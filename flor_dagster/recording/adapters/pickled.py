@@ -149,6 +149,11 @@ def _bring(live: Any, new: Any) -> None:
     elif hasattr(live, "_update_inplace"):  # pandas
         live._update_inplace(new)  # noqa: SLF001 - what `inplace=True` does there
         live.__dict__.update({k: v for k, v in new.__dict__.items() if k in ("_attrs", "_flags")})
+    elif isinstance(live, decimal.Context):
+        for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+            setattr(live, name, getattr(new, name))
+        live.traps.update(new.traps)
+        live.flags.update(new.flags)
     elif hasattr(live, "__setstate__"):
         live.__setstate__(new.__getstate__() if hasattr(new, "__getstate__") else new.__reduce_ex__(2)[2])
 
