@@ -9,12 +9,8 @@ from dataclasses import dataclass, field
 from flor_dagster.recording.checkpoints import Manifest
 
 # Attributes that a value put back does not have as the running training had them.
-UNHELD_ATTRIBUTES = frozenset(
-    {
-        "grad_fn", "is_leaf", "next_functions", "retains_grad", "_version", "__traceback__", "__context__", "__cause__",
-        "tb_frame", "tb_lineno", "tb_next",
-    }
-)  # fmt: skip
+UNHELD_ATTRIBUTES = frozenset({"grad_fn", "is_leaf", "next_functions", "retains_grad", "_version"})
+_OF_AN_EXCEPTION = frozenset({"__traceback__", "__context__", "__cause__"})
 
 Chain = tuple[str, ...]
 """A name and the attributes read from it: `model.head.bias` is ("model", "head", "bias")."""
@@ -106,6 +102,8 @@ class Held:
         """The name, as it is written in the expression, that the checkpoint does not hold; empty where it holds all."""
         if reads.of_graph:
             return "the autograd graph"
+        for name in sorted(_OF_AN_EXCEPTION & reads.attributes):
+            return f"….{name}"
         for name in sorted(self.lacking & reads.names):
             return name
         for chain in sorted(reads.chains):

@@ -6,13 +6,16 @@ Trainings are forked from the test's process: no interpreter and no library is s
 from __future__ import annotations
 
 import builtins
+import importlib
 import json
+import logging
 import os
 import sys
 import textwrap
 import time
 import traceback
 import types
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +41,8 @@ class Rule:
         tail: what stands between the steps and the question.
         reason: why the steps are executed, empty where they are skipped.
         script: the whole script, where it is another; the asked statement stands behind `#?`.
+        alone: whether it can't be a part of one program with others: it changes what they see, needs torch, or is refused
+            only when it is put back.
     """
 
     body: str = "pass"
@@ -47,6 +52,7 @@ class Rule:
     tail: str = "pass"
     reason: str = ""
     script: str = ""
+    alone: bool = False
 
     def source(self, name: str, *, asked: bool) -> str:
         statement = f'flor.log("asked_{name}", {self.asked})'
@@ -55,6 +61,8 @@ class Rule:
             body=textwrap.indent(textwrap.dedent(self.body), " " * 12),
             tail=textwrap.indent(textwrap.dedent(self.tail), " " * 8), epochs=EPOCHS, steps=STEPS,
         )  # fmt: skip
+        # A name of its own: which loops may run a function is told by its name.
+        text = text.replace("main()", f"run_{name}()")
         return text.replace("#?", statement if asked else "pass")
 
 
@@ -91,13 +99,26 @@ class Recorded:
     def of(self, kind: str) -> list[list[Any]]:
         return [parts for parts in self.entries if parts[0] == kind]
 
-    def reasons(self, loop: str = "step") -> list[str]:
+    def _loops(self, loop: str, file: str) -> set[int]:
+        return {parts[1] for parts in self.of("l") if parts[3] == loop and parts[5].endswith(file)}
+
+    def reasons(self, loop: str = "step", file: str = "") -> list[str]:
         """Why executions of a loop can't be skipped, each reason once."""
-        numbers = {parts[1] for parts in self.of("l") if parts[3] == loop}
+        numbers = self._loops(loop, file)
         return list(dict.fromkeys(r for p in self.of("u") if p[1] in numbers for r in p[3]))
 
     def values(self, name: str) -> list[tuple[str, str]]:
         return _values(self.entries, name)
+
+    def ends(self, file: str, loop: str = "step") -> list[tuple[int, str, int]]:
+        """Number, how and count of the executions of a loop that ended."""
+        numbers = self._loops(loop, file)
+        return [(parts[1], parts[2], parts[3]) for parts in self.of("e") if parts[1] in numbers]
+
+    def executions(self, file: str, *, restored: bool, loop: str = "step") -> int:
+        """In a replay's journal: how many executions of a loop were put back, or executed."""
+        back = {parts[1] for parts in self.of("s") if parts[2] is None}
+        return sum((number in back) == restored for number in self._loops(loop, file))
 
 
 @dataclass
@@ -170,6 +191,17 @@ class RuleLab:
         variables = {"FLOR_CHECKPOINTS": "none"}
         return {n: _train(self.oracle, n, variables).values(f"asked_{n}") for n in names or self.rules}
 
+    def run_oracle(self, name: str) -> Recorded:
+        """The run that has the asked statements from the start."""
+        return _train(self.oracle, name, {"FLOR_CHECKPOINTS": "none"})
+
+    def thin(self, recorded: Recorded) -> None:
+        """Take away the checkpoints of the outer loops' iterations, as a small budget would."""
+        outer = [str(parts[1]) for parts in recorded.of("l") if parts[3] == "epoch"]
+        for path in (self.project.root / ".flor/checkpoints/manifests" / recorded.run).glob("*.json"):
+            if path.stem.partition(".")[0] in outer:
+                path.unlink()
+
     def look_back(self) -> Workspace:
         """The workspace, once the asked statements stand in the newest sources."""
         self.project.write({f"{n}.py": r.source(n, asked=True) for n, r in self.rules.items()})
@@ -225,6 +257,9 @@ def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) 
 
     sessions._forked_from = None  # pyright: ignore[reportPrivateUsage] - here it stands for a fresh interpreter
     sessions._number = 0  # pyright: ignore[reportPrivateUsage]
+    # What listens in a test's process listens in no training.
+    importlib.reload(warnings)
+    logging.root.handlers.clear()
     for variable in [v for v in os.environ if v.startswith("FLOR_")]:
         del os.environ[variable]
     os.environ.update(variables)
