@@ -73,7 +73,7 @@ def _begin_as_script(plan: dict[str, Any]) -> Path:
         (plan["home"], *plan["own_folders"][1:]),
         _skipped_too_much,
     )
-    sys.addaudithook(rereading.hook)
+    rereading.watch()
     on_restore.append(rereading.restored)
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])

@@ -55,6 +55,24 @@ class Rereading:
         self._restored = False
         self._busy = False
 
+    def watch(self) -> None:
+        """Look at what is opened, and at what is asked whether it exists, from here on."""
+        sys.addaudithook(self.hook)
+        plain = os.stat
+
+        def stat(path: Any, *more: Any, **named: Any) -> os.stat_result:
+            if self._restored and not self._busy and not isinstance(path, int) and os.getpid() == self._pid:
+                self._busy = True
+                try:
+                    real = _real(path)
+                    if real and real not in self._own and self._is_late(real):
+                        self._refuse(self._shown(real))
+                finally:
+                    self._busy = False
+            return plain(path, *more, **named)
+
+        os.stat = stat
+
     def restored(self) -> None:
         """Something was put back: what was written until now may have been written again by what was skipped."""
         self._restored = True

@@ -253,6 +253,7 @@ def _train(project: Project, name: str, variables: Mapping[str, str]) -> Recorde
 
 def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) -> int:
     """Run a script in this forked process as an interpreter would."""
+    from flor_dagster.recording import layout
     from flor_dagster.recording import process as sessions
 
     sessions._forked_from = None  # pyright: ignore[reportPrivateUsage] - here it stands for a fresh interpreter
@@ -269,6 +270,7 @@ def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) 
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     os.chdir(root)
+    layout.began_in(str(root))
     path = root / script
     sys.argv = [str(path)]
     sys.path[0] = str(root)

@@ -206,7 +206,7 @@ def main():
         #?
 main()
 """, alone=True),
-    'file_exists': Rule(body="open(f'e{epoch}.txt', 'w').write('x')", tail="got = os.path.exists(f'e{epoch}.txt')", asked='got'),
+    'file_exists': Rule(body="open(f'e{epoch}.txt', 'w').write('x')", tail="got = os.path.exists(f'e{epoch}.txt')", asked='got', alone=True),
     'data_replaced': Rule(asked='(float(was[0]), float(m.inner.w[0]))', script="""\
 import numpy as np, random, sys, os, collections, functools, itertools, io, contextlib, threading
 import flor_dagster as flor
