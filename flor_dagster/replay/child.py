@@ -28,8 +28,8 @@ from flor_dagster.replay.confining import confine
 from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
-from flor_dagster.replay.watching import watch
 from flor_dagster.replay.rereading import Rereading
+from flor_dagster.replay.watching import watch
 
 # Errors of a replay's own, as a rank's journal names them.
 _OURS = ("CheckpointError", "DamagedCheckpointError", "ReplayError")
