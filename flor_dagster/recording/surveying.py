@@ -102,8 +102,6 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
         lister = kinds[kind]
         if lister is None:
             continue
-        if lister is _of_tensor or lister is _of_array:
-            found.alive[number] = weakref.ref(value)
         inner: dict[Step, int] = {}
         for step, item in lister(value):
             if type(item) not in scalars:
