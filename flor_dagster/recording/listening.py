@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 KIND = "listening"
@@ -25,12 +25,15 @@ _TORCH = {
 }  # fmt: skip
 
 
-def listeners(is_own: Callable[[str], bool]) -> dict[str, list[Any]]:
+def listeners(is_own: Callable[[str], bool], hosts: Collection[object] = ()) -> dict[str, list[Any]]:
     """What libraries fill or call: root name → the objects. A place that has none is left out.
 
     Args:
         is_own: whether a module's code belongs to the repository.
+        hosts: what listened before a host began the run, which no replay has: a handler of Dagster's, say. The program's
+            own ones count nevertheless.
     """
+    listened = set(map(id, hosts))
 
     def ours(value: Any) -> bool:
         function = getattr(value, "__func__", value)
@@ -49,7 +52,11 @@ def listeners(is_own: Callable[[str], bool]) -> dict[str, list[Any]]:
         "(torch hooks)": (h for h in _torch_hooks() if ours(h)),
         "(garbage collection)": (c for c in gc.callbacks if ours(c)),
     }  # fmt: skip
-    return {f"{KIND}:{name}": found for name, values in places.items() if (found := list(values))}
+    return {
+        f"{KIND}:{name}": found
+        for name, values in places.items()
+        if (found := [v for v in values if id(v) not in listened or is_own(type(v).__module__ or "")])
+    }
 
 
 def _is_in_memory(stream: Any) -> bool:

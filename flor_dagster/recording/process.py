@@ -279,6 +279,7 @@ def recorded_run(
         origin=origin, args=args or {}, versioned=place is not None, module=module,
     )  # fmt: skip
     session.embedded = True
+    session.walker.hosted()
     active = session
     token = current.set(None)
     try:

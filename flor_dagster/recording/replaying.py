@@ -349,7 +349,7 @@ class ReplaySession(Session):
         if kind == "random":
             return self.generators.meet()[root]
         if kind == listening.KIND:
-            found = listening.listeners(self.modules.is_own).get(root)
+            found = self.walker.listeners().get(root)
             if found is None:
                 raise CheckpointError(f"the recorded run had something in {name} here")
             return found

@@ -37,6 +37,7 @@ class Walker:
         self._generators = generators
         self.known = KnownMemory()
         self._places: dict[tuple[str, int, int], Place] = {}
+        self._hosts: list[Any] = []
 
     def registered_now(self, name: str, values: Mapping[str, Any]) -> Any:
         """A registered object: the one that its name has now, so that a model made anew is followed."""
@@ -61,6 +62,14 @@ class Walker:
             place.walked(capturer, explicit)
         return capturer
 
+    def hosted(self) -> None:
+        """A host begins the run: what listens now is the host's."""
+        self._hosts = [listener for found in listeners(self.is_own).values() for listener in found]
+
+    def listeners(self) -> dict[str, list[Any]]:
+        """What libraries fill or call: root name → the objects."""
+        return listeners(self.is_own, self._hosts)
+
     def _explicit(self, execution: LoopExecution) -> dict[str, Any]:
         """The roots of an end state that are no globals."""
         roots: dict[str, Any] = dict(self._generators.meet())
@@ -72,7 +81,7 @@ class Walker:
         if frame.f_code.co_name != "<module>":
             names = sorted(source.stored | source.loaded)
             roots |= {f"name:{name}": values[name] for name in names if name in values}
-        return roots | listeners(self.is_own)
+        return roots | self.listeners()
 
     def _walk(self, execution: LoopExecution, explicit: Mapping[str, Any]) -> Capturer:
         capturer = Capturer(self.is_own, str(self._root), self.known)
@@ -115,11 +124,14 @@ class Walker:
             return Survey()
         values = frame_locals(frame)
         roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
-        local = frame.f_code.co_name != "<module>"
+        code = frame.f_code
+        # A local name that is not bound yet is no global of the same name.
+        local = set() if code.co_name == "<module>" else {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
         module = frame.f_globals.get("__name__")
         for name in source.stored | source.loaded:
-            if local and name in values:
-                roots[f"name:{name}"] = values[name]
+            if name in local:
+                if name in values:
+                    roots[f"name:{name}"] = values[name]
             elif name in frame.f_globals and isinstance(module, str) and self.is_own(module):
                 # Also what was bound since the loop's code was first looked through: a loss, a batch.
                 roots[f"{module}:{name}"] = frame.f_globals[name]

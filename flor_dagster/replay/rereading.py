@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,16 @@ class Rereading:
         user_root: the user's repository; a file of the checkout that was written there since then is a late one.
         exempt: folders of ours.
         refuse: told of a file that must not be read.
+        alone: no other rank takes part. Several may talk through files outside the checkout, which each writes anew.
     """
 
     def __init__(
-        self, began: int, root: str, user_root: str, exempt: Iterable[str], refuse: Callable[[str], Any]
+        self, began: int, root: str, user_root: str, exempt: Iterable[str], refuse: Callable[[str], Any],
+        *, alone: bool = True,
     ) -> None:
         self._began = began
+        self._alone = alone
+        self._started = time.time_ns()
         self._root = os.path.realpath(root)
         self._user_root = os.path.realpath(user_root)
         self._late: set[str] = set()
@@ -123,11 +128,14 @@ class Rereading:
             return True
         if path.endswith(_CODE) or path.startswith(self._exempt):
             return False
-        if path.startswith(self._root + os.sep):
+        inside = path.startswith(self._root + os.sep)
+        if inside:
             path = self._user_root + path[len(self._root) :]
         try:
             status = os.stat(path)  # noqa: PTH116
         except OSError:
+            return False
+        if not self._alone and not inside and status.st_mtime_ns > self._started - COARSE:
             return False
         return status.st_mtime_ns > self._began - COARSE and (status.st_mode & 0o170000) == 0o100000
 

@@ -268,8 +268,8 @@ def check_files(team: Team, folders: dict[str, Path]) -> None:
     assert stray == []
     git = team.root / ".git"
     assert not [*git.glob("*.lock"), *(git / "refs").rglob("*.lock")]
-    # Seven files in a run's folder at most, a ref for each version, checkpoints by budget.
-    assert all(len(list(folder.iterdir())) <= 7 for folder in folders.values())
+    # Eight files in a run's folder at most, a ref for each version, checkpoints by budget.
+    assert all(len(list(folder.iterdir())) <= 8 for folder in folders.values())
     assert len(list(home.iterdir())) <= 12
     store = CheckpointStore(home / "checkpoints")
     checkpoints, unreadable = collecting.stored(store)

@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -26,6 +27,7 @@ from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import Workspace
 from tests.recording.record_lab import Project
 
+PACKAGE = Path(__file__).parents[2]
 EPOCHS, STEPS = 4, 3
 
 
@@ -191,10 +193,6 @@ class RuleLab:
         variables = {"FLOR_CHECKPOINTS": "none"}
         return {n: _train(self.oracle, n, variables).values(f"asked_{n}") for n in names or self.rules}
 
-    def run_oracle(self, name: str) -> Recorded:
-        """The run that has the asked statements from the start."""
-        return _train(self.oracle, name, {"FLOR_CHECKPOINTS": "none"})
-
     def thin(self, recorded: Recorded) -> None:
         """Take away the checkpoints of the outer loops' iterations, as a small budget would."""
         outer = [str(parts[1]) for parts in recorded.of("l") if parts[3] == "epoch"]
@@ -249,6 +247,19 @@ def _train(project: Project, name: str, variables: Mapping[str, str]) -> Recorde
         raise AssertionError(f"{name} left with {code}:\n{said}")
     (journal,) = set(project.journals) - before
     return Recorded([e.parts for e in read_journal(journal)], journal.parent.name, said)
+
+
+def train_anew(project: Project, name: str, variables: Mapping[str, str]) -> Recorded:
+    """The same in an interpreter of its own, which knows nothing of what other tests have imported."""
+    before = set(project.journals)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")} | dict(variables)
+    done = subprocess.run(
+        [sys.executable, f"{name}.py"], cwd=project.root, env=environment | {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert not done.returncode, done.stdout
+    (journal,) = set(project.journals) - before
+    return Recorded([e.parts for e in read_journal(journal)], journal.parent.name, done.stdout)
 
 
 def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) -> int:

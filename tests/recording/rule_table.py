@@ -623,7 +623,7 @@ c = C()""", body='c.f.append(step)', asked='len(c.f)'),
     'singledispatch': Rule(top="""\
 @functools.singledispatch
 def f(x): return 0
-""", body='f.register(float, lambda x, s=step: s)', asked='f(1.0)', reason='mappingproxy'),
+""", body='f.register(float, lambda x, s=step: s)', asked='f(1.0)', reason='mappingproxy', alone=True),
     'socket_global': Rule(top="""\
 import socket
 a, b = socket.socketpair()""", body="a.send(b'x')", reason='belongs to its process'),

@@ -199,7 +199,7 @@ def test_what_changes_between_two_checkpoints_is_seen(mutation: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(MUTATIONS)), st.booleans()), min_size=1, max_size=8))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_a_capture_along_a_plan_is_the_capture_of_a_walk(changes: list[tuple[str, bool]]) -> None:
     place, roots, known = _one()
     a, b = roots["name:a"], roots["name:b"][0]

@@ -15,7 +15,7 @@ import pytest
 from flor_dagster.recording.journal import read_journal
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import Workspace
-from tests.recording.rule_lab import Recorded, Rule, RuleLab
+from tests.recording.rule_lab import Recorded, Rule, RuleLab, train_anew
 from tests.recording.rule_table import OTHERS, RULES
 
 TOGETHER = {name: rule for name, rule in RULES.items() if not rule.alone}
@@ -34,8 +34,8 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Any:
     asked = {f"rule_{n}.py": r.source(n, asked=True) for n, r in TOGETHER.items()}
     lab = RuleLab(place, {"program": program}, OTHERS | plain)
     lab.oracle.write(asked)
-    truth = lab.run_oracle("program")
-    recorded = lab.train("program")["program"]
+    truth = train_anew(lab.oracle, "program", {"FLOR_CHECKPOINTS": "none"})
+    recorded = train_anew(lab.project, "program", {"FLOR_CHECKPOINTS": "all"})
     lab.thin(recorded)
     lab.project.write(asked)
     names = tuple(f"asked_{name}" for name in TOGETHER)

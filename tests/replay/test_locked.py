@@ -60,7 +60,7 @@ def wheel(folder: Path, version: str) -> Path:
 
 def train(lab: Lab, wheels: Path, version: str, script: str = "train.py") -> None:
     """As somebody had it then: one version of the package beside everything else, and gone since."""
-    site = wheels.with_name("then")
+    site = wheels.with_name("then") / "site-packages"
     with zipfile.ZipFile(wheels / f"tinydep-{version}-py3-none-any.whl") as archive:
         archive.extractall(site)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}

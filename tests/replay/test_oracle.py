@@ -111,6 +111,7 @@ def test_every_old_version_of_the_example_gets_the_values_it_would_have_logged(
         assert list(table(digits, *names).values()) == list(table(oracle, *names).values()), names
 
 
+@pytest.mark.slow
 def test_a_step_level_statement_of_one_epoch_executes_that_epoch_alone(digits: Lab) -> None:
     with digits.open() as workspace:
         workspace.sync()

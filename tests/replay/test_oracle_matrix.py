@@ -153,6 +153,7 @@ def see_all(folder: Path, ways: list[Way], monkeypatch: pytest.MonkeyPatch) -> i
     return values
 
 
+@pytest.mark.slow
 def test_every_pair_of_ways_gives_the_values_of_the_oracle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

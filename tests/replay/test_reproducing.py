@@ -29,17 +29,19 @@ flor.log("end", total)
 
 # What is in a file is no part of a checkpoint.
 HIDDEN = """\
+import os
+import shutil
 from pathlib import Path
 import flor_dagster as flor
 
 def draw():
-    # How large a file is tells nobody that it was looked at.
-    seen = Path("count.txt").stat().st_size
-    with Path("count.txt").open("a") as file:
-        file.write("x")
+    # How many files a folder holds tells nobody that it was looked at.
+    seen = len(os.listdir("counted"))
+    Path("counted", str(seen)).write_text("x")
     return seen
 
-Path("count.txt").write_text("")
+shutil.rmtree("counted", ignore_errors=True)
+os.mkdir("counted")
 for epoch in flor.loop("epoch", range(3)):
     for step in flor.loop("step", range(2)):
         flor.log("drawn", draw())
@@ -92,7 +94,7 @@ def test_an_audit_finds_a_loop_that_hides_state_and_later_plans_execute_it(lab: 
         done = verify_run(workspace, only(lab), audit=True)
         by_name = {a.name: a.why for a in done.audited}
         assert by_name["check"] == ""
-        assert "`drawn`" in by_name["epoch"], "entered in the middle, the file is empty"
+        assert "`drawn`" in by_name["epoch"], "entered in the middle, the folder is empty"
         assert "`after`" in by_name["step"]
         assert not done.good
         lab.write({"train.py": HIDDEN.format(more='flor.log("asked", epoch * 2)')})

@@ -280,7 +280,7 @@ def test_an_old_version_that_fails_now_is_red_with_its_last_lines_and_the_others
         first, second = report.cells
         assert (second.cell.status, second.cell.fidelity) == ("replayed", "exact")
         assert first.cell.status == "failed"
-        assert "FileNotFoundError" in first.cell.sentence
+        assert "data.txt, which this run read, is missing" in first.cell.sentence
         tail = "\n".join(first.cell.detail["tail"])
         assert "data.txt" in tail
         assert f'{lab.root}/train.py", line 3' in tail, "the line is the old version's own"
