@@ -126,7 +126,9 @@ class Walker:
         roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
         code = frame.f_code
         # A local name that is not bound yet is no global of the same name.
-        local = set() if code.co_name == "<module>" else {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+        local = (
+            set() if code.co_name == "<module>" else {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+        )
         module = frame.f_globals.get("__name__")
         for name in source.stored | source.loaded:
             if name in local:

@@ -37,8 +37,14 @@ class Rereading:
     """
 
     def __init__(
-        self, began: int, root: str, user_root: str, exempt: Iterable[str], refuse: Callable[[str], Any],
-        *, alone: bool = True,
+        self,
+        began: int,
+        root: str,
+        user_root: str,
+        exempt: Iterable[str],
+        refuse: Callable[[str], Any],
+        *,
+        alone: bool = True,
     ) -> None:
         self._began = began
         self._alone = alone

@@ -38,7 +38,9 @@ def test_a_training_asset_keeps_its_value_and_is_a_run_that_is_asked_in_hindsigh
     folder.mkdir()
     toy_project.git(folder, "init", "-q", "-b", "main")
     toy_project.commit(folder, "an asset", weighted_asset=toy_project.ASSET)
-    os.utime(folder / "weighted_asset.py", (0, 0))  # written before this process began, as a code server finds it
+    os.utime(
+        folder / "weighted_asset.py", (0, 0)
+    )  # written before this process began, as a code server finds it
     asset = load(folder / "weighted_asset.py")
     project = FlorProject("toy", repo=folder, entrypoints=[asset])
     assert project.scripts == ("weighted_asset.py:weighted",)
