@@ -77,7 +77,7 @@ def torchrun(*more: str) -> tuple[str, ...]:
     return ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *more, "train.py")
 
 
-@pytest.mark.parametrize("how", ["torchrun", "spawn"])
+@pytest.mark.parametrize("how", ["torchrun", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_training_by_torchs_launchers_is_one_run_and_is_replayed(
     ranks: Ranks, how: str, tmp_path: Path
 ) -> None:

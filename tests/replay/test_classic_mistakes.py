@@ -284,6 +284,7 @@ def test_a_mistake_of_the_replay_is_never_exact(
     assert (cell.status, cell.fidelity) == ("failed", "diverged"), cell.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", IN_THE_TRAINING)
 def test_a_mistake_of_the_recorder_is_never_exact(
     tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,7 @@ def digits(lab: Lab) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_every_old_version_of_the_example_gets_the_values_it_would_have_logged(
     digits: Lab, tmp_path: Path
 ) -> None:

@@ -258,6 +258,7 @@ def test_a_resumed_training_that_dies_again_is_resumed_again(lab: Lab) -> None:
     assert (lab.root / "final.json").read_bytes() == (whole.root / "final.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_torch_training_goes_on_bit_for_bit(lab: Lab) -> None:
     torch = pytest.importorskip("torch")
     lab.commit({"train.py": TORCH})
