@@ -28,7 +28,7 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.retracing import Place
-from flor_dagster.recording.surveying import by_node, changes, survey
+from flor_dagster.recording.surveying import by_node, survey
 from flor_dagster.recording.writing import CheckpointWriter, Snapshot
 
 ROUNDS = 11
@@ -120,7 +120,7 @@ def measure(megabytes: int) -> tuple[str, float]:
                 place.walked(capturer, roots)
             walked = time.thread_time()
             now = survey(roots, lambda _: False)
-            by_node(changes(before, now), capturer.identities())
+            by_node(before, now, capturer.identities())
             surveyed = time.thread_time()
             capturer.copy()
             copied = time.thread_time()
