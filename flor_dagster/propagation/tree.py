@@ -212,6 +212,7 @@ class _Builder:
     ) -> Node:
         tokens: list[str] = []
         header_tokens(syntax, tokens, self.renames)
+        said = tuple(tokens)
         node = Node(
             number=len(self.tree.nodes),
             syntax=syntax,
@@ -220,8 +221,8 @@ class _Builder:
             index=index,
             scope=scope,
             loop=loop,
-            tokens=tuple(tokens),
-            facts=self._facts(syntax, tuple(tokens)),
+            tokens=said,
+            facts=self._facts(syntax, said),
         )
         self.tree.nodes.append(node)
         node.bag, node.shape, shape = _counted(node.tokens)

@@ -72,7 +72,7 @@ def _begin_as_script(plan: dict[str, Any]) -> Path:
         plan["user_root"],
         (plan["home"], *plan["own_folders"][1:]),
         _skipped_too_much,
-        alone=plan["alone"],
+        alone=plan["world_size"] == 1,
     )
     rereading.watch()
     on_restore.append(rereading.restored)

@@ -186,7 +186,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
         *other_in_version(inputs, checkout, versioned),
     )
     return {
-        "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped, "alone": len(job.record.ranks) == 1,
+        "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
         "changed": {c.name: [c.sentence, c.certain] for c in changed},
     }  # fmt: skip
 
@@ -342,7 +342,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "torch_threads": facts.get("torch_threads"),
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
-        "part": job.part, "began": header.get("started") or 0, "alone": len(job.record.ranks) == 1,
+        "part": job.part, "began": header.get("started") or 0,
         "module_name": header.get("module_name"), "paths": header.get("paths"), "recorded_root": header.get("root"),
     }  # fmt: skip
 

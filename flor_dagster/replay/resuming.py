@@ -11,9 +11,6 @@ import ast
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +23,8 @@ from flor_dagster.recording.identity import new_run_id
 from flor_dagster.recording.source import find_loop
 from flor_dagster.replay.record import Execution, RunRecord, read_record
 from flor_dagster.replay.restart import Restart, plan_restart
+from flor_dagster.replay.speaking import PACKAGE_PARENT, python_path, run_python
+from flor_dagster.replay.training import TrainingFailedError
 from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.store.models import RunRow
 
@@ -40,17 +39,8 @@ _BOOT = (
 )
 
 
-class ResumedTrainingFailedError(ReplayError):
-    """A training that was resumed failed again; it is recorded all the same.
-
-    Args:
-        message: what happened, with its last lines.
-        run: the new run, None where it recorded nothing.
-    """
-
-    def __init__(self, message: str, run: RunRow | None) -> None:
-        super().__init__(message)
-        self.run = run
+class ResumedTrainingFailedError(TrainingFailedError):
+    """A training that was resumed failed again; `run` is the new run."""
 
 
 def resume(
@@ -205,23 +195,9 @@ def _go_on(
     environment |= header.get("threads", {})
     environment["PYTHONHASHSEED"] = header.get("hashseed") or "0"
     environment |= {"FLOR_HOME": str(workspace.home), "PYTHONUNBUFFERED": "1"}
-    package_parent = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_parent)))
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, package_parent, str(plan_path)], cwd=workspace.root, env=environment,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
-    tail: deque[str] = deque(maxlen=20)
-    try:
-        for line in child.stdout or ():
-            tail.append(line.rstrip("\n"))
-            if on_line is not None:
-                on_line(line.rstrip("\n"))
-        status = child.wait()
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise
+    environment["PYTHONPATH"] = python_path()
+    arguments = ["-P", "-c", _BOOT, PACKAGE_PARENT, str(plan_path)]
+    status, tail = run_python(arguments, workspace.root, environment, on_line)
     journal = folder / "journal.0.jsonl"
     ended = read_record(journal).ended if journal.exists() else None
     return status, tail, str(ended[2]) if ended else ""

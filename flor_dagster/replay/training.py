@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from flor_dagster.errors import ReplayError
 from flor_dagster.recording import layout
 from flor_dagster.recording.identity import new_run_id
 from flor_dagster.recording.journal import correct_end
+from flor_dagster.replay.speaking import python_path, run_python
 from flor_dagster.store.models import RunRow
 from flor_dagster.versions import Clone, link_untracked
 
@@ -69,16 +67,14 @@ def train(
         "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     environment.setdefault("PYTHONHASHSEED", "0")
-    # Wherever this package was imported from, the script imports the same one.
-    package_parent = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_parent)))
+    environment["PYTHONPATH"] = python_path()
     root = workspace.root if ref is None else _checkout(workspace, ref, run_id)
     try:
         if not (root / entrypoint).is_file():
             raise ReplayError(
                 f"there is no script {entrypoint} in {workspace.root}" + (f" at {ref}" if ref else "")
             )
-        status, tail = _run_script(root, entrypoint, environment, on_line)
+        status, tail = run_python([str(root / entrypoint)], root, environment, on_line)
     finally:
         if ref is not None:
             shutil.rmtree(root, ignore_errors=True)
@@ -110,24 +106,3 @@ def _checkout(workspace: Workspace, ref: str, run_id: str) -> Path:
     # What is linked in is no part of the version.
     exclude.write_text("".join(f"/{path}\n" for path, _ in linked), encoding="utf-8")
     return checkout.path
-
-
-def _run_script(
-    root: Path, script: str, environment: Mapping[str, str], on_line: Callable[[str], None] | None
-) -> tuple[int, Sequence[str]]:
-    """Run a script as `python script`; its exit status and its last lines."""
-    child = subprocess.Popen(
-        [sys.executable, str(root / script)], cwd=root, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
-    tail: deque[str] = deque(maxlen=20)
-    try:
-        for line in child.stdout or ():
-            tail.append(line.rstrip("\n"))
-            if on_line is not None:
-                on_line(line.rstrip("\n"))
-        return child.wait(), tail
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise

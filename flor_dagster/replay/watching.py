@@ -33,21 +33,22 @@ def watch(plan: Mapping[str, Any]) -> None:
     """
     data = plan.get("data")
     if data:
-        sys.addaudithook(_Watch(plan["root"], plan["user_root"], plan["home"], data))
+        sys.addaudithook(_Watch(plan, data))
 
 
 class _Watch:
-    def __init__(self, root: str, user_root: str, plan_home: str, data: Mapping[str, Any]) -> None:
-        self._roots = [os.path.realpath(root), os.path.realpath(user_root), user_root]
+    def __init__(self, plan: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        user_root: str = plan["user_root"]
+        self._roots = [os.path.realpath(plan["root"]), os.path.realpath(user_root), user_root]
         self._read: Mapping[str, Sequence[int]] = data["read"]
         self._placed = frozenset(data["placed"])
         self._folders = tuple(name for name in data["placed"] if name.endswith("/"))
         self._kept = frozenset(data["kept"])
         self._changed: Mapping[str, tuple[str, bool]] = data["changed"]
         self._looped: int = data["looped"]
-        self._alone: bool = data["alone"]
+        self._alone: bool = plan["world_size"] == 1
         self._begun = time.time_ns() - _TICK
-        self._home = os.path.realpath(plan_home) + os.sep
+        self._home = os.path.realpath(plan["home"]) + os.sep
         self._inside = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:

@@ -50,9 +50,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def put_fault(lab: Lab, fault: str) -> None:
-    lab.write({"fault.txt": textwrap.dedent(fault)})
-    # What was written since the training is not given to a replay.
-    os.utime(lab.root / "fault.txt", (0, 0))
+    lab.write_early({"fault.txt": textwrap.dedent(fault)})
 
 
 def ask(lab: Lab, fault: str, timeout: float = 60.0) -> Report:

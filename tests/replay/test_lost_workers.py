@@ -53,12 +53,6 @@ def two_runs(lab: Lab, tmp_path: Path) -> tuple[Lab, Path]:
     return lab, attempts
 
 
-def put_fault(lab: Lab, fault: str) -> None:
-    lab.write({"fault.txt": fault})
-    # What was written since the training is not given to a replay.
-    os.utime(lab.root / "fault.txt", (0, 0))
-
-
 def ask(lab: Lab) -> Report:
     with lab.open() as workspace:
         return workspace.answer(Question(("asked",), without_checkpoints=True, workers=2, segments=1))
@@ -98,7 +92,7 @@ def test_a_killed_worker_costs_a_second_attempt_and_no_third(
     warm: list[bool] = []
     run = LocalBackend.run
     monkeypatch.setattr(LocalBackend, "run", lambda self, unit: _noted(run(self, unit), warm))
-    put_fault(lab, WAITS.format(folder=str(attempts), times=times))
+    lab.write_early({"fault.txt": WAITS.format(folder=str(attempts), times=times)})
     killed: list[int] = []
     killer = kill_the_worker(lab, attempts, times, killed)
     report = ask(lab)
@@ -113,7 +107,7 @@ def test_a_killed_worker_costs_a_second_attempt_and_no_third(
     else:
         assert bad.status == "failed"
         assert "its worker process was lost; a second attempt ended the same way" in bad.sentence
-        put_fault(lab, "")
+        lab.write_early({"fault.txt": ""})
         assert [cell.cell.status for cell in ask(lab).cells] == ["replayed", "replayed"]
 
 
@@ -128,7 +122,7 @@ def test_a_child_that_is_killed_for_memory_leaves_its_warm_worker_to_the_others(
     lab, attempts = two_runs
     # As the kernel does it: no exception, no last word.
     fault = f"open({str(attempts)!r} + '/' + str(os.getpid()), 'w').close(); os.kill(os.getpid(), 9)"
-    put_fault(lab, fault)
+    lab.write_early({"fault.txt": fault})
     report = ask(lab)
     bad, good = (answer.cell for answer in report.cells)
     assert bad.status == "failed"
