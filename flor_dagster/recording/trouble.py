@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ class Troubles:
         self._journal = journal
         self._told: set[str] = set()
         self._disk_told = False
+        # The training's thread and the one that writes checkpoints meet a full disk in the same moment. Reentrant: a
+        # signal handler may record while its own thread is here.
+        self._lock = threading.RLock()
 
     def first(self, key: str) -> bool:
         """Whether this is asked for the first time."""
-        if key in self._told:
-            return False
-        self._told.add(key)
-        return True
+        with self._lock:
+            if key in self._told:
+                return False
+            self._told.add(key)
+            return True
 
     def tell(self, message: str, disk: bool = False) -> None:
         """Warn the person and note it in the run, once.
@@ -42,9 +47,11 @@ class Troubles:
             message: what happened.
             disk: whether the disk failed: the person is told of that once, whatever it then hits.
         """
-        if not self.first(message):
-            return
-        if not (disk and self._disk_told):
+        with self._lock:
+            if not self.first(message):
+                return
+            silent = disk and self._disk_told
+            self._disk_told = self._disk_told or disk
+        if not silent:
             warn(message)
-        self._disk_told = self._disk_told or disk
         self._journal.entry("w", "trouble", message)

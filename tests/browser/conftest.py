@@ -23,6 +23,9 @@ from tests.orchestration import toy_project
 SHOTS = "FLOR_SCREENSHOTS"
 """Environment variable: the folder in which screenshots are kept, if any."""
 
+TRIES = 6
+"""How often a page is opened before what it lacks is a failure."""
+
 VIEWPORT = {"width": 1400, "height": 860}
 
 FLAGS = [
@@ -70,6 +73,25 @@ def wait_for(what: str, found: Callable[[], Any], seconds: float = 60.0) -> Any:
             return value
         time.sleep(0.5)
     raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+
+
+def see(page: Any, url: str, *steps: Callable[[], Any]) -> None:
+    """Open a page and take steps on it that only look; where one is in vain, all anew.
+
+    A page of the UI asks once for most of what it shows: where a busy server was too late for that, it stays empty.
+    """
+    from playwright.sync_api import Error
+
+    for attempt in range(TRIES):
+        try:
+            page.goto(url)
+            for step in steps:
+                step()
+        except Error:
+            if attempt == TRIES - 1:
+                raise
+        else:
+            return
 
 
 class Server:
@@ -213,7 +235,7 @@ def page(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
             viewport=VIEWPORT,
         )
         page = context.pages[0]
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(15_000)
         yield page
         context.close()
 

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
 
 from flor_dagster.cli import cli
+from flor_dagster.recording import trouble
 from flor_dagster.replay.workspace import Workspace
 from flor_dagster.store.models import RunRow
 from tests.recording.disk_lab import on_read_only_disk, on_small_disk
@@ -105,6 +109,30 @@ def test_a_disk_that_refuses_everything_from_the_middle_on_leaves_what_was_writt
     assert len(told(done)) == 1
     run = the_run(project, 3)
     assert run.status == "lost"
+
+
+def test_two_threads_that_meet_the_full_disk_at_once_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Journal:
+        def entry(self, *_: object) -> None:
+            pass
+
+    said: list[str] = []
+
+    def slowly(message: str) -> None:
+        time.sleep(0.05)  # the other thread comes in while this one is still speaking
+        said.append(message)
+
+    monkeypatch.setattr(trouble, "warn", slowly)
+    troubles = trouble.Troubles(cast(Any, Journal()))
+    threads = [
+        threading.Thread(target=troubles.tell, args=(f"{what}: no space left", True))
+        for what in ("records", "checkpoints")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 1
 
 
 def test_a_home_that_is_deleted_is_made_anew_with_every_record(project: Project) -> None:
