@@ -1,30 +1,29 @@
 """What recording costs, beside the same script without it and beside others, in one run and as ratios.
 
-    python benchmarks/record.py [--epochs 3] [--repeats 5] [--peers PYTHON]
+    python benchmarks/record.py [--repeats 5] [--pairs 12] [--peers PYTHON]
 
 Two questions:
 
 - one `flor.log` of a float in a tight loop, on disk before it returns (bar: 1.5 us), beside a bare `os.write` of a line of the
   same length, and one value of flordb 4.0.1 (bar: 100 times as dear), MLflow's file store and TensorBoard's `SummaryWriter`;
-- a numpy and a torch training with epochs of 2 s and 10 values a step, at flor's default settings (checkpoints included),
-  beside the same script with the calls stubbed (bar: 1.5 % more), and beside the others, which take no checkpoints.
+- what recording adds to a training: see `overhead.py`, which is run behind it.
 
 All of them run in one interpreter, in which the others are installed: given with `--peers` (or FLOR_BENCH_PYTHON), else a
 virtual environment that the benchmark makes in the temporary folder and uses again. This project needs none of them.
-Repeats of all take turns; the order within a turn rotates. Ratios are medians over the turns, each against the stubbed script
-of its own turn, of CPU time (the process, with what it started, up to the end of its run) and of the clock. CPU time stands
-for the bar: other work on the machine stretches it less. Exits 1 where a bar does not hold.
+Repeats of all take turns; the order within a turn rotates. Exits 1 where a bar does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ SHOWN = {
     "stub": "stubbed", "flor": "flor_dagster", "flordb": "flordb 4.0.1", "mlflow": "MLflow, file store",
     "tensorboard": "TensorBoard",
 }  # fmt: skip
-CALL_BAR_US, FLORDB_BAR, OVERHEAD_BAR = 1.5, 100.0, 0.015
-STEPS = 100
+CALL_BAR_US, FLORDB_BAR = 1.5, 100.0
 
 BEGIN = """
 import json, os, random, sys, time
@@ -100,66 +98,14 @@ end()
 say(rows=rows)
 """
 
-TRAINING = """
-class NumpyTraining:
-    def __init__(self):
-        import numpy as np
-        self.np, rng = np, np.random.default_rng(0)
-        self.x, self.y = rng.normal(size=(2048, 512)), rng.normal(size=(2048, 256))
-        self.w, self.b = np.zeros((512, 256)), np.zeros(256)
-        self.rng = rng
-    def step(self):
-        part = self.rng.integers(0, 2048, 128)
-        x = self.x[part]
-        error = x @ self.w + self.b - self.y[part]
-        self.w -= 1e-3 * (x.T @ error)
-        self.b -= 1e-3 * error.sum(0)
-        return float((error * error).mean())
-class TorchTraining:
-    def __init__(self):
-        import torch
-        torch.set_num_threads(1); torch.manual_seed(0)
-        self.torch = torch
-        self.net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
-        self.optimizer = torch.optim.Adam(self.net.parameters())
-        self.x, self.y = torch.randn(2048, 256), torch.randint(0, 10, (2048,))
-    def step(self):
-        part = self.torch.randint(0, 2048, (64,))
-        loss = self.torch.nn.functional.cross_entropy(self.net(self.x[part]), self.y[part])
-        self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
-        return loss.item()
-training = (NumpyTraining if sys.argv[2] == "numpy" else TorchTraining)()
-epochs, steps, inner = int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-names = [f"v{k}" for k in range(10)]
-training.step()
-def train():
-    wall, cpu, number, value = time.perf_counter(), spent(), 0, 0.0
-    for epoch in loop("epoch", range(epochs)):
-        for step in loop("step", range(steps)):
-            for _ in range(inner):
-                value = training.step()
-            number += 1
-            LOG
-    took = time.perf_counter() - wall, spent() - cpu
-    return took
-if checkpointing:
-    with checkpointing(training=training):
-        took = train()
-else:
-    took = train()
-end()
-say(training=took)
-"""
-LOG_FLOR = "for name in names: flor.log(name, value)"
-LOG_OTHERS = "for name in names: log(name, value, number)"
-
 
 class Failed(Exception):  # noqa: N818 - it ends one line of a table
     """A script ended with an error."""
 
 
-def run(source: str, python: str, *arguments: str) -> dict[str, Any]:
-    """What a script says at its end; it runs in a git repository and a home of its own."""
+@contextlib.contextmanager
+def script(source: str, python: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """A script in a git repository and a home of its own: the command that runs it, and what `subprocess` needs for it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "repo"
         folder.mkdir()
@@ -173,9 +119,13 @@ def run(source: str, python: str, *arguments: str) -> dict[str, Any]:
         git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost"]
         for command in (["init", "-q"], ["config", "user.name", "bench"], ["config", "user.email", "bench@localhost"], ["add", "."], ["commit", "-qm", "begin"]):  # fmt: skip
             subprocess.run([*git, *command], cwd=folder, check=True, env=environment, capture_output=True)
-        done = subprocess.run(
-            [python, "train.py", *arguments], cwd=folder, env=environment, text=True, capture_output=True, check=False,
-        )  # fmt: skip
+        yield [python, "train.py"], {"cwd": folder, "env": environment, "text": True}
+
+
+def run(source: str, python: str, *arguments: str) -> dict[str, Any]:
+    """What a script says at its end."""
+    with script(source, python) as (command, options):
+        done = subprocess.run([*command, *arguments], capture_output=True, check=False, **options)
         lines = [line for line in done.stderr.splitlines() if line.startswith('{"wall"')]
         if done.returncode or not lines:
             raise Failed((done.stderr.strip().splitlines() or ["no output"])[-1][:160])
@@ -249,45 +199,6 @@ def calls(python: str, repeats: int) -> tuple[bool, set[str]]:
     return fine, missing
 
 
-def training(python: str, kind: str, epochs: int, repeats: int, missing: set[str]) -> bool:
-    """Print what recording adds to a training; whether the bar holds."""
-
-    def one(which: str, *arguments: str) -> dict[str, Any]:
-        body = TRAINING.replace("LOG", LOG_FLOR if which == "flor" else LOG_OTHERS)
-        return run(BEGIN + body, python, which, kind, *arguments)
-
-    probe = min(one("stub", "1", str(STEPS), "5")["training"][1] for _ in range(2))
-    inner = str(max(1, round(5 * 2.2 / probe)))
-    loggers = [which for which in LOGGERS if which not in missing]
-    ratios: dict[str, list[tuple[float, float, float]]] = {which: [] for which in loggers}
-    seconds: list[float] = []
-    for turn in range(repeats):
-        took: dict[str, dict[str, Any]] = {}
-        for which in loggers[turn % len(loggers) :] + loggers[: turn % len(loggers)]:
-            took[which] = one(which, str(epochs), str(STEPS), inner)
-        stub = took["stub"]
-        seconds.append(stub["training"][1] / epochs)
-        for which in loggers:
-            more = took[which]
-            ratios[which].append(
-                (more["training"][1] / stub["training"][1], more["training"][0] / stub["training"][0], more["cpu"] - more["training"][1] - stub["cpu"] + stub["training"][1])
-            )  # fmt: skip
-    print(
-        f"\n{kind}: {epochs} epochs of {statistics.median(seconds):.1f} s, {STEPS} steps each, 10 values a step, {repeats} turns"
-    )
-    print(f"{'':22} {'CPU':>8} {'(quartiles)':>16} {'clock':>8} {'begin and end, CPU s':>21}")
-    for which in loggers:
-        cpu, clock, around = (sorted(column) for column in zip(*ratios[which], strict=True))
-        low, high = cpu[len(cpu) // 4], cpu[-1 - len(cpu) // 4]
-        print(
-            f"{SHOWN[which]:22} {statistics.median(cpu) - 1:8.2%} {f'{low - 1:.2%} … {high - 1:.2%}':>16} "
-            f"{statistics.median(clock) - 1:8.2%} {statistics.median(around):21.2f}"
-        )
-    overhead = statistics.median(r[0] for r in ratios["flor"]) - 1
-    print(f"bar: {OVERHEAD_BAR:.1%}: {'held' if overhead <= OVERHEAD_BAR else 'NOT HELD'}", flush=True)
-    return overhead <= OVERHEAD_BAR
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -296,13 +207,15 @@ def main() -> None:
     parser.add_argument(
         "--peers", default=os.environ.get("FLOR_BENCH_PYTHON", ""), help="an interpreter that has them"
     )
-    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=12, help="turns of each side of a training")
     options = parser.parse_args()
     python = peers_python(options.peers)
     fine, missing = calls(python, options.repeats)
+    import overhead  # beside this file; it uses what stands above
+
     for kind in ("numpy", "torch"):
-        fine = training(python, kind, options.epochs, options.repeats, missing) and fine
+        fine = overhead.compare(python, kind, options.pairs, missing) and fine
     sys.exit(not fine)
 
 
