@@ -6,8 +6,8 @@
 
 A training (torch, MLP and Adam, one thread, a checkpoint of every epoch) is recorded once per version; then a statement is
 asked of all of them. What is compared with is running the versions again with the statement in them, as a person would,
-one after the other. Every case checks that its values are bit for bit those of these runs; without that its ratio is not
-printed. Wall seconds, and CPU seconds of the whole process tree beside them; on a machine with other work, read the CPU
+one after the other: two of them are timed with nothing beside them (each does the same work). Every case checks that its
+values are bit for bit those of all these runs; without that its ratio is not printed. Wall seconds, and CPU seconds of the whole process tree beside them; on a machine with other work, read the CPU
 seconds. Medians of the rounds. `--folder` keeps the trainings for the next time.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--versions", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--steps", type=int, help="steps of 64 rows in an epoch: 150, for the growth 200")
+    parser.add_argument("--steps", type=int, help="steps of 64 rows in an epoch: 120, for the growth 100")
     parser.add_argument("--hidden", type=int, help="units of each hidden layer: 512, for the growth 1024")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the trainings are kept; else they are made anew")
@@ -47,13 +47,13 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.growth:
         versions = [n for n in VERSIONS if n <= chosen.most_versions]
-        growth(versions, EPOCHS, chosen.steps or 200, chosen.hidden or 1024, chosen.growth, chosen.folder)
+        growth(versions, EPOCHS, chosen.steps or 100, chosen.hidden or 1024, chosen.growth, chosen.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (chosen.folder or Path(temporary)).absolute()
         os.environ["FLOR_CACHE"] = str(folder / "cache")
         prepared = prepare(
-            folder, Size(chosen.epochs, chosen.steps or 150, chosen.hidden or 512), chosen.versions
+            folder, Size(chosen.epochs, chosen.steps or 120, chosen.hidden or 512), chosen.versions
         )
         bars(prepared, chosen.rounds, chosen.only.split(",") if chosen.only is not None else PARTS)
         if chosen.flordb:

@@ -29,9 +29,10 @@ def bars(prepared: Prepared, rounds: int, parts: Collection[str] = PARTS) -> Non
         parts: which ones.
     """
     project, size, again = prepared.project, prepared.size, prepared.again
+    project.begin()
     print(
         f"{prepared.versions} versions x {size.epochs} epochs of {again.cpu / prepared.versions / size.epochs:.2f} CPU s; "
-        f"running them again: {again.wall:.2f} s, {again.cpu:.2f} CPU s"
+        f"running them again: {again.wall:.2f} s, {again.cpu:.2f} CPU s (by the median of {len(prepared.timed)})"
     )
     epoch = size.epochs // 2
     cases = [
@@ -43,7 +44,7 @@ def bars(prepared: Prepared, rounds: int, parts: Collection[str] = PARTS) -> Non
             continue
         for warm in (True, False) if "cold" in parts else (True,):
             first, later = project.ask(rounds if warm else 0, statements=(name,), warm=warm, **question)
-            same(prepared, name, only)
+            same(prepared, name, epoch=only)
             if warm:
                 show(f"{words}, warm workers", median(later), again, bar)
             show(f"{words}, {'workers start first' if warm else 'cold children'}", first, again)
@@ -59,8 +60,12 @@ def segments(prepared: Prepared, rounds: int) -> None:
     with Workspace.open(project.folder) as workspace:
         newest = workspace.runs()[-1].key
     asked = {"statements": ("grad_norm",), "runs": (newest,)}
-    _, one = project.ask(rounds, segments=1, workers=1, **asked)
-    _, two = project.ask(rounds, segments=2, workers=2, **asked)
+    # The workers are warm from the questions before, or nearly: each answer executes the whole training.
+    one, two = [], []
+    for _ in range(max(1, rounds // 2)):
+        two.append(project.ask(0, segments=2, workers=2, **asked)[0])
+        same(prepared, "grad_norm", newest=True)
+        one.append(project.ask(0, segments=1, workers=1, **asked)[0])
     show("step-level, one run, all epochs, one segment", median(one), median(one), wall_only=True)
     show(
         "the same, two segments on two workers",
@@ -69,6 +74,7 @@ def segments(prepared: Prepared, rounds: int) -> None:
         "bar: 1.6x, on two idle cores",
         wall_only=True,
     )
+    same(prepared, "grad_norm", newest=True)
     print(f"cores: {os.cpu_count()}, load: {os.getloadavg()[0]:.1f} (wall ratios need idle cores)")
 
 

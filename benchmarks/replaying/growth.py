@@ -27,15 +27,13 @@ class Point:
 def over_versions(numbers: Sequence[int], size: Size, folder: Path | None = None) -> list[Point]:
     """One project with the most versions; the first ones are asked, then more of them."""
     with _project(size, max(numbers), folder) as prepared:
+        prepared.project.begin()
         with Workspace.open(prepared.project.folder) as workspace:
-            workspace.sync()
             keys = tuple(run.key for run in workspace.runs())
         points: list[Point] = []
         for number in numbers:
             first, _ = prepared.project.ask(0, statements=("weight_norm",), runs=keys[:number])
-            again = prepared.each[:number]
-            total = Seconds(sum(s.wall for s in again), sum(s.cpu for s in again))
-            points.append(_told(Point(number, total, first), "versions"))
+            points.append(_told(Point(number, prepared.running(number), first), "versions"))
         same(prepared, "weight_norm")
     return points
 
@@ -46,6 +44,7 @@ def over_epochs(numbers: Sequence[int], steps: int, hidden: int, folder: Path | 
     for number in numbers:
         place = folder / f"epochs-{number}" if folder else None
         with _project(Size(number, steps, hidden, small=True), 1, place) as prepared:
+            prepared.project.begin()
             first, _ = prepared.project.ask(0, statements=("weight_norm",))
             same(prepared, "weight_norm")
             points.append(_told(Point(number, prepared.again, first), "epochs"))

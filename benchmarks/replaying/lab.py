@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -185,12 +188,23 @@ class Project:
             run(self.folder, python, "train.py")
         return clock.seconds
 
-    def values(self, name: str) -> list[str]:
-        """All values of a name, bit for bit, in the order of the runs."""
+    def values(self, name: str, *, epoch: int | None = None, newest: bool = False) -> list[str]:
+        """All values of a name, bit for bit, in the order of the runs; of one epoch, or of the newest run alone."""
         with Workspace.open(self.folder) as workspace:
             workspace.sync()
-            frame = workspace.store.dataframe(name)
-            return [float(v).hex() for v in frame[name].dropna()]
+            runs = [workspace.runs()[-1].key] if newest else None
+            frame = workspace.store.dataframe(name, runs=runs)
+        frame = frame[frame["epoch"] == epoch] if epoch is not None else frame
+        return [float(v).hex() for v in frame[name].dropna()]
+
+    def begin(self) -> None:
+        """Forget what was answered at another time, so that what is compared is what is answered now."""
+        home = self.folder / ".flor"
+        shutil.rmtree(home / "replays", ignore_errors=True)
+        for file in home.glob("flor.db*"):
+            file.unlink()
+        with Workspace.open(self.folder) as workspace:
+            workspace.sync()
 
     def forget(self) -> None:
         """Open all cells again."""
@@ -212,47 +226,71 @@ class Project:
         return taken[0], taken[1:]
 
 
+TIMED = 2
+"""So many runs with the statement in them are timed, with nothing beside them; the other trainings go on two at a time."""
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A project, the same one with the statements in it from the start, and what running that took."""
+    """A project, the same one with the statements in it from the start, and what running that took, version by version."""
 
     project: Project
     oracle: Project
     size: Size
     versions: int
-    each: tuple[Seconds, ...]
+    timed: tuple[Seconds, ...]
 
     @property
     def again(self) -> Seconds:
-        """The sum over the versions."""
-        return Seconds(sum(s.wall for s in self.each), sum(s.cpu for s in self.each))
+        """Running all versions again, one after the other."""
+        return self.running(self.versions)
+
+    def running(self, versions: int) -> Seconds:
+        """Running so many versions again: each does the same work, so it is the median of those that were timed."""
+        one = median(self.timed)
+        return Seconds(one.wall * versions, one.cpu * versions)
 
 
 def prepare(folder: Path, size: Size, versions: int) -> Prepared:
     """Train everything; what lies in the folder already is taken from there."""
     note = folder / "taken.json"
-    kept = json.loads(note.read_text()) if note.exists() else {"again": []}
-    if kept.setdefault("size", asdict(size)) != asdict(size):
-        raise SystemExit(f"{folder} holds trainings of another size: {kept['size']}")
+    kept: dict[str, Any] = {"size": asdict(size), "timed": [], "oracle": 0, "project": 0}
+    if note.exists():
+        kept |= json.loads(note.read_text())
+    if kept["size"] != asdict(size) or max(kept["oracle"], kept["project"]) > versions:
+        raise SystemExit(
+            f"{folder} holds {kept['project']} trainings of the size {kept['size']}: name another folder"
+        )
     project, oracle = Project(folder / "project"), Project(folder / "oracle")
-    for version in range(len(kept["again"]), versions):
-        project.train(size.script(version))
-        kept["again"].append(asdict(oracle.train(size.script(version, asked=True))))
-        note.write_text(json.dumps(kept))
-    if len(kept["again"]) != versions:
-        raise SystemExit(f"{folder} holds {len(kept['again'])} versions")
+    lock = threading.Lock()
+
+    def train(which: str, until: int) -> None:
+        place, asked = (oracle, True) if which == "oracle" else (project, False)
+        while kept[which] < until:
+            taken = place.train(size.script(kept[which], asked=asked))
+            with lock:
+                if asked and len(kept["timed"]) < TIMED:
+                    kept["timed"].append(asdict(taken))
+                kept[which] += 1
+                note.write_text(json.dumps(kept))
+
+    train("oracle", min(TIMED, versions))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(train, which, versions) for which in ("oracle", "project")]:
+            done.result()
     (project.folder / "train.py").write_text(size.script(versions - 1, asked=True))
-    each = tuple(Seconds(s["wall"], s["cpu"]) for s in kept["again"])
-    return Prepared(project, oracle, size, versions, each)
+    timed = tuple(Seconds(s["wall"], s["cpu"]) for s in kept["timed"])
+    return Prepared(project, oracle, size, versions, timed)
 
 
-def same(prepared: Prepared, name: str, epoch: int | None = None) -> None:
+def same(prepared: Prepared, name: str, *, epoch: int | None = None, newest: bool = False) -> None:
     """Leave where the replayed values are not bit for bit those of the runs with the statement in them."""
-    wanted = prepared.oracle.values(name)
-    if epoch is not None:
-        size = prepared.size
-        first, last = epoch * size.steps, (epoch + 1) * size.steps
-        starts = range(0, len(wanted), size.epochs * size.steps)
-        wanted = [v for start in starts for v in wanted[start + first : start + last]]
-    if not wanted or prepared.project.values(name) != wanted:
-        raise SystemExit(f"{name}: the replayed values are not those of the runs with the statement in them")
+    size = prepared.size
+    wanted = prepared.oracle.values(name, epoch=epoch, newest=newest)
+    found = prepared.project.values(name, epoch=epoch, newest=newest)
+    epochs, runs = (size.epochs if epoch is None else 1), (1 if newest else prepared.versions)
+    many = runs * epochs * (size.steps if name == "grad_norm" else 1)
+    if len(wanted) != many or found != wanted:
+        raise SystemExit(
+            f"{name}: {len(found)} replayed values are not the {many} of the runs with the statement in them"
+        )

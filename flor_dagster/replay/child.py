@@ -22,13 +22,12 @@ from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
 from flor_dagster.recording.ranks import find_rank
-from flor_dagster.recording.replaying import ReplaySession, on_restore, pin_torch_threads
+from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
 from flor_dagster.replay.confining import confine
 from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
-from flor_dagster.replay.rereading import Rereading
 from flor_dagster.replay.watching import watch
 
 # Errors of a replay's own, as a rank's journal names them.
@@ -62,20 +61,10 @@ def replay(plan: dict[str, Any]) -> int:
     return status
 
 
-def _begin_as_script(plan: dict[str, Any]) -> Path:
-    """Confine this process, and give it the recorded folder, arguments and import path; the script's path."""
+def _begin_as_script(plan: dict[str, Any], *, made: bool = False) -> Path:
+    """Confine and watch this process, and give it the recorded folder, arguments and import path; the script's path."""
     confine(plan["user_root"], plan["own_folders"])
-    watch(plan)
-    rereading = Rereading(
-        plan["began"],
-        plan["root"],
-        plan["user_root"],
-        (plan["home"], *plan["own_folders"][1:]),
-        _skipped_too_much,
-        alone=plan["world_size"] == 1,
-    )
-    rereading.watch()
-    on_restore.append(rereading.restored)
+    watch(plan, made=made)
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
@@ -86,7 +75,7 @@ def _begin_as_script(plan: dict[str, Any]) -> Path:
 def make_ranks(plan: dict[str, Any]) -> int:
     """Run the script in this process, which makes the ranks; each is replayed where it becomes one."""
     first = plan["ranks"][0]
-    path = _begin_as_script(first)
+    path = _begin_as_script(first, made=True)
     os.environ["PYTHONPATH"] = plan["hook"]
     _await_rank(plan)
     status = 0
@@ -109,7 +98,7 @@ def await_rank(plan_path: str) -> None:
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
     first = plan["ranks"][0]
     confine(first["user_root"], first["own_folders"])
-    watch(first)
+    watch(first, made=True)
     _await_rank(plan)
 
 
@@ -173,17 +162,6 @@ def _carry_out(plan: dict[str, Any], pid: int, path: Path, function: str) -> int
         _session().finish("finished")
     _flush()
     return 0
-
-
-def _skipped_too_much(path: str) -> None:
-    """The process ends at once: old code may catch any exception."""
-    session = _session()
-    session.finish(
-        "failed",
-        f"{path} is read, which was written after the recorded run began: skipped code may have written it",
-    )
-    _flush()
-    os._exit(EXIT_RESTORE)
 
 
 def _wind_up() -> None:

@@ -1,9 +1,14 @@
 """What a replay's child reads: nothing stale, and nothing that is not what the recorded run had without saying so.
 
-Seen by an audit hook of Python's; C extensions that open files themselves pass it.
+What a skipped loop wrote is not there, and what lies there instead is of another moment: the user's file as the training left
+it. So once something was put back instead of being executed, the process may only read what was written before the recorded
+run began, and what it wrote itself since. Anything else ends it, and it is carried out again without skipping. Data files
+that changed since the run read them are noted, and those that are missing end it.
+
+Seen by an audit hook of Python's; C extensions that open files themselves pass it, and so do the workers of loaders.
 """
 
-# ruff: noqa: PTH100, PTH116 - called at every opening of a file: texts, not Path objects
+# ruff: noqa: PTH100, PTH116, PTH118 - called at every opening of a file: texts, not Path objects
 
 from __future__ import annotations
 
@@ -12,72 +17,172 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.datafiles import is_data
 from flor_dagster.recording.exits import EXIT_RESTORE
-from flor_dagster.recording.replaying import ReplaySession, doubts
+from flor_dagster.recording.replaying import ReplaySession, doubts, on_restore
 
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# The version holds them, whatever became of the user's.
+_CODE = (".py", ".pyi", ".pyc", ".so")
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
+_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr")
 # File systems note times by a clock that ticks more coarsely than the one of `time.time_ns`.
 _TICK = 20_000_000
+COARSE = 50_000_000
+"""Nanoseconds by which a file's time may lie before the clock's."""
 
 
-def watch(plan: Mapping[str, Any]) -> None:
+def watch(plan: Mapping[str, Any], *, made: bool = False) -> None:
     """Watch what this process reads from here on.
 
     Args:
-        plan: the child's; `data` says what the run read (`read`), what was put into the checkout (`placed`), when its loops
-            began (`looped`).
+        plan: the child's, or that of one of its ranks; `data` says what the run read (`read`), what was put into the checkout
+            (`placed`, `kept`), what changed (`changed`), when the run's loops began (`looped`).
+        made: whether a process that is forked from this one may become a rank. It is watched as this one is.
     """
-    data = plan.get("data")
-    if data:
-        sys.addaudithook(_Watch(plan, data))
+    watcher = Watcher(plan)
+    watcher.begin()
+    on_restore.append(watcher.restored)
+    if made:
+        os.register_at_fork(after_in_child=watcher.follow)
 
 
-class _Watch:
-    def __init__(self, plan: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+class Watcher:
+    """Watches the files of one process.
+
+    Args:
+        plan: see `watch`.
+    """
+
+    def __init__(self, plan: Mapping[str, Any]) -> None:
         user_root: str = plan["user_root"]
-        self._roots = [os.path.realpath(plan["root"]), os.path.realpath(user_root), user_root]
+        data: Mapping[str, Any] = plan["data"]
+        self._began: int = plan["began"]
+        self._looped: int = data["looped"]
+        self._alone: bool = plan["world_size"] == 1
+        self._started = time.time_ns()
+        self._root, self._user_root = os.path.realpath(plan["root"]), os.path.realpath(user_root)
+        self._roots = (self._root, self._user_root, user_root)
         self._read: Mapping[str, Sequence[int]] = data["read"]
         self._placed = frozenset(data["placed"])
         self._folders = tuple(name for name in data["placed"] if name.endswith("/"))
         self._kept = frozenset(data["kept"])
         self._changed: Mapping[str, tuple[str, bool]] = data["changed"]
-        self._looped: int = data["looped"]
-        self._alone: bool = plan["world_size"] == 1
-        self._begun = time.time_ns() - _TICK
         self._home = os.path.realpath(plan["home"]) + os.sep
-        self._inside = False
+        prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(os.__file__).parent))
+        ours = (plan["home"], *plan["own_folders"][1:])
+        self._exempt = tuple({os.path.realpath(p) + os.sep for p in (*ours, *prefixes, *_SYSTEM)})
+        self._own: set[str] = set()
+        """Written by this process since something was last put back."""
+        self._late: set[str] = set()
+        """Written by this process before that."""
+        self._mixed: set[str] = set()
+        """Appended to, behind what the training left."""
+        self._pid = os.getpid()
+        self._restored = False
+        self._busy = False
 
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if event != "open" or self._inside:
+    def begin(self) -> None:
+        """Look at what is opened, and at what is asked whether it exists, from here on."""
+        sys.addaudithook(self.hook)
+        plain = os.stat
+
+        def stat(path: Any, *more: Any, **named: Any) -> os.stat_result:
+            if self._restored and not self._busy and not isinstance(path, int) and os.getpid() == self._pid:
+                self._busy = True
+                try:
+                    real = _real(path)
+                    if real and real not in self._own and self._is_late(real):
+                        _end_stale(self._shown(real))
+                finally:
+                    self._busy = False
+            return plain(path, *more, **named)
+
+        os.stat = stat
+
+    def follow(self) -> None:
+        """In a forked child: one that may become a rank is watched, a rank's or a loader's own worker is not."""
+        if sessions.factory is not None:
+            self._pid = os.getpid()
+
+    def restored(self) -> None:
+        """Something was put back: what was written until now may have been written again by what was skipped."""
+        self._restored = True
+        self._late |= {path for path in self._own if path.startswith(self._root + os.sep)}
+        self._own.clear()
+
+    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+        """For `sys.addaudithook`."""
+        if event not in ("open", "os.rename", "sqlite3.connect") or self._busy or os.getpid() != self._pid:
             return
-        target, mode, flags = (*args, None, None)[:3]
-        if not isinstance(target, str | bytes | os.PathLike) or (isinstance(mode, str) and mode[:1] in "wax"):
-            return
-        if isinstance(flags, int) and flags & _WRITES and not (isinstance(mode, str) and "r" in mode):
-            return
-        self._inside = True
+        self._busy = True
         try:
-            path = os.path.abspath(os.fsdecode(target))
-            if is_data(path) and not path.startswith(self._home):
-                self._reads(path)
+            if event == "os.rename":
+                if _real(args[0]) in self._own:
+                    self._own.add(_real(args[1]))
+            elif path := _real(args[0]):
+                mode, flags = (*args[1:3], None, None)[:2] if event == "open" else (None, os.O_CREAT)
+                self._opened(
+                    path, mode if isinstance(mode, str) else "", flags if isinstance(flags, int) else 0
+                )
         finally:
-            self._inside = False
+            self._busy = False
 
-    def _reads(self, path: str) -> None:
-        name, copied = self._name(path)
+    def _opened(self, path: str, mode: str, flags: int) -> None:
+        if path in self._own:
+            return
+        there = os.path.lexists(path)
+        if "w" in mode or "x" in mode or flags & os.O_TRUNC or (not there and flags & os.O_CREAT):
+            self._own.add(path)
+            self._mixed.discard(path)
+        elif "a" in mode or flags & os.O_APPEND:
+            # What it is appended to is what the training left, not what it found.
+            if self._is_late(path):
+                self._mixed.add(path)
+        elif "r" in mode or flags & _WRITE_FLAGS != os.O_WRONLY:
+            if path in self._mixed or (self._restored and self._is_late(path)):
+                _end_stale(self._shown(path))
+            if is_data(path) and not path.startswith(self._home):
+                self._look_at_data(path)
+
+    # Files of another moment ---------------------------------------------------------------------------------------
+
+    def _is_late(self, path: str) -> bool:
+        """Whether a file was written after the recorded run began, and not by what this process executed since a restore."""
+        if path in self._late:
+            return True
+        if path.endswith(_CODE) or path.startswith(self._exempt):
+            return False
+        inside = path.startswith(self._root + os.sep)
+        if inside:
+            path = self._user_root + path[len(self._root) :]
         try:
             status = os.stat(path)
         except OSError:
+            return False
+        if not self._alone and not inside and status.st_mtime_ns > self._started - COARSE:
+            return False  # several ranks may talk through files outside the checkout, which each writes anew
+        return status.st_mtime_ns > self._began - COARSE and (status.st_mode & 0o170000) == 0o100000
+
+    def _shown(self, path: str) -> str:
+        inside = path.startswith(self._root + os.sep)
+        return self._user_root + path[len(self._root) :] if inside else path
+
+    # Data that changed ---------------------------------------------------------------------------------------------
+
+    def _look_at_data(self, path: str) -> None:
+        name, copied = self._name(path)
+        try:
+            written = os.stat(path).st_mtime_ns
+        except OSError:
             self._absent(name)
             return
-        written = status.st_mtime_ns
-        if written >= self._begun:
-            # Made by this replay itself. What was restored since may have been written, too, by what was skipped.
-            # Of several ranks, one may read what another has written before its own restore: they talk outside the checkout.
+        if written >= self._started - _TICK:
+            # Made by this replay itself, by C code. What was restored since may have been written, too, by what was skipped.
             if written < _restored_at() and (copied or self._alone):
                 _give_up(f"{name} may have been written by what was skipped")
             return
@@ -85,7 +190,7 @@ class _Watch:
             return
         if name in self._changed:
             doubts[name] = self._changed[name]
-        elif copied and not self._is_placed(name):
+        elif copied and not (name in self._placed or name.startswith(self._folders)):
             return  # of the version
         elif written >= self._looped and not self._came_before(name):
             doubts[name] = f"{name} was written since the training was in its loops", True
@@ -95,12 +200,11 @@ class _Watch:
         return known is not None and known[1] < self._looped
 
     def _absent(self, name: str) -> None:
-        known = self._read.get(name)
-        if known is None:
+        if name not in self._read:
             return
         if _restored_at():
             _give_up(f"{name} is written by what was skipped")
-        if known[1] < self._looped:
+        if self._came_before(name):
             _give_up(f"{name}, which this run read, is missing", 1)
 
     def _name(self, path: str) -> tuple[str, bool]:
@@ -110,18 +214,16 @@ class _Watch:
                 return path[len(root) + 1 :], number == 0
         return path, False
 
-    def _is_placed(self, name: str) -> bool:
-        return name in self._placed or name.startswith(self._folders)
-
-
-def _session() -> ReplaySession | None:
-    session = sessions.active
-    return session if isinstance(session, ReplaySession) and not session.ended else None
-
 
 def _restored_at() -> int:
-    session = _session()
-    return 0 if session is None else session.restored_at
+    session = sessions.active
+    return session.restored_at if isinstance(session, ReplaySession) and not session.ended else 0
+
+
+def _end_stale(path: str) -> None:
+    _give_up(
+        f"{path} is read, which was written after the recorded run began: skipped code may have written it"
+    )
 
 
 def _give_up(why: str, status: int = EXIT_RESTORE) -> None:
@@ -129,9 +231,31 @@ def _give_up(why: str, status: int = EXIT_RESTORE) -> None:
     session = sessions.active or sessions.start()
     if session is None or session.ended:
         return
-    sys.stderr.write("".join(traceback.format_stack(sys._getframe(3), limit=8)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    sys.stderr.write("".join(traceback.format_stack(_caller(), limit=8)))
     sys.stderr.write(f"flor_dagster: {why}\n")
-    session.finish("failed", why)
+    # A rank that the script made has no exit status of its own: it is told by the journal.
+    session.finish(
+        "failed", f"CheckpointError: {why}" if sessions.ranks_follow and status == EXIT_RESTORE else why
+    )
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _caller() -> FrameType | None:
+    """The innermost frame that is not of this file."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame
+
+
+def _real(path: Any) -> str:
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    if not isinstance(path, str | os.PathLike):
+        return ""
+    # The last part is looked at as it is named: a link in the checkout stands for the user's file.
+    text = os.path.abspath(os.fspath(path))  # pyright: ignore[reportUnknownArgumentType, reportArgumentType, reportCallIssue]
+    folder, name = os.path.split(text)
+    return os.path.join(os.path.realpath(folder), name)

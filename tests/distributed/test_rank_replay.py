@@ -88,16 +88,23 @@ def rows(workspace: Workspace, name: str) -> list[tuple[object, ...]]:
     return [tuple(bits(v) for v in row) for row in frame[frame[name].notna()].itertuples(index=False)]
 
 
-def oracle(ranks: Ranks, tmp_path: Path, script: str, name: str) -> list[tuple[object, ...]]:
-    truth = Ranks(tmp_path / "oracle")
-    truth.commit({"train.py": script.replace(ASKED, "")})
+Rows = list[tuple[object, ...]]
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
+    """What a run that had the asked statements recorded: name → its rows."""
+    truth = Ranks(tmp_path_factory.mktemp("truth") / "oracle")
+    truth.commit({"train.py": SCRIPT.replace(ASKED, "")})
     launch(truth)
     with truth.open() as workspace:
         workspace.sync()
-        return rows(workspace, name)
+        return {name: rows(workspace, name) for name in ("norm", "noise")}
 
 
-def test_each_rank_gets_its_own_values_bit_for_bit_without_a_step(trained: Ranks, tmp_path: Path) -> None:
+def test_each_rank_gets_its_own_values_bit_for_bit_without_a_step(
+    trained: Ranks, oracle: dict[str, Rows]
+) -> None:
     answer, report = ask(trained, "norm")
     assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell
     assert "8 values on 2 ranks" in answer.cell.sentence
@@ -107,17 +114,19 @@ def test_each_rank_gets_its_own_values_bit_for_bit_without_a_step(trained: Ranks
         assert workspace.store.dataframe("norm")["norm"].notna().sum() == 4, (
             "the first rank alone, unless asked"
         )
-    assert values == oracle(trained, tmp_path, SCRIPT, "norm")
+    assert values == oracle["norm"]
     assert len(values) == 8
     assert emitted(trained, report, "weight") == {0: 0, 1: 0}
 
 
-def test_a_step_is_answered_from_a_checkpoint_that_every_rank_has(trained: Ranks, tmp_path: Path) -> None:
+def test_a_step_is_answered_from_a_checkpoint_that_every_rank_has(
+    trained: Ranks, oracle: dict[str, Rows]
+) -> None:
     answer, report = ask(trained, "noise", iterations={"epoch": (2,)})
     assert answer.cell.fidelity == "exact", answer.cell.sentence
     with trained.open() as workspace:
         values = rows(workspace, "noise")
-    assert values == [row for row in oracle(trained, tmp_path, SCRIPT, "noise") if row[1] == 2]
+    assert values == [row for row in oracle["noise"] if row[1] == 2]
     assert len(values) == 6
     assert emitted(trained, report, "weight") == {0: 3, 1: 3}
 
@@ -153,7 +162,7 @@ def test_a_statement_that_only_one_rank_comes_to_is_answered_there(
 
 
 def test_a_killed_ranks_run_is_answered_as_far_as_every_rank_came(
-    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oracle: dict[str, Rows]
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     train(ranks, status=-signal.SIGKILL, DIES="1")
@@ -166,7 +175,7 @@ def test_a_killed_ranks_run_is_answered_as_far_as_every_rank_came(
     with ranks.open() as workspace:
         values = rows(workspace, "norm")
         behind = workspace.answer(Question(("after",))).cells[0].cell
-    assert values == [row for row in oracle(ranks, tmp_path, SCRIPT, "norm") if row[1] < 2]  # type: ignore[operator]
+    assert values == [row for row in oracle["norm"] if row[1] < 2]  # type: ignore[operator]
     assert len(values) == 4
     assert behind.status == "refused"
     assert "never got there" in behind.sentence
@@ -266,12 +275,20 @@ def test_a_rank_whose_record_differs_makes_the_replay_diverged_and_is_named(trai
 
 
 HEAD, _, BODY = SCRIPT.partition("random = np")
+WRITES = '            flor.log("weight", float(weights.sum()))\n'
+MORE = f"{WRITES}            own(rank).write_text(repr(float(weights.sum())))\n"
+LOSS = '        flor.log("loss"'
+KEPT = '        #? flor.log("kept", float(own(rank).read_text()))\n'
 MADE = (
     HEAD.replace(
         'rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])', "import multiprocessing"
     ).replace("def mean(value, what):", "def mean(value, what):\n    rank, size = int(os.environ['RANK']), 2")
+    + "def own(rank):\n    return Path(os.environ['TMPDIR'], f'weight.{rank}')\n\n"
     + "def train(rank, results):\n    size = 2\n    os.environ.update(RANK=str(rank), WORLD_SIZE='2')\n"
-    + "".join(f"    {line}\n" for line in ("random = np" + BODY).splitlines())
+    + "".join(
+        f"    {line}\n"
+        for line in ("random = np" + BODY.replace(WRITES, MORE).replace(LOSS, KEPT + LOSS)).splitlines()
+    )
     + """
     results.put(rank)
 
@@ -294,9 +311,13 @@ def train_made(ranks: Ranks, *arguments: str) -> None:
     (ranks.root / "train.py").write_text(MADE.replace(ASKED, ""))
 
 
-@pytest.mark.parametrize("how", [("fork",), ("spawn", "waits")])
+@pytest.mark.parametrize("how", [("fork",), ("spawn", "waits"), ("forkserver", "waits")])
 def test_ranks_that_the_script_makes_are_made_again(
-    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
+    ranks: Ranks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: tuple[str, ...],
+    oracle: dict[str, Rows],
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     train_made(ranks, *how)
@@ -305,11 +326,15 @@ def test_ranks_that_the_script_makes_are_made_again(
     assert emitted(ranks, report, "weight") == {0: 0, 1: 0}
     step, _ = ask(ranks, "noise", iterations={"epoch": (1,)})  # the script waits for results that don't come
     assert step.cell.fidelity == "exact", step.cell
-    truth = tmp_path / "oracle"
-    wanted = {name: oracle(ranks, truth / name, SCRIPT, name) for name in ("norm", "noise")}
+    # What the steps wrote last is there, outside the checkout: it is of the last epoch, whatever is skipped.
+    kept, report = ask(ranks, "kept")
+    assert kept.cell.fidelity == "exact", kept.cell
+    assert emitted(ranks, report, "weight") == {0: 12, 1: 12}
     with ranks.open() as workspace:
-        assert rows(workspace, "norm") == wanted["norm"]
-        assert rows(workspace, "noise") == [row for row in wanted["noise"] if row[1] == 1]
+        assert rows(workspace, "norm") == oracle["norm"]
+        assert rows(workspace, "noise") == [row for row in oracle["noise"] if row[1] == 1]
+        last_weights = [(rank, epoch, w) for rank, epoch, step, w in rows(workspace, "weight") if step == 2]
+        assert rows(workspace, "kept") == last_weights
 
 
 def test_a_rank_that_the_script_made_fails_by_its_name(
