@@ -20,6 +20,8 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet --quiet
 PYTEST_ARGS ?=
+# Files are taken in their order, the long ones of the browser first; a file's tests share what they set up.
+WORKERS ?= 2
 
 .PHONY: demo ui test lint bench clean environment environment-lint
 .DELETE_ON_ERROR:
@@ -34,7 +36,7 @@ ui: $(VENV)/.installed
 # The tests start many processes; compiled modules save each of them a part of its start.
 test: environment
 	@$(BIN)/python -m compileall -q flor_dagster
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: environment-lint
 	@$(BIN)/ruff check .

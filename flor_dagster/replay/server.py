@@ -3,7 +3,8 @@
 It runs in the interpreter of the old code, imports the standard library and the recorder, and never a module of the
 user's repository. It is safe to fork from only if nothing but imports has happened: no other thread lives, no CUDA
 context exists, and no library has drawn from, or seeded, a random generator when it was imported. That is looked at
-before the first unit; a worker that is not safe says so and is not used.
+before the first unit: where a library has drawn, the process starts afresh with the modules that did not; a worker that
+is not safe says so and is not used.
 
 A worker without libraries starts cold children: fork and exec of a fresh interpreter.
 
@@ -13,39 +14,33 @@ It ends when the process that owns it closes the connection, or is gone.
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import json
 import os
 import select
 import signal
 import socket
 import sys
-import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from flor_dagster.replay.guard import Request, guard
-from flor_dagster.replay.processes import native_threads
+from flor_dagster.replay.preloading import UnsafeError, preload
 
 BOOT = (
     "import os, sys; sys.path.insert(0, sys.argv[1]); from flor_dagster.replay.child import main; "
     "sys.path[0] = ''; os._exit(main(sys.argv[2]))"
 )
-# Loaded by a library when it is first used; a worker does that beforehand.
-_LATER = {"torch": ("torch._dynamo",)}
-_FIRST = ("random", "numpy", "torch")
 GRACE_SECONDS = 5.0
-
-
-class UnsafeError(Exception):
-    """A worker that can't be forked from without changing what the old code computes."""
+# A module that was harmless may load one that is not, as soon as its first importer is left out.
+ROUNDS = 5
+_ROUND = "FLOR_WORKER_ROUND"
 
 
 def main(connection: int, libraries: str, package_parent: str) -> int:
     """Serve until the owner closes the connection."""
     owner = os.getppid()
     os.environ.pop("FLOR_OFF", None)
+    this_round = int(os.environ.pop(_ROUND, "1"))
     with socket.socket(fileno=connection) as sock:
         # Inherited by no program that a child executes.
         os.set_inheritable(sock.fileno(), False)
@@ -53,6 +48,8 @@ def main(connection: int, libraries: str, package_parent: str) -> int:
         try:
             facts = preload(names)
         except UnsafeError as error:
+            if error.harmless and this_round < ROUNDS:
+                _start_afresh(sock, error.harmless, this_round + 1)
             _send(sock, {"unsafe": str(error)})
             return 0
         _send(sock, {"ready": facts})
@@ -60,67 +57,11 @@ def main(connection: int, libraries: str, package_parent: str) -> int:
     return 0
 
 
-def preload(names: list[str]) -> dict[str, Any]:
-    """Import libraries and look whether forking afterwards is safe.
-
-    Returns:
-        The version of each.
-
-    Raises:
-        UnsafeError: a library can't be imported, or importing it leaves more than an import should.
-    """
-    if not names:
-        return {}
-    importlib.import_module("random")
-    names = list(dict.fromkeys(part for name in names for part in (name.partition(".")[0], name)))
-    ordered = sorted(names, key=lambda n: (_FIRST.index(n) if n in _FIRST else len(_FIRST), names.index(n)))
-    for name in ordered:
-        before = _random_states()
-        for module in (name, *_LATER.get(name, ())):
-            try:
-                importlib.import_module(module)
-            except Exception as error:
-                raise UnsafeError(f"{module} can't be imported: {type(error).__name__}: {error}") from error
-        after = _random_states()
-        changed = sorted(key for key in before if after[key] != before[key])
-        if changed:
-            raise UnsafeError(f"importing {name} changes the random generator of {', '.join(changed)}")
-    _look_for_threads()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        raise UnsafeError("importing the libraries has initialised CUDA")
-    gc.collect()
-    gc.freeze()
-    return {name: str(getattr(sys.modules[name], "__version__", "")) for name in ordered}
-
-
-def _random_states() -> dict[str, Any]:
-    states: dict[str, Any] = {"python": sys.modules["random"].getstate()}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        kind, keys, *rest = numpy.random.get_state(legacy=True)
-        states["numpy"] = (kind, keys.tobytes(), *rest)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        # An operation on a tensor could start threads: its own bytes are read.
-        states["torch"] = bytes(torch.default_generator.get_state().numpy())
-    return states
-
-
-def _look_for_threads() -> None:
-    if threading.active_count() > 1:
-        names = ", ".join(t.name for t in threading.enumerate() if t is not threading.main_thread())
-        raise UnsafeError(f"importing the libraries has started threads: {names}")
-    # Libraries that know of forks (OpenBLAS) end their threads before one, and start them again when they need them.
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    left = native_threads()
-    if left > 1:
-        raise UnsafeError(
-            f"importing the libraries has started {left - 1} threads that live on across a fork"
-        )
+def _start_afresh(sock: socket.socket, libraries: tuple[str, ...], this_round: int) -> NoReturn:
+    """Become a process that has imported nothing yet, with the same connection."""
+    os.set_inheritable(sock.fileno(), True)
+    environment = {**os.environ, "FLOR_OFF": "1", _ROUND: str(this_round)}
+    os.execve(sys.executable, [*sys.orig_argv[:-1], ",".join(libraries)], environment)
 
 
 def _send(sock: socket.socket, message: dict[str, Any]) -> None:

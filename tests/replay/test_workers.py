@@ -54,8 +54,7 @@ def library(folder: Path, name: str, text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("import random\nrandom.seed(3)", "changes the random generator of python"),
-        ("import numpy\nnumpy.random.rand()", "changes the random generator of numpy"),
+        ("import random\nrandom.seed(3)", "importing curious changes the random generator of python"),
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", "threads"),
         ("raise ImportError('not here')", "can't be imported"),
     ],
@@ -64,11 +63,37 @@ def test_a_library_that_does_more_than_load_makes_a_worker_unsafe(
     tmp_path: Path, text: str, words: str
 ) -> None:
     environment = library(tmp_path, "curious", text)
-    worker = Worker(sys.executable, environment, ("numpy", "curious"))
+    worker = Worker(sys.executable, environment, ("curious",))
     try:
         assert words in worker.ready()
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize("draw", ["import random\nrandom.random()", "import numpy\nnumpy.random.rand()"])
+def test_what_draws_while_it_is_imported_is_left_to_each_child_and_the_rest_is_loaded_before(
+    tmp_path: Path, draw: str
+) -> None:
+    package = tmp_path / "curious"
+    package.mkdir()
+    for name, text in {
+        "__init__": "from curious import plain", "plain": "", "draws": draw, "wants": "from . import draws, plain",
+        "also": "import curious.wants", "apart": "import curious.plain",
+    }.items():  # fmt: skip
+        (package / f"{name}.py").write_text(text)
+    asked = ("numpy", "curious.apart", "curious.wants", "curious.also")
+    worker = Worker(sys.executable, {**os.environ, "PYTHONPATH": str(tmp_path)}, asked)
+    try:
+        assert worker.ready() == ""
+        loaded = Path(f"/proc/{worker.pid}/cmdline").read_text().split("\0")[-2].split(",")
+    finally:
+        worker.close()
+    assert {name for name in loaded if name.startswith("curious")} == {
+        "curious",
+        "curious.plain",
+        "curious.apart",
+    }
+    assert "numpy" in loaded
 
 
 @pytest.mark.parametrize(
