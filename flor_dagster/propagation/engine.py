@@ -24,7 +24,6 @@ from flor_dagster.propagation.inserting import (
 )
 from flor_dagster.propagation.model import Placement, Propagated, Refusal
 from flor_dagster.propagation.muting import without_unasked
-from flor_dagster.propagation.opening import open_lines
 from flor_dagster.propagation.ordering import in_order, position_of
 from flor_dagster.propagation.placing import Scored
 from flor_dagster.propagation.reads import reads_of
@@ -108,6 +107,9 @@ def propagate(
     result = run.run(wanted)
     if not run.closed_lines:
         return result
+    # LibCST takes a third of a second to import, and few statements go to a line that must be opened.
+    from flor_dagster.propagation.opening import open_lines
+
     opened = open_lines(old_source, sorted(run.closed_lines))
     if opened == old_source:
         return result
