@@ -70,6 +70,8 @@ class Matcher:
             return self._match(roots)
         except (OtherTensors, TypeError, AttributeError, KeyError, ValueError, RuntimeError) as error:
             raise Changed from error
+        finally:
+            self._shim.let_go()
 
     def _match(self, roots: Mapping[str, Any]) -> Match:
         plan = self._plan

@@ -31,6 +31,13 @@ def make_plan(walked: Capturer, walk: Walk, shim: Shim, volatile: set[int]) -> P
         shim: describes single objects.
         volatile: nodes of the plan's walk that change in their numbers each time.
     """
+    try:
+        return _plan(walked, walk, shim, volatile)
+    finally:
+        shim.let_go()
+
+
+def _plan(walked: Capturer, walk: Walk, shim: Shim, volatile: set[int]) -> Plan | None:
     names = [name for name, ref in walked.state.roots.items() if isinstance(ref, int)]
     fine = _Reader(walked, shim, set()).followable(names)
     if not fine:

@@ -25,6 +25,7 @@ from flor_dagster.recording.capture import Capturer, is_scalar
 from flor_dagster.recording.flat import FlatState
 from flor_dagster.recording.hulls import Hull
 from flor_dagster.recording.memory import Copy
+from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.tensorfacts import TensorFacts
 
 
@@ -66,6 +67,11 @@ class Shim(Capturer):
         if self.parts:
             raise Changed
         return node
+
+    def let_go(self) -> None:
+        """Forget what was described last: nothing of the program may live on for it."""
+        self.children, self.numbers, self.functions, self.pending = [], [], [], []
+        self.find, self.spans = _unknown, MemorySpans()
 
     def ref(self, value: Any) -> Any:
         """A scalar, or the number of a known object."""

@@ -89,7 +89,7 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
     found = Survey({name: id(value) for name, value in roots.items()})
     children, marks = found.children, found.marks
     stack = list(roots.values())
-    add, kinds = stack.append, dict[type, _Lister | None]()
+    add, kinds, referred = stack.append, dict[type, _Lister | None](), set[type]()
     scalars = SCALARS
     while stack:
         value = stack.pop()
@@ -99,6 +99,8 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
             continue
         if kind not in kinds:
             kinds[kind] = _lister(kind, is_own)
+            if kind.__weakrefoffset__ and not _is_array(kind):
+                referred.add(kind)
         lister = kinds[kind]
         if lister is None:
             continue
@@ -110,10 +112,16 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
         if kind in _TENSORS:
             _note_storage(value, inner, children)
         children[number] = inner
-        marks[number] = weakref.ref(value) if kind.__weakrefoffset__ else kind
+        marks[number] = weakref.ref(value) if kind in referred else kind
         if len(children) > MOST:
             raise TooManyError
     return found
+
+
+def _is_array(kind: type) -> bool:
+    """Whether it is an array of numpy: it refuses to be resized in place as long as anything refers to it weakly."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and issubclass(kind, numpy.ndarray)
 
 
 def _note_storage(value: Any, inner: dict[Step, int], children: dict[int, dict[Step, int]]) -> None:

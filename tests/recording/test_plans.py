@@ -7,6 +7,7 @@ import sys
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.retracing import Place
+from tests.recording.record_lab import Project
 
 torch = pytest.importorskip("torch")
 
@@ -267,3 +269,44 @@ def test_nothing_of_the_program_is_kept_alive_between_checkpoints() -> None:
     roots.clear()
     gc.collect()
     assert [ref() for ref in gone] == [None, None, None]
+
+
+RESIZED = """\
+import gc, sys
+import numpy as np
+import flor_dagster as flor
+gc.disable()
+
+class Thing:
+    def __init__(self):
+        self.x = np.zeros(5)
+
+class Last:
+    gone = 0
+    def __del__(self):
+        Last.gone += 1
+
+def main():
+    a, t, seen, made = np.zeros(1), Thing(), set(), 0
+    for epoch in flor.loop("epoch", range(6)):
+        for step in flor.loop("step", range(2)):
+            a.resize(len(a) + 1)
+            t.x.resize(len(t.x) + 1)
+            t.inner, t.last, made = Thing(), Last(), made + 1
+            held = [a, t, t.x, t.inner, t.inner.x, t.last]
+            counts = [sys.getrefcount(o) for o in held]
+            del held
+            seen.add((*counts, made - Last.gone))
+    print(seen)
+
+main()
+"""
+
+
+def test_nothing_of_the_program_lives_on_for_a_checkpoint_and_arrays_can_be_resized(tmp_path: Path) -> None:
+    said: list[str] = []
+    for policy in ("all", "none"):
+        project = Project(tmp_path / policy)
+        said.append(project.run(RESIZED, FLOR_CHECKPOINTS=policy).out)
+    assert said[0] == said[1]
+    assert said[0].count("(") == 1, said
