@@ -23,10 +23,9 @@ from flor_dagster.recording.hulls import storage_hulls
 from flor_dagster.recording.memory import Copy, KnownMemory
 from flor_dagster.recording.outside import Place, places_in
 from flor_dagster.recording.shape import MISSING
-from flor_dagster.recording.source import DYNAMIC_NAMES
 from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.state import Ref, State, digest_bytes
-from flor_dagster.recording.touching import ANY, NOTHING, Touches, touches_of_code
+from flor_dagster.recording.touching import ANY, DYNAMIC_NAMES, NOTHING, Touches, touches_of_code
 
 MAX_NODES = 400_000
 PIECE_BYTES = 4 * 1024 * 1024
@@ -129,10 +128,10 @@ class Capturer:
         for name in shape.code_names(code):
             if name in namespace:
                 self.note_global(namespace, name)
-            elif name in DYNAMIC_NAMES:
-                module = namespace.get("__name__", "?")
-                reason = f"`{code.co_qualname}` calls `{name}`, so what it changes can't be known"
-                self.state.unavailable[f"{module}:{name}"] = self.dynamic[f"{module}:{name}"] = reason
+        for name in shape.called_by_name(code, DYNAMIC_NAMES) - namespace.keys():
+            module = namespace.get("__name__", "?")
+            reason = f"`{code.co_qualname}` calls `{name}`, so what it changes can't be known"
+            self.state.unavailable[f"{module}:{name}"] = self.dynamic[f"{module}:{name}"] = reason
         touches = touches_of_code(code)
         if touches is not NOTHING:
             self.touched.append((touches, namespace, code.co_qualname))

@@ -32,8 +32,9 @@ CACHE: Any = type(functools.lru_cache(id))
 _HEAP = 1 << 9
 _POINTER = struct.calcsize("P")
 
-# As dis names them: what imports a module, what rebinds or deletes a global.
+# As dis names them: what imports a module, what reads a name outside a code object's own locals.
 _IMPORTS = frozenset({"IMPORT_NAME"})
+_READS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 def type_name(kind: type) -> str:
@@ -167,6 +168,18 @@ def code_names(code: types.CodeType) -> set[str]:
         if isinstance(constant, types.CodeType):
             names |= code_names(constant)
     return names
+
+
+@functools.lru_cache(maxsize=4096)
+def called_by_name(code: types.CodeType, names: frozenset[str]) -> frozenset[str]:
+    """Which of some names a code object, or one nested in it, reads as names: `eval(text)`, and not `model.eval()`."""
+    found: frozenset[str] = frozenset()
+    if not names.isdisjoint(code.co_names):
+        found = frozenset(str(i.argval) for i in dis.get_instructions(code) if i.opname in _READS) & names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= called_by_name(constant, names)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,13 +14,10 @@ from types import CodeType
 
 from flor_dagster.recording.scopes import SCOPES, bound_names, mangled, own_nodes, parse_file, walk_with_scope
 from flor_dagster.recording.tainting import tainted_names
-from flor_dagster.recording.touching import NOTHING, Touches, dotted, touches_of
+from flor_dagster.recording.touching import DYNAMIC_NAMES, NOTHING, Touches, dotted, touches_of
 
 # Wrappers that pull from a loop one by one and add nothing that outlives it.
 TRANSPARENT_WRAPPERS = frozenset({"enumerate", "tqdm", "trange", "track"})
-
-# Names whose use in a body makes it impossible to say what it binds or reads.
-DYNAMIC_NAMES = frozenset({"exec", "eval", "globals", "locals", "vars", "__import__"})
 
 MOST_POSITIONS = 1024
 

@@ -24,6 +24,9 @@ _FRAMES = frozenset(
 )  # fmt: skip
 _SETTERS = frozenset({"setattr", "delattr"})
 
+DYNAMIC_NAMES = frozenset({"exec", "eval", "globals", "locals", "vars", "__import__"})
+"""Names whose use makes it impossible to say what code binds or reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Touches:
@@ -61,7 +64,8 @@ def touches_of(node: ast.AST) -> Touches:
                     stores.add(chain)
                 frames = frames or (attribute if attribute in _FRAMES else "")
             case ast.Attribute(attr=attribute):
-                if attribute in _FRAMES:
+                named = isinstance(inner.value, ast.Name) and inner.value.id in ("builtins", "__builtins__")
+                if attribute in _FRAMES or (named and attribute in DYNAMIC_NAMES):
                     frames = frames or attribute
                 elif attribute == "modules" and isinstance(inner.value, ast.Name):
                     by_name.add(dotted(inner))

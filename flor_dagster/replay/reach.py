@@ -173,7 +173,7 @@ class Reach:
             elif isinstance(inner, ast.Call):
                 name = _last_name(inner.func)
                 named.names |= _texts(inner) if name in _BY_TEXT else set()
-                named.dynamic |= name in _DYNAMIC or _reads_any_attribute(inner, name)
+                named.dynamic |= _is_dynamic(inner.func) or _reads_any_attribute(inner, name)
 
     # What may be called without being named ----------------------------------------------------------------------
 
@@ -469,6 +469,14 @@ def _last_name(node: ast.AST) -> str:
     if isinstance(node, ast.Name):
         return node.id
     return node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _is_dynamic(function: ast.expr) -> bool:
+    """Whether it calls what only a text says; `model.eval()` does not."""
+    if isinstance(function, ast.Attribute) and function.attr != "import_module":
+        named = isinstance(function.value, ast.Name) and function.value.id in ("builtins", "__builtins__")
+        return named and function.attr in _DYNAMIC
+    return _last_name(function) in _DYNAMIC
 
 
 def _texts(call: ast.Call) -> set[str]:

@@ -36,12 +36,19 @@ def bump(x):
     global TOTAL
     TOTAL += x
 
+def judge(tracker, x):
+    tracker.eval()
+    tracker.vars.append(x)
+
 class Tracker:
     registry = []
     count = 0
     def __init__(self):
         self.best = None
         self.lives = 0
+        self.vars = []
+    def eval(self):
+        self.lives += 1
     def see(self, x):
         type(self).count += 1
         Tracker.registry.append(x)
@@ -96,6 +103,10 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     "generator_in_a_variable": ("feed = (i * i for i in range(10**6))", "x = next(feed)", "x", "iterator's position"),
     "open_file": ("f = open(__file__)", "x = len(f.readline())", "x", "open file that is read from"),
     "exec_in_the_body": ("n = 0", "exec('pass'); n += 1", "n", "calls `exec`"),
+    "exec_by_its_module": (
+        "import builtins\ndef go():\n    builtins.exec('pass')\n    return 1", "n = go()", "n", "uses `exec`",
+    ),
+    "methods_named_like_builtins": ("t = Tracker()", "judge(t, step)", "t.lives", ""),
     "deleted_name": ("gone = 1", "if epoch == 0 and step == 2: del gone", "epoch", "deleted in the loop"),
     "cached": (
         "@functools.lru_cache\ndef buffer(k):\n    return []", "buffer(1).append(step)", "len(buffer(1))", "cache of results",
