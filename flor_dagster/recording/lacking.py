@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flor_dagster.recording.checkpoints import Manifest
 
 MOST_CHAINS = 50
-Lacks = tuple[list[str], list[list[str]]]
+Lacks = tuple[list[str], list[list[str]], list[str]]
+_PLAIN = frozenset({"list", "tuple", "set", "frozenset"})
 
 
 def lacks_of(manifest: Manifest) -> Lacks | None:
-    """The names that could not be captured, and the chains of attributes that lead to objects known by their place alone.
+    """The names that could not be captured, and the ways to objects that are known by their place alone.
 
     Args:
         manifest: the checkpoint.
 
     Returns:
-        Names, and chains that each begin with a name (`["self", "log"]`); None where there are too many chains to say.
+        Names, chains of attributes that each begin with a name (`["self", "log"]`), and every attribute under which any
+        object holds such an object; None where there are too many chains to say.
     """
     names = sorted({root.rpartition(":")[2] for root in manifest.unavailable})
     attributes = {
@@ -26,8 +29,8 @@ def lacks_of(manifest: Manifest) -> Lacks | None:
         for number, node in enumerate(manifest.nodes)
         if node[0] == "object" and isinstance(node[3], dict)
     }
-    leading = {number for number, node in enumerate(manifest.nodes) if node[0] == "opaque"}
-    opaque = frozenset(leading)
+    opaque = known_by_place(manifest.nodes)
+    leading = set(opaque)
     grown = bool(leading)
     while grown:
         more = {
@@ -53,4 +56,33 @@ def lacks_of(manifest: Manifest) -> Lacks | None:
             for name, inner in attributes[ref].items()
             if inner in leading
         ]
-    return names, sorted(chains)
+    return names, sorted(chains), sorted(holding_attributes(manifest.nodes, opaque))
+
+
+def known_by_place(nodes: list[Any]) -> frozenset[int]:
+    """The nodes of objects of which a checkpoint holds nothing (an open file, a logger), and of containers of such."""
+    found = {number for number, node in enumerate(nodes) if node[0] == "opaque"}
+    grown = bool(found)
+    while grown:
+        more = {n for n, node in enumerate(nodes) if n not in found and not found.isdisjoint(_items(node))}
+        found |= more
+        grown = bool(more)
+    return frozenset(found)
+
+
+def holding_attributes(nodes: list[Any], opaque: frozenset[int]) -> frozenset[str]:
+    """The attributes under which any object or class holds one of some nodes."""
+    found: set[str] = set()
+    for node in nodes:
+        attributes = node[3] if node[0] == "object" else node[2] if node[0] == "class" else None
+        if isinstance(attributes, dict):
+            found |= {name for name, ref in attributes.items() if isinstance(ref, int) and ref in opaque}
+    return frozenset(found)
+
+
+def _items(node: Any) -> Iterator[int]:
+    """What a container holds, the keys of a dictionary too."""
+    if node[0] in _PLAIN:
+        yield from (ref for ref in node[1] if isinstance(ref, int))
+    elif node[0] == "dict":
+        yield from (ref for pair in node[1] for ref in pair if isinstance(ref, int))

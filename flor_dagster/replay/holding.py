@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from flor_dagster.recording.checkpoints import Manifest
+from flor_dagster.recording.lacking import Lacks, holding_attributes, known_by_place
 
 # Attributes that a value put back does not have as the running training had them.
 UNHELD_ATTRIBUTES = frozenset({"grad_fn", "is_leaf", "next_functions", "retains_grad", "_version"})
@@ -127,34 +128,30 @@ def held_by(manifest: Manifest, chains: frozenset[Chain]) -> Held:
     by_name: dict[str, list[object]] = {}
     for root, ref in manifest.roots.items():
         by_name.setdefault(root.rpartition(":")[2], []).append(ref)
+    by_place = known_by_place(manifest.nodes)
     opaque: set[Chain] = set()
     for chain in chains:
         for ref in by_name.get(chain[0], ()):
-            length = _opaque_at(manifest.nodes, ref, chain)
+            length = _opaque_at(manifest.nodes, by_place, ref, chain)
             if length:
                 opaque.add(chain[:length])
-    return Held(lacking, frozenset(opaque), _opaque_attributes(manifest.nodes))
+    return Held(lacking, frozenset(opaque), holding_attributes(manifest.nodes, by_place))
 
 
-def _opaque_attributes(nodes: list[list[object]]) -> frozenset[str]:
-    found: set[str] = set()
-    for node in nodes:
-        attributes = node[3] if node[0] == "object" else node[2] if node[0] == "class" else None
-        if isinstance(attributes, dict):
-            found |= {
-                name for name, ref in attributes.items() if isinstance(ref, int) and nodes[ref][0] == "opaque"
-            }
-    return frozenset(found)
+def said_by(lacks: Lacks) -> Held:
+    """The same, of what the journal says of a checkpoint."""
+    names, chains, attributes = lacks
+    return Held(frozenset(names), frozenset(map(tuple, chains)), frozenset(attributes))
 
 
-def _opaque_at(nodes: list[list[object]], ref: object, chain: Chain) -> int:
-    """After how many parts of a chain an opaque object is reached; 0 where none is."""
+def _opaque_at(nodes: list[list[object]], by_place: frozenset[int], ref: object, chain: Chain) -> int:
+    """After how many parts of a chain an opaque object, or a container of such, is reached; 0 where none is."""
     for position in range(len(chain)):
         if not isinstance(ref, int):
             return 0
-        node = nodes[ref]
-        if node[0] == "opaque":
+        if ref in by_place:
             return position + 1
+        node = nodes[ref]
         attributes = node[3] if node[0] == "object" else None
         if (
             position + 1 >= len(chain)

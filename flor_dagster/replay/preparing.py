@@ -19,7 +19,7 @@ from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
 from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
-from flor_dagster.replay.holding import Held, held_by
+from flor_dagster.replay.holding import Held, held_by, said_by
 from flor_dagster.replay.iterations import absent_loops
 from flor_dagster.replay.locked import Lock, ask_environment, find_lock
 from flor_dagster.replay.model import Question, RunPlan
@@ -396,8 +396,8 @@ class Preparer:
         @functools.cache
         def held(name: str) -> Held:
             lacks = said.get(name, {}).get("lacks")
-            if lacks is not None:  # the journal says it: no manifest is read
-                return Held(frozenset(lacks[0]), frozenset(map(tuple, lacks[1])))
+            if lacks is not None and len(lacks) == 3:  # the journal says it: no manifest is read
+                return said_by(lacks)
             try:
                 return held_by(store.read(run.id, name), chains)
             except FlorError:
