@@ -13,7 +13,10 @@ from flor_dagster.recording.journal import read_journal
 
 @dataclass(slots=True)
 class Execution:
-    """One loop execution. `opened` and `closed` are positions in the journal's sequence of entries."""
+    """One loop execution. `opened` and `closed` are positions in the journal's sequence of entries.
+
+    `reasons` say why its end state could not be captured, `no_points` why those of its iterations could not.
+    """
 
     id: int
     path: str
@@ -33,6 +36,7 @@ class Execution:
     checkpoint: str | None = None
     points: dict[int, str] = field(default_factory=dict[int, str])
     reasons: list[str] = field(default_factory=list[str])
+    no_points: list[str] = field(default_factory=list[str])
     children: list[int] = field(default_factory=list[int])
     last_index: int = -1
     let_go: bool = False
@@ -255,8 +259,11 @@ class _Reader:
             execution.points[fields["index"]] = fields["name"]
 
     def _uncaptured(self, _: int, parts: list[Any]) -> None:
+        execution = self.record.executions[parts[1]]
         if parts[2] is None:
-            self.record.executions[parts[1]].reasons = parts[3]
+            execution.reasons = parts[3]
+        else:
+            execution.no_points = parts[3]
 
     def _saw(self, time: Any) -> None:
         if isinstance(time, int):

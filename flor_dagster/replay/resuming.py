@@ -76,7 +76,7 @@ def resume(
     journal = layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"
     record = read_record(journal)
     without: set[str] = set()
-    reason = "it has no restore point"
+    reason = _no_point(record)
     while True:
         restart = _restart(workspace, run, record, without)
         if restart is None:
@@ -95,6 +95,13 @@ def resume(
             without.add(restart.checkpoint)
             continue
         return _ended(workspace, run, run_id, status, tail, reason)
+
+
+def _no_point(record: RunRecord) -> str:
+    """That there is nothing to begin at, and why, as the run itself said it."""
+    outermost = [e for e in record.executions.values() if e.parent is None]
+    why = next((reasons[0] for e in reversed(outermost) if (reasons := e.reasons or e.no_points)), "")
+    return f"it has no restore point{f', since {why}' if why else ''}"
 
 
 def _check(workspace: Workspace, run: RunRow, entrypoint: str, *, allow_changed: bool) -> None:

@@ -57,6 +57,8 @@ def recognise(kind: type) -> Describe | None:
         return _refuse("is a weak proxy")
     if issubclass(kind, threading.Thread):
         return describe_thread
+    if module == "torch.utils.data.dataloader" and hasattr(kind, "__next__"):
+        return describe_pulled_loader
     outside = module.partition(".")[0] in _OUTSIDE and not issubclass(kind, BaseException)
     if outside and name not in _VALUES_OF_OUTSIDE:
         return _refuse(f"is a {name}, which belongs to its process")
@@ -96,6 +98,17 @@ def describe_thread(walk: Capturer, value: threading.Thread, node: list[Any]) ->
     if value.is_alive() and value is not threading.main_thread():
         raise Uncapturable("is a thread that runs on by itself")
     return describe_opaque(walk, value, node)
+
+
+def describe_pulled_loader(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
+    """What pulls from a loader: one that is kept has its workers, and their generators, in other processes."""
+    del walk, node
+    if getattr(value, "_persistent_workers", False):
+        words = (
+            "keeps the loader's workers (persistent_workers=True): what they drew lives in their processes"
+        )
+        raise Uncapturable(words)
+    raise Uncapturable(f"is a {shape.type_name(type(value))}: an iterator's position can't be captured")
 
 
 @puts_back("opaque")
