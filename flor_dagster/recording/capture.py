@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording import adapters as _adapters  # noqa: F401  # pyright: ignore[reportUnusedImport] - they register themselves
 from flor_dagster.recording import shape
@@ -26,6 +26,9 @@ from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.state import Ref, State, digest_bytes
 from flor_dagster.recording.touching import ANY, DYNAMIC_NAMES, NOTHING, Touches, touches_of_code
+
+if TYPE_CHECKING:
+    from flor_dagster.recording.following import Match
 
 MAX_NODES = 400_000
 PIECE_BYTES = 4 * 1024 * 1024
@@ -208,6 +211,15 @@ class Capturer:
 
     def identities(self) -> dict[int, int]:
         """Identity of each captured object → its node."""
+        return self.memo
+
+    @property
+    def match(self) -> Match | None:
+        """The live objects that have the form of a plan, until they are copied."""
+        return None
+
+    def walked_identities(self) -> dict[int, int]:
+        """The same, of those that no plan covers."""
         return self.memo
 
     def copy(self, check: Callable[[float], object] = float) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.recording import listening, outside, switches
 from flor_dagster.recording.checkpoints import Manifest
+from flor_dagster.recording.entries import Entry
 from flor_dagster.recording.lacking import lacks_of
 from flor_dagster.recording.memory import available_bytes
 from flor_dagster.recording.obstacles import why_unskippable
 from flor_dagster.recording.policy import choose_policy
-from flor_dagster.recording.surveying import Survey, TooManyError, by_node
+from flor_dagster.recording.surveying import Survey, TooManyError
 from flor_dagster.recording.walking import Walker, sort_unavailable, tainted_roots
 from flor_dagster.recording.writing import CheckpointWriter, Snapshot
 
@@ -109,7 +110,7 @@ class Capturing:
                 if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
                     self._prepare(capturer.sizes)
             execution.outside = outside.readings(self._outside[site], sys.modules)
-            execution.entry = self._survey(execution)
+            execution.entry = self._walker.enter(execution, self._global_roots[site])
             execution.switches = switches.read_all()
         except TooManyError:
             self._note_uncaptured(execution, None, [TOO_MANY])
@@ -164,13 +165,14 @@ class Capturing:
         )
         for name, value in settings.items():
             capturer.add(f"{switches.KIND}:{name}", value)
-        entry = execution.entry or Survey()
-        now = self._survey(execution)
-        changed = by_node(entry, now, capturer.identities())
+        entry = execution.entry or Entry(Survey())
+        known_roots = self._global_roots.get(execution.site, ())
+        changed, gone = self._walker.changes(execution, known_roots, entry, capturer)
         capturer.copy(allowance.check)
         reasons, dead = sort_unavailable(execution, capturer)
         reasons += unsettable
-        reasons += _gone(entry, now)
+        # A replay can't unbind names.
+        reasons += [f"`{root.partition(':')[2]}` is deleted in the loop" for root in gone]
         reasons += outside.changes(execution.outside, outside.readings(execution.outside, sys.modules))
         if reasons:
             self._note_uncaptured(execution, index, reasons)
@@ -205,16 +207,7 @@ class Capturing:
         paid = self.policy.hand_over(execution.place(index))
         self._writer.put(Snapshot(name, capturer, dead, tainted, changed, done, series, number, paid))
 
-    def _survey(self, execution: LoopExecution) -> Survey:
-        return self._walker.survey(execution, self._global_roots.get(execution.site, ()))
-
     def _note_uncaptured(self, execution: LoopExecution, index: int | None, reasons: list[str]) -> None:
         key = f"{execution.path.rpartition('/')[2]} {reasons}"
         if self._troubles.first(key) or index is None:
             self._journal.entry("u", execution.id, index, reasons)
-
-
-def _gone(entry: Survey, now: Survey) -> list[str]:
-    """Names that the loop found bound and left unbound: a replay can't unbind them."""
-    gone = [root for root in entry.roots if root not in now.roots]
-    return [f"`{root.partition(':')[2]}` is deleted in the loop" for root in sorted(gone)]

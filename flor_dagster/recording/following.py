@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, count, repeat
 from operator import is_, is_not
@@ -30,6 +30,7 @@ class Match:
         spans: where it lies.
         storages: the storages, in the plan's order.
         addresses: of them.
+        laid_out: nodes whose objects hold more or other numbers than the plan says, so that their steps may be others.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Match:
     spans: MemorySpans
     storages: Sequence[Any]
     addresses: Sequence[int]
+    laid_out: Collection[int] = ()
 
 
 class Matcher:
@@ -56,6 +58,7 @@ class Matcher:
         self._patches: dict[int, list[Any]] = {}
         self._buffers: list[Buffer] = []
         self._redone: dict[int, list[Any]] = {}
+        self._learned = plan.learned
 
     def match(self, roots: Mapping[str, Any]) -> Match:
         """What a plan's roots lead to now.
@@ -89,11 +92,24 @@ class Matcher:
             objects = level.edges.follow(values, live)
         if len(set(map(id, live))) != len(live):
             raise Changed
+        return self._end(live, tensors)
+
+    def _end(self, live: list[Any], tensors: Sequence[Any]) -> Match:
+        plan = self._plan
         storages, addresses = plan.tensors.compare(tensors)
         functions = self._shim.functions
         if [(f.__code__, id(f.__globals__)) for f in functions] != plan.codes:
             raise Changed
-        return Match(plan, live, self._patches, self._buffers, self._shim.spans, storages, addresses)
+        return Match(
+            plan,
+            live,
+            self._patches,
+            self._buffers,
+            self._shim.spans,
+            storages,
+            addresses,
+            self._redone.keys(),
+        )
 
     def _values(self, level: Level, objects: Sequence[Any], tensors: list[Any]) -> list[Any]:
         """Everything that a level's objects refer to."""
@@ -102,7 +118,7 @@ class Matcher:
             some = objects[group.start : group.end]
             if group.way == "tensor":
                 tensors += some
-            values += _LOOKS[group.way](self, level, group, some)
+            values += getattr(self, _LOOKS[group.way])(level, group, some)
         return values
 
     def look_at_attributes(self, level: Level, group: Group, some: Sequence[Any]) -> Iterable[Any]:
@@ -201,7 +217,7 @@ class Matcher:
         functions = len(self._shim.functions)
         self._patches[number] = self._redone[number] = self._again(number, item)
         del self._shim.functions[functions:]
-        self._plan.learned.add(number)
+        self._learned.add(number)
         children = iter(self._shim.children[1:] if self._has_class(level, place) else self._shim.children)
         start = level.starts[place]
         end = level.ends[place]
@@ -235,15 +251,14 @@ class Matcher:
             if len(inside) != len(children) or not all(map(is_, inside, children)):
                 raise Changed
             self._patches[number] = node
-            self._plan.learned.add(number)
+            self._learned.add(number)
         level.old = scalars
 
 
-_LOOKS: dict[str, Callable[[Matcher, Level, Group, Sequence[Any]], Iterable[Any]]] = {
-    "attributes": Matcher.look_at_attributes, "own": Matcher.look_at_own, "dict": Matcher.look_at_dicts,
-    "ordered": Matcher.look_at_ordered, "list": Matcher.look_at_items, "tuple": Matcher.look_at_items,
-    "empty": Matcher.look_at_empty, "empty ordered": Matcher.look_at_empty, "tensor": Matcher.look_at_tensors,
-    "described": Matcher.look_at_others,
+_LOOKS = {
+    "attributes": "look_at_attributes", "own": "look_at_own", "dict": "look_at_dicts", "ordered": "look_at_ordered",
+    "list": "look_at_items", "tuple": "look_at_items", "empty": "look_at_empty", "empty ordered": "look_at_empty",
+    "tensor": "look_at_tensors", "described": "look_at_others",
 }  # fmt: skip
 
 _SCALAR: Any = None

@@ -7,9 +7,12 @@ every module of torch: what is called behind a library's back is found where the
 from __future__ import annotations
 
 import gc
+import io
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator
+from itertools import compress
+from operator import attrgetter, itemgetter, or_
 from typing import Any
 
 KIND = "listening"
@@ -64,23 +67,44 @@ def _is_in_memory(stream: Any) -> bool:
 
 
 def _handlers() -> Iterator[Any]:
-    """The handlers and filters of all loggers, in the order of the loggers' names."""
+    """The handlers and filters of all loggers, in the order of the loggers' names; none that is plainly logging's own."""
     logging = sys.modules.get("logging")
     if logging is None or not hasattr(logging, "root"):
         return
+    loggers = (logging.root, *_loggers(logging))
+    used = compress(
+        loggers, map(or_, map(bool, map(_its_handlers, loggers)), map(bool, map(_its_filters, loggers)))
+    )
+    found: dict[int, Any] = {}
+    for logger in used:
+        for handler in logger.handlers:
+            for part in (handler, getattr(handler, "formatter", None), *handler.filters):
+                found[id(part)] = part
+        for part in logger.filters:
+            found[id(part)] = part
+    plain, stream = (logging.Formatter, logging.NullHandler, type(None)), logging.StreamHandler
+    for part in found.values():
+        kind = type(part)
+        quiet = kind in plain or (kind is stream and type(part.stream) is io.TextIOWrapper)
+        if not quiet or "func" in getattr(part, "__dict__", ()):
+            yield part
+
+
+_its_handlers, _its_filters = attrgetter("handlers"), attrgetter("filters")
+_known: tuple[list[Any], list[Any]] = [], []
+
+
+def _loggers(logging: Any) -> list[Any]:
+    """All loggers but the root's, in the order of their names; they are sorted again when there are others."""
+    global _known
     named = logging.root.manager.loggerDict
-    seen: set[int] = set()
-    for logger in (logging.root, *(named[name] for name in sorted(named))):
-        for handler in getattr(logger, "handlers", ()):
-            parts = (handler, getattr(handler, "formatter", None), *handler.filters)
-            for part in parts:
-                if part is not None and id(part) not in seen:
-                    seen.add(id(part))
-                    yield part
-        for part in getattr(logger, "filters", ()):
-            if id(part) not in seen:
-                seen.add(id(part))
-                yield part
+    values = list(named.values())
+    if values != _known[0]:
+        _known = (
+            values,
+            [x for _, x in sorted(named.items(), key=itemgetter(0)) if isinstance(x, logging.Logger)],
+        )
+    return _known[1]
 
 
 def _warners() -> Iterator[Any]:

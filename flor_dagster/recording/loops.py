@@ -13,9 +13,9 @@ from flor_dagster.recording.scopes import parse_file
 from flor_dagster.recording.source import LoopSource, call_position, loop_source
 
 if TYPE_CHECKING:
+    from flor_dagster.recording.entries import Entry
     from flor_dagster.recording.outside import Place
     from flor_dagster.recording.session import Session
-    from flor_dagster.recording.surveying import Survey
     from flor_dagster.recording.switches import Readings
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class LoopExecution:
         self.source = source
         self.count = 0
         self.site = site
-        self.entry: Survey | None = None
+        self.entry: Entry | None = None
         self.switches: Readings | None = None
         self.outside: dict[Place, object] = {}
         self.opened = time.time_ns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from flor_dagster.recording.capture import Capturer, is_scalar
@@ -62,6 +63,16 @@ class PlannedCapturer(Capturer):
             for storage, number in zip(self._match.storages, self._storages, strict=True):
                 self.memo[-storage._cdata] = number  # noqa: SLF001 - as the adapter of tensors names it
         return self.memo
+
+    def walked_identities(self) -> dict[int, int]:
+        """The same, of what the plan does not cover."""
+        planned = len(self._plan.numbers) + len(self._storages)
+        return dict(islice(self.memo.items(), planned, None))
+
+    @property
+    def match(self) -> Match | None:
+        """The live objects, until they are copied."""
+        return self._match
 
     def copy(self, check: Callable[[float], object] = float) -> None:
         """Copy the memory; see `Capturer`."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import is_, itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording.adapters import registry
 from flor_dagster.recording.adapters.registry import Uncapturable
@@ -27,6 +27,9 @@ from flor_dagster.recording.hulls import Hull
 from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.tensorfacts import TensorFacts
+
+if TYPE_CHECKING:
+    from flor_dagster.recording.footprints import Footing
 
 
 class Changed(Exception):  # noqa: N818 - a signal to walk everything, not an error for anyone
@@ -203,6 +206,8 @@ class Plan:
         learned: nodes that turned out to be volatile.
         copies: of the storages' memory, the last ones that were digested.
         flat: the texts that its digests are of.
+        footing: what surveys see of it.
+        roots: the planned roots' names.
     """
 
     names: list[str]
@@ -219,3 +224,8 @@ class Plan:
     learned: set[int] = field(default_factory=set[int])
     copies: Sequence[Copy] = ()
     flat: FlatState | None = None
+    footing: Footing | None = None
+    roots: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.roots = frozenset(self.names)

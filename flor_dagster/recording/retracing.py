@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flor_dagster.recording import listening
 from flor_dagster.recording.capture import Capturer
-from flor_dagster.recording.following import Matcher
+from flor_dagster.recording.following import Match, Matcher
+from flor_dagster.recording.glancing import Glancer
 from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.planned import PlannedCapturer
@@ -66,11 +68,8 @@ class Place:
             return None
         if self._surroundings != _surroundings(self._noted, self._surroundings):
             return None
-        roots = {
-            name: explicit[name] if name in explicit else find_global(*name.split(":", 1))
-            for name in plan.names
-        }
-        if any(value is MISSING for value in roots.values()):
+        roots = _roots_of(plan, explicit)
+        if roots is None:
             return None
         try:
             match = Matcher(plan).match(roots)
@@ -97,6 +96,23 @@ class Place:
             self._lessons += 1
             self._plan, self._due = None, self._walks + 1
         return capturer
+
+    def glance(self, find: Callable[[bool], Mapping[str, Any]]) -> Match | None:
+        """The live objects that have the form of the plan, for a survey; None where they have another.
+
+        Args:
+            find: gives the roots that are no globals, by name; told whether listeners are among the plan's.
+        """
+        plan = self._plan
+        if plan is None:
+            return None
+        roots = _roots_of(plan, find(any(name.startswith(f"{listening.KIND}:") for name in plan.names)))
+        if roots is None:
+            return None
+        try:
+            return Glancer(plan).match(roots)
+        except Changed:
+            return None
 
     def walked(self, capturer: Capturer, explicit: Mapping[str, Any]) -> None:
         """Everything was walked, and nothing copied yet: time for a plan?"""
@@ -127,6 +143,14 @@ class Place:
         self._touched = list(capturer.touched)
         self._dynamic = dict(capturer.dynamic)
         self._surroundings = _surroundings(self._noted, (dict.fromkeys(capturer.imported), {}))
+
+
+def _roots_of(plan: Plan, explicit: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values of a plan's roots; None where one is missing."""
+    roots = {
+        name: explicit[name] if name in explicit else find_global(*name.split(":", 1)) for name in plan.names
+    }
+    return None if any(value is MISSING for value in roots.values()) else roots
 
 
 Surroundings = tuple[dict[str, Any], dict[str, list[str] | None]]

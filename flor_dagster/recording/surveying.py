@@ -8,42 +8,18 @@ the loop began. What nobody else holds may get the identity of something that is
 
 from __future__ import annotations
 
-import functools
 import sys
-import types
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flor_dagster.recording import shape
-from flor_dagster.recording.adapters import (
-    arrays,
-    code,
-    containers,
-    generators,
-    instances,
-    pickled,
-    registry,
-    tensors,
-)
-from flor_dagster.recording.adapters.registry import Uncapturable
+from flor_dagster.recording.listing import OF_TENSOR, TENSORS, UNORDERED, Lister, Step, lister_of
 from flor_dagster.recording.shape import MISSING
 
 MOST = 400_000
 SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented)})
-_KEYS = frozenset({str, int, bool, type(None)})
-
-_UNORDERED = "set"
-_OF_TENSOR = ("t", "storage")
-
-Step = Any
-"""How a child hangs at its parent: a dictionary's key or a list's index, or a pair of a mark and a name or number."""
-
-_Lister = Callable[[Any], Iterable[tuple[Step, Any]]]
-_TENSORS: set[type] = set()
-
 Way = list[Any]
 """Root name and the steps from it."""
 
@@ -80,8 +56,13 @@ class Changes:
     displaced: Mapping[int, Way]
 
 
-def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
+def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool], known: Container[int] = ()) -> Survey:
     """Note the identities of what is behind some roots.
+
+    Args:
+        roots: by name.
+        is_own: whether a module's name belongs to the program.
+        known: identities of objects that are noted elsewhere.
 
     Raises:
         TooManyError: there are too many.
@@ -89,17 +70,17 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
     found = Survey({name: id(value) for name, value in roots.items()})
     children, marks = found.children, found.marks
     stack = list(roots.values())
-    add, kinds, referred = stack.append, dict[type, _Lister | None](), set[type]()
+    add, kinds, referred = stack.append, dict[type, Lister | None](), set[type]()
     scalars = SCALARS
     while stack:
         value = stack.pop()
         number = id(value)
         kind: type = type(value)
-        if number in children or kind in scalars:
+        if number in children or kind in scalars or number in known:
             continue
         if kind not in kinds:
-            kinds[kind] = _lister(kind, is_own)
-            if kind.__weakrefoffset__ and not _is_array(kind):
+            kinds[kind] = lister_of(kind, is_own)
+            if takes_references(kind):
                 referred.add(kind)
         lister = kinds[kind]
         if lister is None:
@@ -109,8 +90,8 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
             if type(item) not in scalars:
                 inner[step] = id(item)
                 add(item)
-        if kind in _TENSORS:
-            _note_storage(value, inner, children)
+        if kind in TENSORS:
+            _note_storage(value, inner, children, known)
         children[number] = inner
         marks[number] = weakref.ref(value) if kind in referred else kind
         if len(children) > MOST:
@@ -118,18 +99,24 @@ def survey(roots: Mapping[str, Any], is_own: Callable[[str], bool]) -> Survey:
     return found
 
 
-def _is_array(kind: type) -> bool:
-    """Whether it is an array of numpy: it refuses to be resized in place as long as anything refers to it weakly."""
+def takes_references(kind: type) -> bool:
+    """Whether objects of a type are told apart by weak references.
+
+    An array of numpy refuses to be resized in place as long as anything refers to it weakly.
+    """
     numpy = sys.modules.get("numpy")
-    return numpy is not None and issubclass(kind, numpy.ndarray)
+    return kind.__weakrefoffset__ != 0 and not (numpy is not None and issubclass(kind, numpy.ndarray))
 
 
-def _note_storage(value: Any, inner: dict[Step, int], children: dict[int, dict[Step, int]]) -> None:
+def _note_storage(
+    value: Any, inner: dict[Step, int], children: dict[int, dict[Step, int]], known: Container[int]
+) -> None:
     """A storage has no object of its own that lives as long: it is known by its number, as the capture knows it."""
     if value.layout is sys.modules["torch"].strided:
         number = -value.untyped_storage()._cdata  # noqa: SLF001 - see above
-        inner[_OF_TENSOR] = number
-        children[number] = {}
+        inner[OF_TENSOR] = number
+        if number not in known:
+            children[number] = {}
 
 
 def changes(before: Survey, after: Survey) -> Changes:
@@ -152,8 +139,7 @@ def changes(before: Survey, after: Survey) -> Changes:
     displaced -= _staying(before, after)
     # A storage that moved to another tensor is copied: nobody but tensors holds one.
     fresh |= {number for number in displaced if number < 0}
-    ways = _ways(before, {number for number in displaced if number > 0})
-    return Changes(frozenset(fresh), ways)
+    return Changes(frozenset(fresh), ways(before, {number for number in displaced if number > 0}))
 
 
 def _is_same(number: int, before: Survey, after: Survey) -> bool:
@@ -167,13 +153,13 @@ def _is_same(number: int, before: Survey, after: Survey) -> bool:
 def _staying(before: Survey, after: Survey) -> set[int]:
     """Storages that a tensor still has which had them before: another one that shares them moves nothing."""
     return {
-        inner[_OF_TENSOR]
+        inner[OF_TENSOR]
         for number, inner in after.children.items()
-        if _OF_TENSOR in inner and before.children.get(number, {}).get(_OF_TENSOR) == inner[_OF_TENSOR]
+        if OF_TENSOR in inner and before.children.get(number, {}).get(OF_TENSOR) == inner[OF_TENSOR]
     }
 
 
-def _ways(before: Survey, wanted: set[int]) -> dict[int, Way]:
+def ways(before: Survey, wanted: set[int]) -> dict[int, Way]:
     """Where objects stood: the nearest root, and the steps from it."""
     parents: dict[int, tuple[int | None, Step]] = {}
     queue: deque[int] = deque()
@@ -224,9 +210,9 @@ def follow(way: Way, roots: Mapping[str, Any]) -> Any:
     """The live object at a place, or MISSING."""
     value = roots.get(way[0], MISSING)
     for step in way[1:]:
-        if value is MISSING or (isinstance(step, list) and step[0] == _UNORDERED):
+        if value is MISSING or (isinstance(step, list) and step[0] == UNORDERED):
             return MISSING
-        lister = _lister(type(value), _everything)
+        lister = lister_of(type(value), _everything)
         wanted = tuple(step) if isinstance(step, list) else step
         value = (
             next((item for key, item in lister(value) if _same(key, wanted)), MISSING) if lister else MISSING
@@ -241,149 +227,3 @@ def _everything(module: str) -> bool:
 
 def _same(key: Step, wanted: Step) -> bool:
     return type(key) is type(wanted) and key == wanted
-
-
-# What hangs at what -----------------------------------------------------------------------------------------------------
-
-
-def _lister(kind: type, is_own: Callable[[str], bool]) -> _Lister | None:
-    """How the children of objects of a type are listed; None for what has no identity that matters here."""
-    try:
-        describe = registry.describer(kind)
-    except Uncapturable:
-        return None
-    if describe is code.describe_class:
-        return functools.partial(_of_class, is_own)
-    if describe is instances.describe_object:
-        if kind is OrderedDict:
-            return _of_ordered
-        return _of_slotted if shape.all_slots(kind) or issubclass(kind, shape.CONTAINERS) else _of_object
-    if describe is tensors.describe_tensor:
-        _TENSORS.add(kind)
-    return _LISTERS.get(describe)
-
-
-def _of_dict(value: dict[Any, Any]) -> Iterator[tuple[Step, Any]]:
-    for position, (key, item) in enumerate(list(dict.items(value))):
-        if type(key) in _KEYS:
-            yield key, item
-        else:
-            yield ("key", position), key
-            yield ("#", position), item
-
-
-def _of_set(value: Any) -> Iterator[tuple[Step, Any]]:
-    for position, item in enumerate(value):
-        yield (_UNORDERED, position), item
-
-
-def _of_items(value: Iterable[Any]) -> Iterator[tuple[Step, Any]]:
-    return enumerate(value)
-
-
-def _of_object(value: Any) -> Iterable[tuple[Step, Any]]:
-    return shape.own_dict(value).items()
-
-
-def _of_ordered(value: OrderedDict[Any, Any]) -> Iterable[tuple[Step, Any]]:
-    """The most frequent objects of all: every module of torch has a dozen, and they hold nothing."""
-    return _of_slotted(value) if value or object.__getattribute__(value, "__dict__") else ()
-
-
-def _of_slotted(value: Any) -> Iterator[tuple[Step, Any]]:
-    for name, item in shape.attributes_of(value).items():
-        yield ("a", name), item
-    if isinstance(value, dict):
-        yield from _of_dict(value)  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(value, list):
-        yield from enumerate(list.__iter__(value))  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(value, tuple):
-        yield from enumerate(tuple.__iter__(value))  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(value, deque):
-        yield from enumerate(deque.__iter__(value))  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _of_function(value: types.FunctionType) -> Iterator[tuple[Step, Any]]:
-    for position, cell in enumerate(value.__closure__ or ()):
-        try:
-            yield ("c", position), cell.cell_contents
-        except ValueError:
-            continue
-    for position, item in enumerate(value.__defaults__ or ()):
-        yield ("d", position), item
-    for name, item in (value.__kwdefaults__ or {}).items():
-        yield ("k", name), item
-    yield from vars(value).items()
-
-
-def _of_bound(value: types.MethodType) -> Iterator[tuple[Step, Any]]:
-    yield ("m", "self"), value.__self__
-    yield ("m", "func"), value.__func__
-
-
-def _of_builtin(value: Any) -> Iterator[tuple[Step, Any]]:
-    owner = getattr(value, "__self__", None)
-    if owner is not None and not isinstance(owner, types.ModuleType | type):
-        yield ("m", "self"), owner
-
-
-def _of_partial(value: functools.partial[Any]) -> Iterator[tuple[Step, Any]]:
-    yield ("p", "func"), value.func
-    for position, item in enumerate(value.args):
-        yield ("p", position), item
-    for name, item in value.keywords.items():
-        yield ("p", name), item
-
-
-def _of_class(is_own: Callable[[str], bool], value: type) -> Iterator[tuple[Step, Any]]:
-    if is_own(value.__module__):
-        for name, item in list(vars(value).items()):
-            if not shape.is_machinery(name, item):
-                yield name, item
-        for position, base in enumerate(value.__bases__):
-            yield ("b", position), base
-
-
-def _of_tensor(value: Any) -> Iterator[tuple[Step, Any]]:
-    if value.is_leaf and value.requires_grad and value.grad is not None:
-        yield ("t", "grad"), value.grad
-    yield from shape.own_dict(value).items()
-
-
-def _of_array(value: Any) -> Iterator[tuple[Step, Any]]:
-    if value.dtype.char == "O":
-        for position, item in enumerate(value.ravel(order="K").tolist()):
-            yield ("o", position), item
-    base = value.base
-    if base is not None and type(base) is type(value):
-        yield ("n", "base"), base
-
-
-def _of_generator(value: Any) -> Iterator[tuple[Step, Any]]:
-    yield ("g", "bits"), value.bit_generator
-
-
-def _of_wrapper(value: Any) -> Iterator[tuple[Step, Any]]:
-    inner = shape.wrapped_by(value)
-    if inner is not MISSING:
-        yield ("w", "module"), inner
-
-
-def _nothing(value: Any) -> Iterable[tuple[Step, Any]]:
-    del value
-    return ()
-
-
-_LEAVES = (
-    containers.describe_bytearray, pickled.describe_reduced,
-    pickled.describe_memory_file, generators.describe_python,
-    generators.describe_random_state, generators.describe_bits, generators.describe_seeds, generators.describe_torch,
-)  # fmt: skip
-_LISTERS: dict[Any, _Lister] = {
-    containers.describe_dict: _of_dict, containers.describe_list: _of_items, containers.describe_tuple: _of_items,
-    code.describe_function: _of_function, code.describe_bound: _of_bound, code.describe_builtin: _of_builtin,
-    code.describe_partial: _of_partial, containers.describe_deque: _of_items, containers.describe_set: _of_set,
-    generators.describe_generator: _of_generator, tensors.describe_tensor: _of_tensor, tensors.describe_wrapper: _of_wrapper,
-    arrays.describe_array: _of_array,
-    **dict.fromkeys(_LEAVES, _nothing),
-}  # fmt: skip

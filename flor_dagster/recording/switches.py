@@ -11,6 +11,7 @@ interpreter's own in `sys.path`, filters of warnings as long as none of them rai
 from __future__ import annotations
 
 import _locale
+import functools
 import importlib
 import os
 import re
@@ -220,7 +221,12 @@ def _is_own_folder(entry: str) -> bool:
 
 
 def _search_path(_: Any) -> tuple[str, ...]:
-    return tuple(entry for entry in map(str, sys.path) if not _is_own_folder(entry))
+    return _others(tuple(map(str, sys.path)))
+
+
+@functools.lru_cache(maxsize=8)
+def _others(path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(entry for entry in path if not _is_own_folder(entry))
 
 
 def _raising_filters(_: Any) -> tuple[Any, ...]:
@@ -298,7 +304,7 @@ def _set_hook_counter(torch: Any, value: int) -> None:
 
 
 SWITCHES: dict[str, Switch] = {
-    "cwd": Switch("", "the working directory", lambda _: str(Path.cwd()), lambda _, value: os.chdir(value)),
+    "cwd": Switch("", "the working directory", lambda _: os.getcwd(), lambda _, value: os.chdir(value)),  # noqa: PTH109 - a fifth of the time
     "recursion_limit": Switch(
         "", "the recursion limit", lambda _: sys.getrecursionlimit(), lambda _, value: sys.setrecursionlimit(value)
     ),
@@ -308,7 +314,7 @@ SWITCHES: dict[str, Switch] = {
     "decimal": Switch("decimal", "decimal's context", _decimal_context, unset=_DECIMAL),
     "numpy.errors": Switch("numpy", "numpy.seterr", _numpy_errors, _set_numpy_errors),
     "numpy.print": Switch(
-        "numpy", "numpy's print options", lambda numpy: repr(sorted(map(str, numpy.get_printoptions().items()))),
+        "numpy", "numpy's print options", lambda numpy: repr(numpy.get_printoptions()),
         unset=_UNCHANGED,
     ),
     "numpy.buffer": Switch("numpy", "numpy.setbufsize", lambda n: n.getbufsize(), lambda n, value: n.setbufsize(value)),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, is_not
 from typing import Any
 
 from flor_dagster.recording import shape
@@ -84,7 +84,7 @@ class TensorFacts:
         Raises:
             OtherTensors: one of them is no leaf any more.
         """
-        if any(graph is not None for graph in map(_graph, tensors)):
+        if any(map(is_not, map(_graph, tensors), repeat(None))):
             raise OtherTensors
         return list(map(_gradient, tensors))
 
@@ -116,9 +116,23 @@ class TensorFacts:
             raise OtherTensors
         if list(map(memory.resizable, memories)) != self._resizable:
             raise OtherTensors
+        storages = self._one_of_each(memories)
+        return storages, list(map(memory.data_ptr, storages))
+
+    def storages_of(self, tensors: Sequence[Any]) -> list[Any]:
+        """The storages of as many tensors as were added, each once.
+
+        Raises:
+            OtherTensors: other ones share theirs.
+        """
+        if not tensors:
+            return []
+        return self._one_of_each(list(map(sys.modules["torch"].Tensor.untyped_storage, tensors)))
+
+    def _one_of_each(self, memories: list[Any]) -> list[Any]:
         storages: list[Any] = []
         numbers = list(map(_identity, memories))
-        if len(self.storages) == len(tensors):
+        if len(self.storages) == len(memories):
             if len(set(numbers)) != len(numbers):
                 raise OtherTensors
             storages = memories
@@ -131,7 +145,13 @@ class TensorFacts:
                     storages.append(found)
             if len(first) != len(self.storages):
                 raise OtherTensors
-        return storages, list(map(memory.data_ptr, storages))
+        return storages
+
+
+def have_constants(tensors: Sequence[Any]) -> bool:
+    """Whether the attributes of tensors are no objects."""
+    own = list(map(_attributes, tensors, repeat("__dict__")))
+    return not any(own) or all(type(v) in _CONSTANT for attributes in own for v in attributes.values())
 
 
 def _constants(attributes: dict[str, Any]) -> tuple[Any, ...]:

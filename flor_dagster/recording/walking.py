@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording import switches
 from flor_dagster.recording.capture import Capturer
+from flor_dagster.recording.entries import Entry
+from flor_dagster.recording.footprints import look
 from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.listening import listeners
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.outside import places_in
 from flor_dagster.recording.retracing import Place
 from flor_dagster.recording.shape import MISSING, frame_locals
-from flor_dagster.recording.surveying import Survey, survey
+from flor_dagster.recording.surveying import survey
 
 if TYPE_CHECKING:
     from flor_dagster.recording.generators import Generators
@@ -70,8 +72,8 @@ class Walker:
         """What libraries fill or call: root name → the objects."""
         return listeners(self.is_own, self._hosts)
 
-    def _explicit(self, execution: LoopExecution) -> dict[str, Any]:
-        """The roots of an end state that are no globals."""
+    def _explicit(self, execution: LoopExecution, *, listening: bool = True) -> dict[str, Any]:
+        """The roots of an end state that are no globals; those of listeners take long to find."""
         roots: dict[str, Any] = dict(self._generators.meet())
         frame, source = execution.frame, execution.source
         if frame is None or source is None:
@@ -81,7 +83,7 @@ class Walker:
         if frame.f_code.co_name != "<module>":
             names = sorted(source.stored | source.loaded)
             roots |= {f"name:{name}": values[name] for name in names if name in values}
-        return roots | self.listeners()
+        return roots | self.listeners() if listening else roots
 
     def _walk(self, execution: LoopExecution, explicit: Mapping[str, Any]) -> Capturer:
         capturer = Capturer(self.is_own, str(self._root), self.known)
@@ -109,8 +111,8 @@ class Walker:
         """The process's settings that are others than at a loop's entry, and why some of them can't be put back."""
         return switches.turned(before, str(self._root))
 
-    def survey(self, execution: LoopExecution, global_roots: tuple[str, ...]) -> Survey:
-        """Note which objects there are behind what an execution's code may change.
+    def enter(self, execution: LoopExecution, global_roots: tuple[str, ...]) -> Entry:
+        """Note which objects there are behind what an execution's code may change, when it begins.
 
         Args:
             execution: the loop execution.
@@ -119,9 +121,43 @@ class Walker:
         Raises:
             TooManyError: there are too many.
         """
+        roots = self._surveyed(execution, global_roots)
+        place = self._places.get(execution.site)
+        match = (
+            None
+            if place is None
+            else place.glance(lambda listening: self._explicit(execution, listening=listening))
+        )
+        return Entry(survey(roots, self.is_own) if match is None else look(match, roots, self.is_own))
+
+    def changes(
+        self, execution: LoopExecution, global_roots: tuple[str, ...], entry: Entry, capturer: Capturer
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What a loop has changed since it began, at a capture whose memory is not copied yet.
+
+        Args:
+            execution: the loop execution.
+            global_roots: as when it began.
+            entry: what it found.
+            capturer: the capture.
+
+        Returns:
+            What a checkpoint keeps of it (see `surveying.by_node`), and the names that are gone.
+
+        Raises:
+            TooManyError: there are too many objects.
+        """
+        roots = self._surveyed(execution, global_roots)
+        match = capturer.match
+        live = () if match is None else match.live
+        now = survey(roots, self.is_own) if match is None else look(match, roots, self.is_own)
+        return entry.changes(now, capturer, live), sorted(entry.roots.keys() - roots.keys())
+
+    def _surveyed(self, execution: LoopExecution, global_roots: tuple[str, ...]) -> dict[str, Any]:
+        """The roots of a survey."""
         frame, source = execution.frame, execution.source
         if frame is None or source is None:
-            return Survey()
+            return {}
         values = frame_locals(frame)
         roots = {f"object:{name}": self.registered_now(name, values) for name in self.registered}
         code = frame.f_code
@@ -141,7 +177,7 @@ class Walker:
             value = find_global(*root.split(":", 1))
             if value is not MISSING:
                 roots[root] = value
-        return survey(roots, self.is_own)
+        return roots
 
 
 def sort_unavailable(execution: LoopExecution, capturer: Capturer) -> tuple[list[str], dict[str, str]]:

@@ -1,0 +1,220 @@
+"""What a loop found when it began, and what every later look at it finds changed."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from flor_dagster.recording.footprints import Footprint
+from flor_dagster.recording.listing import OF_TENSOR
+from flor_dagster.recording.surveying import Survey, Way, by_node, ways
+
+if TYPE_CHECKING:
+    from flor_dagster.recording.capture import Capturer
+
+
+class Entry:
+    """The objects that a loop execution found, and how they stood.
+
+    From one look along a plan to the next only what is another object is asked about; all else is as it was found then.
+
+    Args:
+        before: the survey of when it began.
+    """
+
+    def __init__(self, before: Survey | Footprint) -> None:
+        self._before = before
+        self._last = before if isinstance(before, Footprint) else None
+        self._fresh: set[int] = set()  # of the plan's objects at the last look, by their places
+        self._displaced: set[int] = set()  # and what hangs elsewhere at one of them, by its identity
+        self._ways: dict[int, Way | None] = {}
+
+    @property
+    def roots(self) -> Mapping[str, int]:
+        """Root name → identity, of when it began."""
+        return self._before.roots
+
+    @functools.cached_property
+    def full(self) -> Survey:
+        """The whole survey of when it began."""
+        return self._before if isinstance(self._before, Survey) else self._before.full()
+
+    def changes(
+        self, after: Survey | Footprint, capturer: Capturer, live: Sequence[Any] = ()
+    ) -> dict[str, Any]:
+        """What lies between its begin and a look, as a checkpoint keeps it (see `surveying.by_node`).
+
+        Args:
+            after: the look.
+            capturer: what was captured at it.
+            live: the plan's objects, where it is one along a plan.
+        """
+        if isinstance(after, Survey):
+            return by_node(self.full, after, capturer.identities())
+        footing = after.footing
+        if not self._carry_on(after, live):
+            self._begin_with(after)
+        self._last = after
+        beside = _Beside(self, after)
+        fresh = [footing.nodes[p] for p in self._fresh if footing.nodes[p] not in beside.staying_nodes]
+        displaced = self._displaced | beside.displaced
+        unseen = footing.unseen
+        walked = capturer.walked_identities()
+        if walked:
+            fresh += [walked[number] for number in beside.fresh if number in walked]
+            seen = after.rest.children
+            unseen = sorted([*unseen, *(node for number, node in walked.items() if number not in seen)])
+        return {"fresh": sorted(fresh), "displaced": self._led_to(displaced, capturer), "unseen": unseen}
+
+    def _led_to(self, displaced: set[int], capturer: Capturer) -> list[Any]:
+        open_ones = displaced - self._ways.keys()
+        if open_ones:
+            found = ways(self.full, open_ones)
+            self._ways.update({number: found.get(number) for number in open_ones})
+        if not displaced:
+            return []
+        memo = capturer.identities()
+        found_ways = ((number, self._ways[number]) for number in displaced if number in memo)
+        return [[memo[number], way] for number, way in found_ways if way is not None]
+
+    def knows(self, number: int, kind: Any) -> bool:
+        """Whether an object was there already.
+
+        Args:
+            number: its identity now.
+            kind: its type; None for a storage.
+        """
+        if isinstance(self._before, Survey):
+            return number in self._before.children and _is_same(self._before.marks.get(number), kind)
+        place = self._places.get(number, -1)
+        if place < 0:
+            rest = self._before.rest
+            return number in rest.children and _is_same(rest.marks.get(number), kind)
+        return self._before.footing.steps[place] is not None and _is_same(self._before.mark(place), kind)
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        """Of a look along a plan: identity → place."""
+        return dict(zip(self._before.numbers, count())) if isinstance(self._before, Footprint) else {}
+
+    def _carry_on(self, after: Footprint, live: Sequence[Any]) -> bool:
+        """Find what is another object than at the last look; False where more has changed than can be told so."""
+        last, footing = self._last, after.footing
+        if last is None or last.footing is not footing or not last.same_steps(after):
+            return False
+        changed = last.changed(after, live)
+        if not changed:
+            return True
+        objects, numbers, others = len(footing.kinds), after.numbers, set(changed)
+        fresh, displaced = set(self._fresh), set(self._displaced)
+        for place in changed:
+            if place >= objects or footing.steps[place] is None:
+                continue
+            if self.knows(numbers[place], footing.kinds[place]) or last.numbers[place] in displaced:
+                return False
+            fresh.add(place)
+        for place in changed:
+            for _, child in footing.steps[place] or ():
+                if child < objects and child not in fresh:
+                    displaced.add(numbers[child])
+        for storage, tensors in enumerate(footing.tensors):
+            place = objects + storage
+            if place in others or not others.isdisjoint(tensors):
+                self._sort_storage(after, place, tensors, fresh)
+        self._fresh, self._displaced = fresh, displaced
+        return True
+
+    def _begin_with(self, after: Footprint) -> None:
+        """Ask about every object of a plan."""
+        footing, numbers, before = after.footing, after.numbers, self.full.children
+        objects = len(footing.kinds)
+        kinds: dict[int, Any] = dict(zip(numbers, footing.kinds, strict=False))
+        kinds |= {n: m if isinstance(m, type) else None for n, m in after.rest.marks.items()}
+        fresh, displaced = set[int](), set[int]()
+        for place, steps in enumerate(footing.steps[:objects]):
+            if steps is None:
+                continue
+            number = numbers[place]
+            inside = [(step, child) for step, child in after.steps(place) if child > 0]
+            if not self.knows(number, footing.kinds[place]):
+                fresh.add(place)
+                displaced.update(child for _, child in inside if self.knows(child, kinds.get(child)))
+            else:
+                old = before[number]
+                displaced.update(c for s, c in inside if old.get(s) != c and self.knows(c, kinds.get(c)))
+        for storage, tensors in enumerate(footing.tensors):
+            self._sort_storage(after, objects + storage, tensors, fresh)
+        self._fresh, self._displaced = fresh, displaced
+
+    def _sort_storage(self, after: Footprint, place: int, tensors: Sequence[int], fresh: set[int]) -> None:
+        """A storage stays where a tensor still has it which had it before; one that is only on others is copied."""
+        numbers = after.numbers
+        stays = any(
+            tensor not in fresh
+            and self.full.children.get(numbers[tensor], {}).get(OF_TENSOR) == numbers[place]
+            for tensor in tensors
+        )
+        if tensors and not stays:
+            fresh.add(place)
+        else:
+            fresh.discard(place)
+
+
+def _is_same(mark: Any, kind: Any) -> bool:
+    return mark() is not None if type(mark) is weakref.ref else mark is kind
+
+
+class _Beside:
+    """What is changed of what a plan does not hold, and of the roots.
+
+    Args:
+        entry: what was there before.
+        after: the look.
+    """
+
+    def __init__(self, entry: Entry, after: Footprint) -> None:
+        self.fresh: set[int] = set()
+        self.displaced: set[int] = set()
+        self.staying_nodes: set[int] = set()
+        rest, footing = after.rest, after.footing
+        self._entry, self._after = entry, after
+        staying: set[int] = set()
+        for number, inner in rest.children.items():
+            if number < 0:
+                continue
+            if not entry.knows(number, self._kind(number)):
+                self.fresh.add(number)
+                self._move(inner.values())
+                continue
+            old = entry.full.children.get(number, {})
+            if old != inner:
+                self._move([child for step, child in inner.items() if old.get(step) != child])
+            if OF_TENSOR in inner and old.get(OF_TENSOR) == inner[OF_TENSOR]:
+                staying.add(inner[OF_TENSOR])
+        self.fresh |= {number for number in rest.children if number < 0} - staying
+        if staying:
+            objects = len(footing.kinds)
+            self.staying_nodes = {
+                footing.nodes[place]
+                for place in range(objects, len(after.numbers))
+                if after.numbers[place] in staying
+            }
+        if after.roots != entry.roots:
+            self._move([n for root, n in after.roots.items() if entry.roots.get(root) != n])
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        return dict(zip(self._after.numbers, count()))
+
+    def _kind(self, number: int) -> Any:
+        mark = self._after.rest.marks.get(number)
+        if mark is not None:
+            return mark
+        place = self._places.get(number, -1)
+        return self._after.footing.kinds[place] if 0 <= place < len(self._after.footing.kinds) else None
+
+    def _move(self, numbers: Any) -> None:
+        self.displaced.update(n for n in numbers if n > 0 and self._entry.knows(n, self._kind(n)))
