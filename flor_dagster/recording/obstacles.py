@@ -40,7 +40,7 @@ def why_unskippable(execution: LoopExecution, is_own: Callable[[str], bool]) -> 
         opened = None if other is None else other.frame
         if opened is not None and opened.f_code is frame.f_code and opened is not frame:
             return "its function is open already (recursion)"
-    return _consumed_by(execution.source, frame) or _thread_beside(is_own)
+    return _consumed_by(execution.source, frame) or thread_beside(is_own)
 
 
 def _consumed_by(source: LoopSource, frame: FrameType) -> str:
@@ -65,7 +65,7 @@ def _value_of(chain: tuple[str, ...], frame: FrameType) -> Any:
     return found
 
 
-def _thread_beside(is_own: Callable[[str], bool]) -> str:
+def thread_beside(is_own: Callable[[str], bool]) -> str:
     """A thread that executes the program's own code now: what it changes, and when, can't be captured."""
     if threading.active_count() < 2:
         return ""

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.kept import KeptBuffers
 from flor_dagster.recording.loops import LoopExecution
 from flor_dagster.recording.memory import Copy
+from flor_dagster.recording.obstacles import thread_beside
 from flor_dagster.recording.seeing import Pace, changed, sight
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.shape import MISSING
@@ -77,8 +79,7 @@ class ReplaySession(Session):
         self._buffers: KeptBuffers | None = None
         self._skipped: set[int] = set()
         self._pace = Pace()
-        self._seen: dict[str, str] | None = None
-        self._settings: switches.Readings | None = None
+        self._looks: dict[int, tuple[dict[str, str], switches.Readings | None, bool]] = {}  # by thread
         self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
@@ -194,6 +195,13 @@ class ReplaySession(Session):
             self.stop()
         return execution
 
+    def told_iteration(self, execution: LoopExecution, index: int) -> None:
+        """End where the plan or the record ends: the script itself goes on to the next iteration."""
+        spec = self._spec(execution)
+        last = None if spec is None else _last_of(spec)
+        if last is not None and index > last:
+            self.stop()
+
     def add_tags(self, tags: Mapping[str, object]) -> None:
         """Nothing: a replay is no training run of its own."""
 
@@ -225,9 +233,7 @@ class ReplaySession(Session):
 
     def _bounded(self, items: Iterator[tuple[int, T]], spec: dict[str, Any]) -> Iterator[tuple[int, T]]:
         """End where the plan or the record ends."""
-        stop = spec.get("stop")
-        # A run that died has no more iterations than its record shows.
-        last = stop if stop is not None else (spec["count"] - 1 if spec["how"] == "open" else None)
+        last = _last_of(spec)
         if last is not None and spec["count"] == 0:
             self.stop()
         for index, value in items:
@@ -410,20 +416,21 @@ class ReplaySession(Session):
     def begin(self, key: str, unknown: bool) -> None:
         """Before a hindsight expression, which may call code of which nothing is known."""
         began = time.perf_counter()
-        self._seen = self._settings = None
+        self._looks.pop(threading.get_ident(), None)
         if self._pace.due(key, unknown=unknown):
-            self._seen = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            self._settings = switches.read_all()
+            seen = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            if seen is not None:
+                self._looks[threading.get_ident()] = seen, switches.read_all(), unknown
         elif unknown:
-            self._seen = _random_states()
+            self._looks[threading.get_ident()] = _random_states(), None, unknown
         self._pace.paid(time.perf_counter() - began)
 
     def end(self, key: str) -> None:
         """After it: all that the program can see must be what it was."""
-        before, settings = self._seen, self._settings
-        self._seen = self._settings = None
-        if before is None:
+        looked = self._looks.pop(threading.get_ident(), None)
+        if looked is None:
             return
+        before, settings, unknown = looked
         began = time.perf_counter()
         if settings is None:
             names = changed(before, _random_states())
@@ -432,7 +439,11 @@ class ReplaySession(Session):
             names = [] if now is None else changed(before, now)
             names += [f"the setting {name}" for name in self.walker.turned(settings)[0]]
         self._pace.paid(time.perf_counter() - began)
-        if names:
+        beside = thread_beside(self.walker.is_own) if names else ""
+        if beside and unknown:
+            # Who changed it can't be told.
+            doubts[key] = f"{', '.join(names[:5])} changed while {key!r} was evaluated, and {beside}", False
+        elif names and not beside:
             self.journal.entry("x", "effect", key, names)
             self.finish("failed", f"evaluating {key!r} changed {', '.join(names[:5])}")
             sys.stdout.flush()
@@ -480,6 +491,12 @@ def pin_torch_threads(plan: dict[str, Any]) -> None:
     wanted = plan.get("torch_threads")
     if torch is not None and wanted and torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
+
+
+def _last_of(spec: dict[str, Any]) -> int | None:
+    """The last iteration that is to be executed, None where the loop's own end is; a run that died has no more than its record."""
+    stop = spec.get("stop")
+    return stop if stop is not None else (spec["count"] - 1 if spec["how"] == "open" else None)
 
 
 def _settings_of(manifest: Manifest) -> list[str]:

@@ -312,6 +312,9 @@ class Session:
         self.records.note_loop(execution)
         return execution
 
+    def told_iteration(self, execution: LoopExecution, index: int) -> None:
+        """An iteration of a told loop is about to begin."""
+
     def loop_begins(self, execution: LoopExecution) -> None:
         """The journal knows of a loop execution; nothing was pulled yet."""
         self.capturing.loop_begins(execution)

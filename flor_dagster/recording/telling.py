@@ -39,6 +39,7 @@ class ToldLoops:
             line, column = call_position(frame.f_code, frame.f_lasti)
             execution = session.open_told(name, parent, frame, line, column)
             self._open[around, name] = execution
+        session.told_iteration(execution, index)
         execution.count = index + 1
         return Iteration(session.journal, execution, index, value)
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
 
 _KEPT_REACHES = 4
+_NO_FILE = (
+    "refused: this run was recorded in a notebook or an interactive session, whose cells lie in no file of its version: "
+    "put the training into a script, or into a function of a module that `flor run` or an asset starts"
+)
 
 
 @dataclass(slots=True)
@@ -106,6 +110,10 @@ class Preparer:
         sentence = "nothing to do: every cell is settled" if not todo else ""
         if todo and run.status == "running":
             sentence, todo = "still running: ask again when it is over", []
+        elif todo and run.entrypoint.startswith("<"):
+            for statement in todo:
+                settled[statement.id] = plain_cell(run, statement, "refused", _NO_FILE)
+            sentence, todo = "its code lies in no file", []
         elif todo and run.commit is None:
             for statement in todo:
                 settled[statement.id] = plain_cell(run, statement, "refused", self._why_no_version(run))
