@@ -18,6 +18,7 @@ from flor_dagster.recording import layout, listening, process
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import read_journal
+from flor_dagster.recording.mainly import as_defined_here, undefined_here
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.switches import KIND
 
@@ -28,7 +29,9 @@ _ID = re.compile(r"[a-z2-7]{4,32}")
 def load(run: str, epoch: int | None = None, *, project: str | Path | None = None) -> dict[str, Any]:
     """The objects of one checkpoint of a training run, as new objects, without running the training.
 
-    The classes of the objects must be importable, as the script's modules are where the script lies.
+    The classes of the objects must be importable, as the script's modules are where the script lies. Those that the
+    script itself defined are looked for in `__main__` (a notebook's cells, this script) and in the script's module, where
+    that was imported. They stay as they are here: nothing is written to a class.
 
     Args:
         run: the training run's id, or the end of its key; as many characters as tell it from the others.
@@ -57,7 +60,15 @@ def load(run: str, epoch: int | None = None, *, project: str | Path | None = Non
         shown = ", ".join(map(str, sorted(kept)))
         raise CheckpointError(f"training run {run_id} has no checkpoint of epoch {wanted}; it has {shown}")
     manifest = store.read(run_id, kept[wanted])
-    return _objects(store, manifest, str(place.root))
+    return _objects(store, manifest, str(place.root), _entrypoint(place.home, run_id))
+
+
+def _entrypoint(home: Path, run_id: str) -> str:
+    """The script of a run, relative to its repository."""
+    for entry in read_journal(layout.run_folder(home, run_id) / "journal.0.jsonl"):
+        if entry.parts[0] == "flor":
+            return str(entry.parts[2].get("entrypoint", "")).partition(":")[0]
+    return ""
 
 
 def _find_run(home: Path, run: str) -> str:
@@ -96,7 +107,7 @@ def _points(home: Path, run_id: str) -> dict[int, str]:
     return found[max(found)] if found else {}
 
 
-def _objects(store: CheckpointStore, manifest: Manifest, root: str) -> dict[str, Any]:
+def _objects(store: CheckpointStore, manifest: Manifest, root: str, entrypoint: str) -> dict[str, Any]:
     roots = {
         name: ref
         for name, ref in manifest.roots.items()
@@ -107,15 +118,34 @@ def _objects(store: CheckpointStore, manifest: Manifest, root: str) -> dict[str,
     ):
         _import(name)
     wanted = {name: ref for name, ref in roots.items() if _is_data(manifest, ref)}
-    grafter = Grafter(manifest.nodes, lambda digest: store.buffer(manifest, digest), root)
+    nodes = as_defined_here(manifest.nodes, entrypoint)
+    grafter = Grafter(nodes, lambda digest: store.buffer(manifest, digest), root)
     try:
         values = grafter.restore({name: (ref, MISSING) for name, ref in wanted.items()})
     except CheckpointError as error:
+        unknown = undefined_here(nodes, f"{error}")
+        if unknown:
+            where = entrypoint if entrypoint.endswith(".py") else "a notebook or an interactive session"
+            raise CheckpointError(
+                f"checkpoint {manifest.name} of training run {manifest.run} can't be loaded here: {unknown} was defined in "
+                f"{where}, as a part of the program itself (`__main__`). {_how_to_define(entrypoint, unknown)}"
+            ) from error
         raise CheckpointError(
             f"checkpoint {manifest.name} of training run {manifest.run} can't be loaded here: {error}. Load it where "
             "the script's modules can be imported, in the version that the run had"
         ) from error
     return _by_name(values)
+
+
+def _how_to_define(entrypoint: str, name: str) -> str:
+    first = name.partition(".")[0]
+    if not entrypoint.endswith(".py"):
+        return f"Run the cell that defines {first} here first, or move {first} into a module of its own"
+    module = entrypoint.removesuffix(".py").replace("/", ".")
+    return (
+        f"Import it first: `from {module} import {first}`, where {entrypoint} trains only under `if __name__ == "
+        f'"__main__"`; or move {first} into a module of its own'
+    )
 
 
 def _is_data(manifest: Manifest, ref: Any) -> bool:

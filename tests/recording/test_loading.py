@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +102,63 @@ def test_an_altered_buffer_is_never_loaded(project: Project) -> None:
     finally:
         for path, data in objects.items():
             path.write_bytes(data)
+
+
+MAIN = """\
+import flor_dagster as flor
+
+class Model:
+    made = 0
+    def __init__(self):
+        self.weights = [0.0]
+    def total(self):
+        return sum(self.weights)
+
+def main():
+    model = Model()
+    for epoch in flor.loop("epoch", range(3)):
+        model.weights.append(epoch)
+        Model.made += 1
+        flor.log("total", model.total())
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture(scope="module")
+def of_a_script(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("main"), git=True)
+    project.commit({"train.py": MAIN})
+    project.run(MAIN, FLOR_CHECKPOINTS="all")
+    return project
+
+
+def test_what_the_script_itself_defined_is_found_in_its_module_and_left_as_it_is_there(
+    of_a_script: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(of_a_script.root)
+    monkeypatch.delitem(sys.modules, "train", raising=False)
+    with pytest.raises(CheckpointError, match=r"Model was defined in train\.py.*`from train import Model`"):
+        load(run_of(of_a_script), 1, project=of_a_script.root)
+    module = importlib.import_module("train")
+    found = load(run_of(of_a_script), 1, project=of_a_script.root)["model"]
+    assert type(found) is module.Model
+    assert (found.weights, found.total()) == ([0.0, 0, 1], 1)
+    assert module.Model.made == 0
+    monkeypatch.delitem(sys.modules, "train")
+
+
+def test_a_notebook_that_defines_the_class_gets_its_own_and_never_another_one(
+    of_a_script: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = sys.modules["__main__"]
+    cell: dict[str, Any] = {"__name__": "__main__"}
+    exec(MAIN.partition("def main")[0].replace("import flor_dagster as flor", ""), cell)
+    monkeypatch.setattr(main, "Model", cell["Model"], raising=False)
+    assert type(load(run_of(of_a_script), 0, project=of_a_script.root)["model"]) is cell["Model"]
+    monkeypatch.setattr(main, "Model", type("Model", (), {"__module__": "__main__"}))
+    with pytest.raises(
+        CheckpointError, match=r"Model of this program is another class .*: it has no __init__, total"
+    ):
+        load(run_of(of_a_script), 0, project=of_a_script.root)

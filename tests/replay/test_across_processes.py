@@ -286,7 +286,7 @@ def see_replayed(trained: Trained, text: str, new: str) -> None:
     assert trained.lab.emitted(replay.id, "state") == len(epochs), "it began at the restore point"
     for name in question.statements:
         mine, true = trained.records("train.py", new, name, "replayed")
-        assert mine == [row for row in true if row[0].startswith(tuple(f"epoch#0[{e}]" for e in epochs))]
+        assert mine == [row for row in true if str(row[0]).startswith(tuple(f"epoch#0[{e}]" for e in epochs))]
         assert mine
 
 

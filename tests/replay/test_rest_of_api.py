@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,7 +248,9 @@ def test_each_block_and_each_commit_is_answered_by_itself(lab: Lab) -> None:
     with lab.open() as workspace, oracle.open() as truth:
         workspace.sync()
         truth.sync()
-        for number, (run, true) in enumerate(zip(workspace.runs(), truth.runs(), strict=True)):
+        pairs = list(zip(workspace.runs(), truth.runs(), strict=True))
+        assert len(pairs) == 4
+        for number, (run, true) in enumerate(pairs):
             for how in ways[number % 2 :]:
                 report = workspace.answer(Question(names, runs=(run.key,), **how))
                 assert {a.cell.fidelity for a in report.cells} == {"exact"}, report.cells[0].cell.sentence
@@ -257,7 +260,6 @@ def test_each_block_and_each_commit_is_answered_by_itself(lab: Lab) -> None:
                     assert set(mine) <= set(wanted), (number, name)
                     assert how or sorted(mine) == sorted(wanted), (number, name)
                     assert {row for row in wanted if "epoch#0[1]" in str(row[0])} <= set(mine), (number, name)
-        assert number == 3
 
 
 def test_a_run_whose_code_lies_in_no_file_is_refused_in_words(lab: Lab) -> None:
@@ -271,3 +273,67 @@ def test_a_run_whose_code_lies_in_no_file_is_refused_in_words(lab: Lab) -> None:
         (answer,) = workspace.answer(Question(("asked",))).cells
     assert (answer.cell.status, answer.cell.fidelity) == ("refused", None), answer.cell.sentence
     assert "notebook or an interactive session" in answer.cell.sentence
+
+
+FIRST = """\
+import flor_dagster as flor
+class Model:
+    def __init__(self): self.weights = [0.0]
+def main():
+    model = Model()
+    for epoch in flor.loop("epoch", range(3)):
+        for step in flor.loop("step", range(2)):
+            model.weights.append(epoch + step)
+        flor.log("total", sum(model.weights))
+if __name__ == "__main__":
+    main()
+"""
+TUNED = """\
+import flor_dagster as flor
+from train import Model
+base = flor.arg("base", "")
+model = flor.load(base, 1)["model"]
+flor.log("begin", sum(model.weights))
+for epoch in flor.loop("epoch", range(3)):
+    again = flor.load(base, epoch)["model"]
+    for step in flor.loop("step", range(2)):
+        model.weights.append(len(again.weights) * step)
+        flor.log("loss", sum(model.weights))
+    #? flor.log("asked", [sum(model.weights), sum(again.weights)])
+    #? flor.log("later", len(model.weights))
+    flor.log("over", epoch)
+"""
+
+
+def test_what_a_script_loads_of_another_run_is_loaded_by_its_replay_or_missed_by_name(lab: Lab) -> None:
+    lab.commit({"train.py": FIRST, "tune.py": without_asked(TUNED)})
+    lab.train()
+    (base,) = (path.name for path in (lab.root / ".flor/runs").iterdir())
+    lab.train("tune.py", base=base)
+    lab.write({"tune.py": with_asked(TUNED)})
+    with lab.open() as workspace:
+        workspace.sync()
+        tuned = next(run.key for run in workspace.runs() if run.entrypoint == "tune.py")
+        (answer,) = workspace.answer(Question(("asked",), runs=(tuned,))).cells
+        assert answer.cell.fidelity == "exact", answer.cell.sentence
+        got = rows(workspace, tuned, "asked", "replayed")
+        for path in (lab.root / ".flor/checkpoints/manifests" / base).iterdir():
+            path.unlink()
+        (answer,) = workspace.answer(Question(("later",), runs=(tuned,))).cells
+    assert answer.cell.status == "failed"
+    assert f"training run {base} has no checkpoint" in answer.cell.sentence
+    lab.train()
+    (other,) = (
+        path.name
+        for path in (lab.root / ".flor/runs").iterdir()
+        if "train.py" in _head(path) and path.name != base
+    )
+    lab.train("tune.py", base=other)
+    with lab.open() as workspace:
+        workspace.sync()
+        last = [run.key for run in workspace.runs() if run.entrypoint == "tune.py"][-1]
+        assert got == rows(workspace, last, "asked", "recorded")
+
+
+def _head(folder: Path) -> str:
+    return (folder / "journal.0.jsonl").read_text().partition("\n")[0]
