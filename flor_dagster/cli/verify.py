@@ -27,9 +27,27 @@ if TYPE_CHECKING:
     metavar="[NAME=]RTOL",
     help="Relative difference that re-emitted numbers (of NAME) may have; they are then `within tolerance`, never exact.",
 )
+@click.option(
+    "--python",
+    metavar="PATH",
+    help="The interpreter for the old version; default: the one that the training run was recorded with.",
+)
+@click.option(
+    "--env",
+    "environment",
+    type=click.Choice(["uv"]),
+    help="Make the environment that the version's own uv.lock, requirements.txt or pyproject.toml describes, by uv; it is "
+    "kept and used again.",
+)
 @project_command
 def verify_command(
-    workspace: Workspace, output: Output, runs: tuple[str, ...], audit: bool, rtol: tuple[str, ...]
+    workspace: Workspace,
+    output: Output,
+    runs: tuple[str, ...],
+    audit: bool,
+    rtol: tuple[str, ...],
+    python: str | None,
+    environment: str | None,
 ) -> int:
     """Execute each training run RUN again from its beginning and compare everything with its record, bit for bit.
 
@@ -39,11 +57,25 @@ def verify_command(
 
     from flor_dagster.replay.reproducing import verify_run
 
-    found = [verify_run(workspace, name, audit=audit, tolerance=parse_tolerance(rtol)) for name in runs]
+    if python is not None and environment is not None:
+        raise click.UsageError("--python and --env both choose the interpreter: give one of them.")
+    found = [
+        verify_run(
+            workspace,
+            name,
+            audit=audit,
+            tolerance=parse_tolerance(rtol),
+            python=python,
+            environment=environment,
+        )
+        for name in runs
+    ]
     output.document({"verifications": found, "complete": all(one.good for one in found)})
     for one in found:
         style = "green" if one.good else "red"
         output.text(Text.assemble(f"{one.run.key}  ", (one.fidelity or "failed", style), f"  {one.sentence}"))
+        for warning in one.warnings:
+            output.text(f"  {warning}")
     for one in found:
         if not one.good:
             output.complain(

@@ -47,7 +47,7 @@ _CODE = (".py", ".pyc", ".pyi", ".so", ".pyd")
 
 
 class Watched:
-    """Stands for `open`: notes what is opened for reading, then opens it.
+    """Stands for `open`: notes what is opened for reading, and what was in it before it is written over; then opens it.
 
     Args:
         plain: the real one.
@@ -61,8 +61,11 @@ class Watched:
 
     def __call__(self, file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
         """As `open`."""
-        if type(file) is not int and type(mode) is str and "r" in mode:
-            self.files.saw(file, mode)
+        if type(file) is not int and type(mode) is str:
+            if "r" in mode:
+                self.files.saw(file, mode)
+            if mode[:1] != "r" or "+" in mode:
+                self.files.overwrites(file)
         return self._plain(file, mode, *more, **named)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,6 +86,8 @@ class Files:
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
         self._noted: dict[str, os.stat_result] = {}
+        self._before: dict[str, str] = {}
+        """Path → digest of what was read, of small files that the training then wrote over."""
         self._root = ""
         self._home = ""
         self._folder: Path | None = None
@@ -102,7 +107,9 @@ class Files:
         with contextlib.suppress(OSError):
             self._root, self._home, self._folder = f"{root}{os.sep}", f"{home}{os.sep}", folder
             early = self._noted if first else {}
+            before = self._before if first else {}
             self._noted, self._known, self._kept, self._pid = {}, set(), 0, os.getpid()
+            self._before = before
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(folder / FILE_NAME, flags, 0o644)
             self._write([], {"begun": begun if first else time.time_ns()})
@@ -122,11 +129,11 @@ class Files:
                 os.close(fd)
 
     def _digests(self) -> dict[str, str]:
-        """Of small files that are still what they were when they were read."""
-        found: dict[str, str] = {}
+        """Of small files that are still what they were when they were read, or were until the training wrote over them."""
+        found = {self._name(path): digest for path, digest in self._before.items() if path in self._noted}
         left = DIGEST_TOTAL
         for path, status in list(self._noted.items()):
-            if status.st_size <= min(DIGEST_BYTES, left):
+            if path not in self._before and status.st_size <= min(DIGEST_BYTES, left):
                 digest = content_digest(path, status.st_size, status.st_mtime_ns)
                 if digest:
                     left -= status.st_size
@@ -150,6 +157,25 @@ class Files:
                 self._note(path)
             if path in self._noted and "+" not in mode:
                 self._known.add((folder, text))
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, `open` will say so
+            pass
+
+    def overwrites(self, file: Any) -> None:
+        """A file is about to be opened for writing: if it was read, what was in it is known for the last time."""
+        try:
+            text = file if type(file) is str else os.fsdecode(os.fspath(file))
+            path = os.path.normpath(os.path.join("" if text[:1] == "/" else os.getcwd(), text))
+            status = self._noted.get(path)
+            if (
+                status is None
+                or path in self._before
+                or status.st_size > DIGEST_BYTES
+                or os.getpid() != self._pid
+            ):
+                return
+            digest = content_digest(path, status.st_size, status.st_mtime_ns)
+            if digest:
+                self._before[path] = digest
         except Exception:  # noqa: BLE001 - whatever is wrong with it, `open` will say so
             pass
 

@@ -22,6 +22,7 @@ from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.preparing import Prepared, Preparer
+from flor_dagster.replay.record import loaded_files
 from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
 from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
 from flor_dagster.replay.warmth import preloadable
@@ -244,6 +245,7 @@ class Answerer:
             allows=state.allows, timeout=timeout, libraries=libraries if question.warm else None,
             share=lambda statement, placed: prepare.share(item, statement, placed, question), approximate=approximate,
             branches=clock_branches(record, read),
+            sources=lambda: {f: text for f in loaded_files(record) if f.endswith(".py") and (text := read(f)) is not None},
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ is executed from its beginning, as far as the asked cost allows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -84,6 +84,7 @@ class Carrier:
         share: what of a statement's cell the answer settles, where it was put in so.
         approximate: why the version may not be what ran.
         branches: places of branches on a value of the clock, the process or the machine.
+        sources: gives the texts of the version's files that the run loaded.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Carrier:
         replan: Replan, tell: Callable[[StatementRow, CellRow], None], done: Callable[[ReplayRow], None],
         allows: Callable[[float], bool], timeout: float, libraries: tuple[str, ...] | None,
         share: Callable[[StatementRow, PlacedVersion], Share], approximate: str, branches: tuple[str, ...] = (),
+        sources: Callable[[], Mapping[str, str]] = dict[str, str],
     ) -> None:  # fmt: skip
         self._store = store
         self._write = write
@@ -107,6 +109,7 @@ class Carrier:
         self._share = share
         self._approximate = approximate
         self._branches = branches
+        self._sources = sources
         self._later: list[_Try] = []
 
     def example(self, placed: PlacedVersion, loops: LoopPlan) -> Unit:
@@ -235,7 +238,9 @@ class Carrier:
             repeats = same_replay(before, again[1])
             if repeats:
                 break
-        words = diagnose(self._record, result.replayed, now.loops, repeats=repeats)
+        words = diagnose(
+            self._record, result.replayed, now.loops, repeats=repeats, sources=self._sources(), home=self._places.home
+        )  # fmt: skip
         return replace(result, diagnosis=words) if not repeats else replace(
             result, diagnosis=words, differs=()
         )  # fmt: skip

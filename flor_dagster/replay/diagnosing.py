@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from flor_dagster.errors import ReplayError
+from flor_dagster.replay.chance import SHOWN, suspects
+from flor_dagster.replay.environments import choose_environment
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import Record, RunRecord
 
@@ -46,8 +50,16 @@ def _digests(record: RunRecord) -> list[tuple[Any, ...]]:
     ]
 
 
-def diagnose(recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, *, repeats: str | None) -> str:
-    """What may be behind a divergence, in words.
+def diagnose(
+    recorded: RunRecord,
+    replayed: RunRecord,
+    plan: LoopPlan,
+    *,
+    repeats: str | None,
+    sources: Mapping[str, str] | None = None,
+    home: Path | None = None,
+) -> str:
+    """What may be behind a divergence, in words: what is certain first, then what may be, at last the suspects of the source.
 
     Args:
         recorded: the run's journal.
@@ -55,6 +67,8 @@ def diagnose(recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, *, repeat
         plan: what was to be executed.
         repeats: what differs between the replay and its repetition, empty where nothing does, None where it was not
             repeated.
+        sources: the texts of the version's files that the run loaded.
+        home: the `.flor/` folder, which holds the run's list of packages.
     """
     found: list[str] = []
     if repeats:
@@ -64,6 +78,12 @@ def diagnose(recorded: RunRecord, replayed: RunRecord, plan: LoopPlan, *, repeat
     found += [words for one in replayed.ranks if (words := _first_generators(one))][:1]
     found += dict.fromkeys(words for one in replayed.ranks for words in data_changes(one))
     found += environment_differences(recorded, replayed)
+    found += package_differences(recorded, replayed, home)
+    # Where something certain is known to differ and the code repeats itself, it needs no suspect.
+    chance = suspects(sources or {}, repeats=not repeats)
+    if chance and (repeats or len(found) < 2):
+        more = f", and {len(chance) - SHOWN} more places" if len(chance) > SHOWN else ""
+        found.append(f"what may be behind it: {', '.join(c.sentence for c in chance[:SHOWN])}{more}")
     if plan.start is not None or plan.skipped:
         found.append("parts of it were restored from checkpoints")
     return "; ".join(found)
@@ -81,7 +101,10 @@ def _first_generators(replayed: RunRecord) -> str:
             path = replayed.executions[parts[1]].path
             where = path if parts[2] is None else f"{path}[{parts[2]}]"
             if names:
-                return f"the random generator of {', '.join(names)} differs at the end of {where}"
+                return (
+                    f"the random generator of {', '.join(names)} differs at the end of {where}: "
+                    "it was seeded otherwise, or drawn from in another order or number"
+                )
             return f"no random generator differs at the end of {where}, where the state first does"
     return ""
 
@@ -98,11 +121,29 @@ def environment_differences(recorded: RunRecord, replayed: RunRecord) -> list[st
     old, new = _facts(recorded), _facts(replayed)
     if new.get("torch_threads") and old.get("torch_threads") != new.get("torch_threads"):
         found.append(f"torch had {old.get('torch_threads')} threads and has {new.get('torch_threads')}")
+    threads = [
+        f"{name} was {value} and is {after['threads'].get(name)}"
+        for name, value in before.get("threads", {}).items()
+        if after.get("threads", {}).get(name, value) != value
+    ]
+    found += threads
     versions: Sequence[tuple[str, Any, Any]] = [
         (name, old.get("versions", {}).get(name), new.get("versions", {}).get(name)) for name in _TRACED
     ]
     found += [f"{name} was {a} and is {b}" for name, a, b in versions if a and b and a != b]
     return found
+
+
+def package_differences(recorded: RunRecord, replayed: RunRecord, home: Path | None) -> list[str]:
+    """The packages of the interpreter that differ from those that were installed then, but for what is imported and said already."""
+    mine = str(recorded.header.get("packages") or "")
+    if home is None or not mine or mine == replayed.header.get("packages"):
+        return []
+    try:
+        chosen = choose_environment(recorded, str(replayed.header.get("executable") or "") or None, home)
+    except ReplayError:
+        return []
+    return [words for words in chosen.warnings if words.startswith("other packages differ")]
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from flor_dagster.replay.model import Question, RunPlan
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import RunRecord, checkpoints_of, let_go_of, read_run
+from flor_dagster.replay.record import RunRecord, checkpoints_of, let_go_of, loaded_files, read_run
 from flor_dagster.replay.reproducing import audited_loops
 from flor_dagster.replay.selecting import choose_runs
 from flor_dagster.replay.topology import why_not_together
@@ -235,6 +235,9 @@ class Preparer:
         if before:
             words = f"{before} iteration{'s' * (before != 1)} answered before {'are' if before > 1 else 'is'} left out"
             loops = replace(loops, notes=(*loops.notes, words))
+        if question.segments > 1 and len(record.ranks) > 1:
+            words = f"its {len(record.ranks)} ranks stay together: it is not split into segments"
+            loops = replace(loops, notes=(*loops.notes, words))
         return todo, loops, loops.sentence
 
     def _earlier(
@@ -439,12 +442,6 @@ def _targets(placed: PlacedVersion, todo: Sequence[StatementRow], reach: Reach) 
 
 def _added(placed: PlacedVersion) -> dict[str, tuple[int, ...]]:
     return {file: state.added for file, state in placed.files.items()}
-
-
-def loaded_files(record: RunRecord) -> frozenset[str]:
-    """The repository's files that a run said it had loaded."""
-    events = (event for one in record.ranks for event in one.events)
-    return frozenset(name for _, kind, parts in events if kind == "m" for name in parts[1])
 
 
 def _loads(record: RunRecord, file: str) -> bool:

@@ -272,3 +272,9 @@ class _Reader:
     def _end(self, _: int, parts: list[Any]) -> None:
         self._saw(parts[3])
         self.record.ended = parts
+
+
+def loaded_files(record: RunRecord) -> frozenset[str]:
+    """The repository's files that a run said it had loaded."""
+    events = (event for one in record.ranks for event in one.events)
+    return frozenset(name for _, kind, parts in events if kind == "m" for name in parts[1])

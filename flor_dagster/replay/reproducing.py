@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.exactness import why_doubtful
 from flor_dagster.replay.executing import Job
 from flor_dagster.replay.keeping import begin_replay, child_timeout, finished
+from flor_dagster.replay.locked import ask_environment, environment_of, find_lock
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan, Target, plan_loops
 from flor_dagster.replay.reach import Reach
-from flor_dagster.replay.record import Execution, let_go_of, read_run
+from flor_dagster.replay.record import Execution, let_go_of, loaded_files, read_run
 from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.store.models import Fidelity, ReplayRow, RunRow
 
@@ -54,6 +56,7 @@ class Verification:
         seconds: what it took.
         tail: the child's last lines, where it failed.
         audited: the loops that an audit compared both ways.
+        warnings: how what executed it differs from what the run was recorded with, each in words.
     """
 
     run: RunRow
@@ -63,6 +66,7 @@ class Verification:
     seconds: float = 0.0
     tail: tuple[str, ...] = ()
     audited: tuple[Audited, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -100,6 +104,8 @@ def verify_run(
     *,
     audit: bool = False,
     tolerance: Mapping[str, float] | None = None,
+    python: str | None = None,
+    environment: str | None = None,
     on_line: OnLine | None = None,
 ) -> Verification:
     """Execute a training run again from its beginning and compare everything with its record, bit for bit.
@@ -110,6 +116,8 @@ def verify_run(
         audit: compute one iteration both ways too, its nested loops skipped and executed; a loop where they differ is not
             skipped in later replays of this version.
         tolerance: as in a question: name → relative difference, `*` for every other name.
+        python: as in a question: the interpreter that executes it; None takes the one that it was recorded with.
+        environment: as in a question: `uv` makes the environment that the version's own lock file describes.
         on_line: told of what goes on, in words.
 
     Raises:
@@ -126,8 +134,15 @@ def verify_run(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{run.id}.lock"):
         verifier = _Verifier(workspace, run, on_line, tolerance)
+        try:
+            warnings = verifier.choose(python, environment)
+        except ReplayError as error:
+            if environment is None:
+                raise  # what was asked can't be done for any run
+            return Verification(run, None, f"failed: {error}")
         whole = verifier.whole()
-        return verifier.audit(whole) if audit and whole.fidelity == "exact" else whole
+        done = verifier.audit(whole) if audit and whole.fidelity == "exact" else whole
+        return replace(done, warnings=warnings)
 
 
 class _Verifier:
@@ -163,6 +178,16 @@ class _Verifier:
             rates=rates_of(self._store.replays()),
         )  # fmt: skip
 
+    def choose(self, python: str | None, environment: str | None) -> tuple[str, ...]:
+        """Choose what executes it, and make that where it is not there yet; how it differs from what the run had."""
+        workspace, lock = self._workspace, None
+        if environment is not None:
+            commit, recorded = self._run.commit or "", str(self._record.header.get("python") or "")
+            read = functools.partial(workspace.repository.read, commit)
+            lock = find_lock(read, self._run.entrypoint, recorded, commit[:12])
+            environment_of(lock, workspace.cache, self._on_line)
+        return ask_environment(lock, self._record, python, workspace.home, workspace.cache).warnings
+
     # The whole run ------------------------------------------------------------------------------------------------
 
     def whole(self) -> Verification:
@@ -184,7 +209,12 @@ class _Verifier:
     def _diagnosed(self, job: Job, loops: LoopPlan, result: Attempt) -> Attempt:
         again = self._passing.repeat(job, loops, "repeat")
         repeats = None if again is None else same_replay(result.replayed, again[1])
-        return replace(result, diagnosis=diagnose(self._record, result.replayed, loops, repeats=repeats))
+        loaded = loaded_files(self._record)
+        sources = {file: text for file, text in self._sources.items() if file in loaded}
+        words = diagnose(
+            self._record, result.replayed, loops, repeats=repeats, sources=sources, home=self._workspace.home
+        )  # fmt: skip
+        return replace(result, diagnosis=words)
 
     def _kept(self, replay: ReplayRow, result: Attempt | Failed) -> Verification:
         if isinstance(result, Failed):

@@ -49,6 +49,14 @@ CASES = {
     "changed": Case(reading("c.data"), data={"c.data": "1 2 3"}, oracle=False, between=lambda root: (root / "c.data").write_text("1 2 4")),
     "grown": Case(reading("d.data"), data={"d.data": "1 2 3"}, oracle=False, between=lambda root: (root / "d.data").write_text("1 2 3 4")),
     "missing": Case(reading("f.data"), data={"f.data": "1 2 3"}, oracle=False, between=lambda root: (root / "f.data").unlink()),
+    # In the version, but not as it was read: the training wrote over it before its first flor call.
+    "counted": Case(
+        "import json\nimport flor_dagster as flor\n"
+        'number = json.load(open("counted.json"))["n"]\n'
+        'json.dump({"n": number + 1}, open("counted.json", "w"))\n'
+        'for epoch in flor.loop("epoch", range(2)):\n    flor.log("e", epoch)\n    #? flor.log("ASKED", number * 10)\n',
+        files={"counted.json": '{"n": 1}'}, oracle=False,
+    ),
     "unread": Case(
         HEAD + 'def total():\n    return sum(float(v) for v in open("g.data").read().split())\n' + LOOP.format(step="pass", asked="total()"),
         data={"g.data": "1 2 3"}, oracle=False, between=lambda root: (root / "g.data").write_text("4"),
@@ -90,6 +98,7 @@ def test_a_replay_that_needs_what_was_skipped_to_be_written_is_executed_from_the
     [
         ("changed", "c.data, which this run read, changed since (its size is the same, its content is not)"),
         ("grown", "d.data, which this run read, changed since (5 bytes then, 7 now)"),
+        ("counted", "counted.json, which this run read, was written over before its version was kept"),
         ("missing", "f.data, which this run read, is missing"),
         ("unread", "No such file or directory: 'g.data'"),
     ],

@@ -10,10 +10,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from flor_dagster.cli import cli
 from flor_dagster.errors import ReplayError
 from flor_dagster.replay.locked import find_lock, find_uv
 from flor_dagster.replay.model import Question
+from flor_dagster.replay.reproducing import verify_run
 from tests.replay.conftest import PACKAGE, Lab
 
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
@@ -95,7 +98,26 @@ def test_each_version_runs_with_the_packages_that_it_names(lab: Lab, wheels: Pat
         assert workspace.store.dataframe("version")["version"].tolist() == ["1.0", "1.0", "2.0", "2.0"]
         assert sum("makes the environment" in line for line in said_of) == 2
         made = sorted(workspace.cache.glob("environments/*/flor-ready.json"))
+        run = workspace.runs()[0].key
+        lacking = verify_run(workspace, run)
+        assert "No module named 'tinydep'" in lacking.sentence
+        assert any("tinydep (not installed) instead of 1.0" in warning for warning in lacking.warnings)
     assert len(made) == 2
+    for chosen in (("--env", "uv"), ("--python", str(made[0].parent / "bin" / "python"))):
+        shown = CliRunner().invoke(cli, ["verify", run, *chosen, "--project", str(lab.root)])
+        # The first folder may hold the other version's packages: then its values are not the recorded ones.
+        right = chosen[0] == "--env" or holds(made[0].parent, "1.0")
+        assert shown.exit_code == (0 if right else 1), shown.output
+        assert ("exact: 2 records" in shown.output) == right, shown.output
+    shown = CliRunner().invoke(
+        cli, ["verify", run, "--env", "uv", "--python", "x", "--project", str(lab.root)]
+    )
+    assert shown.exit_code == 2
+    assert "give one of them" in shown.output
+
+
+def holds(environment: Path, version: str) -> bool:
+    return bool(list(environment.glob(f"lib/python*/site-packages/tinydep-{version}.dist-info")))
 
 
 @needs_uv
@@ -136,6 +158,9 @@ def test_an_environment_that_cant_be_made_fails_its_run_alone(lab: Lab, wheels: 
         assert "tinydep==9.9" in bad.sentence
         assert (good.status, good.fidelity) == ("replayed", "exact")
         assert len(list(workspace.cache.glob("environments/*/flor-ready.json"))) == 1
+        bad_run = verify_run(workspace, workspace.runs()[0].key, environment="uv")
+        assert bad_run.fidelity is None
+        assert "the environment of requirements.txt could not be made" in bad_run.sentence
 
 
 def test_without_a_lock_or_without_uv_the_run_fails_and_says_what_to_do(

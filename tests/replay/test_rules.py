@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -160,6 +161,41 @@ for epoch in flor.loop("epoch", range(2)):
     flor.log("noise", noise)
     #? flor.log("ASKED", noise + 1)
 """, oracle=False),
+    "unseeded": Case(HEAD + """
+from random import Random
+draw = Random()
+for epoch in flor.loop("epoch", range(2)):
+    x = draw.random()
+    flor.log("x", x)
+    #? flor.log("ASKED", x + 1)
+""", oracle=False),
+    # 20: what an expression changes outside of the program's memory shows where the training looks at it.
+    "apart": Case(HEAD + """
+def write():
+    with open("notes.data", "a") as file:
+        file.write("n")
+    return 1
+def read():
+    return len(open("notes.data").read())
+def twice(value):
+    return value * 2
+open("notes.data", "w").close()
+for epoch in flor.loop("epoch", range(3)):
+    x += random.random()
+    flor.log("seen", [x, read()])
+    #? flor.log("ASKED_plain", x + 1)
+    #? flor.log("ASKED_writing", write())
+    #? flor.log("ASKED_other", twice(x))
+""", policy="none", oracle=False),
+    "paced": Case(HEAD + """
+turns = 0
+for epoch in flor.loop("epoch", range(2)):
+    end = time.perf_counter() + 0.002
+    while time.perf_counter() < end:
+        turns += 1
+    flor.log("turns", turns)
+    #? flor.log("ASKED", turns + 1)
+""", oracle=False),
     "seeded": Case(HEAD + """
 draw = random.Random(time.time_ns())
 for epoch in flor.loop("epoch", range(2)):
@@ -189,6 +225,52 @@ for epoch in flor.loop("epoch", range(2)):
     #? flor.log("ASKED", ended[-1])
 """, oracle=False),
 }  # fmt: skip
+
+SPOILED = """
+import random
+import flor_dagster as flor
+random.seed(1)
+x = 0.0
+for epoch in flor.loop("epoch", range(2)):
+    x += random.random()
+    flor.log("x", x)
+    #? flor.log("ASKED", x * 2)
+"""
+
+
+def without_one(lines: list[str]) -> list[str]:
+    index = next(i for i, line in enumerate(lines) if line.startswith("[1,"))
+    return lines[:index] + lines[index + 1 :]
+
+
+def with_one_more(lines: list[str]) -> list[str]:
+    index = next(i for i, line in enumerate(lines) if line.startswith("[1,"))
+    return [*lines[: index + 1], lines[index], *lines[index + 1 :]]
+
+
+def spoiled(name: str, change: Callable[[list[str]], list[str]]) -> Case:
+    """A training whose record somebody changed."""
+
+    def spoil(root: Path) -> None:
+        for journal in (root / ".flor" / "runs").rglob("journal.0.jsonl"):
+            lines = journal.read_text().splitlines(keepends=True)
+            if json.loads(lines[0])[2]["entrypoint"] == f"{name}.py":
+                journal.write_text("".join(change(lines)))
+
+    return Case(SPOILED, between=spoil, oracle=False, how={"without_checkpoints": True})
+
+
+def on_another_machine(lines: list[str]) -> list[str]:
+    parts: list[Any] = json.loads(lines[0])
+    parts[2]["hardware"]["cpu"] = "Another Processor 9000"
+    return [json.dumps(parts) + "\n", *lines[1:]]
+
+
+OTHERS |= {
+    "lacking": spoiled("lacking", without_one),
+    "doubled": spoiled("doubled", with_one_more),
+    "elsewhere": spoiled("elsewhere", on_another_machine),
+}
 
 Answers = tuple[Batch, dict[str, dict[str, Asked]]]
 
@@ -248,86 +330,63 @@ def test_with_nothing_to_compare_a_value_is_unverified(asked: Answers, case: str
     assert one.right
 
 
-@pytest.mark.parametrize(
-    ("case", "name"), [("entropy", "noise"), ("seeded", "x"), ("addresses", "first"), ("race", "order")]
-)
-def test_code_that_is_not_deterministic_diverges_by_name_and_is_not_shown(
-    asked: Answers, case: str, name: str
+CAUSES = {
+    "entropy": ("noise", "entropy.py:7 takes the system's entropy (`os.urandom`)"),
+    "unseeded": ("x", "unseeded.py:7 makes `draw`, a generator, without a seed"),
+    "seeded": (
+        "x",
+        "seeded.py:6 makes `draw`, a generator, seeded with the clock, the process or the machine",
+    ),
+    "addresses": ("first", "addresses.py:10 uses the address of an object (`id`)"),
+    "race": ("order", "lets work go on side by side (`threading.Thread`), which ends in no fixed order"),
+    "paced": ("turns", "a branch depends on the clock, the process or the machine: paced.py:9"),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_code_that_is_not_deterministic_diverges_by_name_and_cause_and_is_not_shown(
+    asked: Answers, case: str
 ) -> None:
+    name, cause = CAUSES[case]
     batch, answers = asked
     one = answers[case]["asked"]
     assert (one.answer.cell.status, one.fidelity) == ("failed", "diverged"), one.sentence
     assert f"the code is not deterministic: `{name}` at epoch#0[0]" in one.sentence
+    assert cause in one.sentence
     with batch.lab.open() as workspace:
-        shown = workspace.store.dataframe(f"{case}_asked", "noise" if case == "entropy" else name)
+        shown = workspace.store.dataframe(f"{case}_asked", name)
         assert shown[f"{case}_asked"].isna().all()
         everything = workspace.store.dataframe(f"{case}_asked", fidelity="any")
         assert set(everything[f"{case}_asked_fidelity"].dropna()) == {"diverged"}
 
 
-def journal_of(batch: Batch, case: str) -> Path:
-    with batch.lab.open() as workspace:
-        run = next(r for r in workspace.runs() if r.entrypoint == f"{case}.py")
-    return batch.lab.root / ".flor" / "runs" / run.id / "journal.0.jsonl"
-
-
-SPOILED = """
-import random
-import flor_dagster as flor
-random.seed(1)
-x = 0.0
-for epoch in flor.loop("epoch", range(2)):
-    x += random.random()
-    flor.log("x", x)
-    #? flor.log("ASKED", x * 2)
-"""
-
-
-def without_one(lines: list[str]) -> list[str]:
-    index = next(i for i, line in enumerate(lines) if line.startswith("[1,"))
-    return lines[:index] + lines[index + 1 :]
-
-
-def with_one_more(lines: list[str]) -> list[str]:
-    index = next(i for i, line in enumerate(lines) if line.startswith("[1,"))
-    return [*lines[: index + 1], lines[index], *lines[index + 1 :]]
-
-
-def on_another_machine(lines: list[str]) -> list[str]:
-    parts: list[Any] = json.loads(lines[0])
-    parts[2]["hardware"]["cpu"] = "Another Processor 9000"
-    return [json.dumps(parts) + "\n", *lines[1:]]
-
-
 @pytest.mark.parametrize(
-    ("change", "status", "fidelity", "words"),
+    ("case", "status", "fidelity", "words"),
     [
-        (without_one, "failed", "diverged", "`x` at epoch#0[1] was recorded, `x` at epoch#0[0] came instead"),
-        (
-            with_one_more,
-            "failed",
-            "diverged",
-            "`x` at epoch#0[0] was recorded, `x` at epoch#0[1] came instead",
-        ),
-        (on_another_machine, "replayed", "unverified", "the processor was Another Processor 9000"),
+        ("lacking", "failed", "diverged", "`x` at epoch#0[1] was recorded, `x` at epoch#0[0] came instead"),
+        ("doubled", "failed", "diverged", "`x` at epoch#0[0] was recorded, `x` at epoch#0[1] came instead"),
+        ("elsewhere", "replayed", "unverified", "the processor was Another Processor 9000"),
     ],
 )
 def test_missing_and_extra_records_count_and_another_machine_is_never_exact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, status: str, fidelity: str, words: str
+    asked: Answers, case: str, status: str, fidelity: str, words: str
 ) -> None:
-    for name in [n for n in os.environ if n.startswith("FLOR_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("FLOR_CACHE", str(tmp_path / "cache"))
-
-    def spoil(root: Path) -> None:
-        (journal,) = (root / ".flor" / "runs").rglob("journal.0.jsonl")
-        journal.write_text("".join(change(journal.read_text().splitlines(keepends=True))))
-
-    with Batch(tmp_path, "random") as batch:
-        case = Case(SPOILED, between=spoil, oracle=False, how={"without_checkpoints": True})
-        one = batch.ask({"spoiled": case})["spoiled"]["asked"]
+    one = asked[1][case]["asked"]
     assert (one.answer.cell.status, one.fidelity) == (status, fidelity), one.sentence
     assert words in one.sentence
+
+
+def test_statements_that_disturb_the_training_are_asked_apart_and_the_others_answered(asked: Answers) -> None:
+    answers, random, x = asked[1]["apart"], Random(3), 0.0
+    for epoch in range(3):
+        x += random.random()
+        assert answers["asked_plain"].values[epoch] == (f"epoch#0[{epoch}]", repr(x + 1))
+        assert answers["asked_other"].values[epoch] == (f"epoch#0[{epoch}]", repr(x * 2))
+    for name in ("asked_plain", "asked_other"):
+        assert answers[name].fidelity == "exact", answers[name].sentence
+    writing = answers["asked_writing"]
+    assert (writing.answer.cell.status, writing.fidelity) == ("failed", "diverged"), writing.sentence
+    assert "`seen` at epoch#0[1]" in writing.sentence
 
 
 HASHED = """
