@@ -25,6 +25,7 @@ from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
 from flor_dagster.replay.confining import confine
+from flor_dagster.replay.grouping import watch_sums
 from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
 from flor_dagster.replay.processes import STACK_SIGNAL
@@ -65,6 +66,7 @@ def _begin_as_script(plan: dict[str, Any], *, made: bool = False) -> Path:
     """Confine and watch this process, and give it the recorded folder, arguments and import path; the script's path."""
     confine(plan["user_root"], plan["own_folders"])
     watch(plan, made=made)
+    watch_sums(plan)
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
@@ -99,6 +101,7 @@ def await_rank(plan_path: str) -> None:
     first = plan["ranks"][0]
     confine(first["user_root"], first["own_folders"])
     watch(first, made=True)
+    watch_sums(first)
     _await_rank(plan)
 
 

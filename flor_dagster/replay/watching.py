@@ -184,7 +184,7 @@ class Watcher:
         if written >= self._started - _TICK:
             # Made by this replay itself, by C code. What was restored since may have been written, too, by what was skipped.
             if written < _restored_at() and (copied or self._alone):
-                _give_up(f"{name} may have been written by what was skipped")
+                give_up(f"{name} may have been written by what was skipped")
             return
         if copied and name in self._kept:
             return
@@ -203,9 +203,9 @@ class Watcher:
         if name not in self._read:
             return
         if _restored_at():
-            _give_up(f"{name} is written by what was skipped")
+            give_up(f"{name} is written by what was skipped")
         if self._came_before(name):
-            _give_up(f"{name}, which this run read, is missing", 1)
+            give_up(f"{name}, which this run read, is missing", 1)
 
     def _name(self, path: str) -> tuple[str, bool]:
         """As the recorded run would name it, relative to the repository where it lies in it or its copy; whether in its copy."""
@@ -221,13 +221,18 @@ def _restored_at() -> int:
 
 
 def _end_stale(path: str) -> None:
-    _give_up(
+    give_up(
         f"{path} is read, which was written after the recorded run began: skipped code may have written it"
     )
 
 
-def _give_up(why: str, status: int = EXIT_RESTORE) -> None:
-    """End here: no `except` of the old code's may turn this into a value."""
+def give_up(why: str, status: int = EXIT_RESTORE) -> None:
+    """End this process here: no `except` of the old code may turn this into a value.
+
+    Args:
+        why: in words.
+        status: its exit status; by default the replay is carried out again with less put back.
+    """
     session = sessions.active or sessions.start()
     if session is None or session.ended:
         return

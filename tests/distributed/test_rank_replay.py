@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from flor_dagster.errors import ReplayError
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.reproducing import verify_run
+from flor_dagster.replay.resuming import resume
 from flor_dagster.replay.workspace import Workspace
 from tests.distributed.rank_lab import ASKED, Ranks, ask, emitted, finish, without_asked
 from tests.replay.conftest import bits
@@ -105,7 +107,10 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
 def test_each_rank_gets_its_own_values_bit_for_bit_without_a_step(
     trained: Ranks, oracle: dict[str, Rows]
 ) -> None:
-    answer, report = ask(trained, "norm")
+    with trained.open() as workspace:
+        (part,) = workspace.plan(Question(("norm",), segments=2)).runs
+        assert "its 2 ranks stay together: it is not split into segments" in part.detail["notes"]
+    answer, report = ask(trained, "norm", segments=2)
     assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell
     assert "8 values on 2 ranks" in answer.cell.sentence
     assert report.children == 1
@@ -175,6 +180,8 @@ def test_a_killed_ranks_run_is_answered_as_far_as_every_rank_came(
     with ranks.open() as workspace:
         values = rows(workspace, "norm")
         behind = workspace.answer(Question(("after",))).cells[0].cell
+        with pytest.raises(ReplayError, match="2 ranks; a distributed training can't be resumed yet"):
+            resume(workspace, run.key)
     assert values == [row for row in oracle["norm"] if row[1] < 2]  # type: ignore[operator]
     assert len(values) == 4
     assert behind.status == "refused"

@@ -125,6 +125,27 @@ def test_a_training_by_torchs_launchers_is_one_run_and_is_replayed(
     assert seen(ranks, "gradient") == {rank: noted(truth, rank, "gradient")[4:] for rank in (0, 1)}
 
 
+@pytest.mark.slow  # its fast sibling has two
+@pytest.mark.parametrize("size", [3, 4])
+def test_three_and_four_ranks_are_replayed_bit_for_bit(ranks: Ranks, size: int, tmp_path: Path) -> None:
+    script = SCRIPT.replace("torch.arange(24.0).reshape(8, 3) / 24, torch.arange(8.0).reshape(8, 1) / 8",
+                            "torch.arange(72.0).reshape(24, 3) / 72, torch.arange(24.0).reshape(24, 1) / 24")  # fmt: skip
+    ranks.commit({"train.py": without_asked(script)})
+    truth = str(tmp_path / "truth")
+    ranks.run(*(word if word != "2" else str(size) for word in torchrun()), TRUTH=truth)
+    ranks.write({"train.py": script.replace(ASKED, "")})
+    answer, report = ask(ranks, "norm")
+    assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell
+    assert emitted(ranks, report, "loss") == dict.fromkeys(range(size), 0)
+    assert seen(ranks, "norm") == {rank: noted(truth, rank, "norm") for rank in range(size)}
+    answer, report = ask(ranks, "gradient", iterations={"epoch": (2,)})
+    assert answer.cell.fidelity == "exact", answer.cell
+    # The first gradients after a restore would be summed in another order.
+    steps = 24 // size // 2
+    assert emitted(ranks, report, "loss") == dict.fromkeys(range(size), 3 * steps)
+    assert seen(ranks, "gradient") == {rank: noted(truth, rank, "gradient") for rank in range(size)}
+
+
 def noted(truth: str, rank: int, name: str) -> list[str]:
     lines = Path(f"{truth}.{rank}").read_text().splitlines()
     return [line.split()[1] for line in lines if line.split()[0] == name]
