@@ -19,7 +19,6 @@ from flor_dagster.recording.telling import Told
 T = TypeVar("T")
 
 _caller = sys._getframe  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the call site is part of a record
-_site = hot.get
 _current = current.get
 _write = os.write
 
@@ -41,29 +40,23 @@ def log(name: str, value: T, /) -> T:
     try:
         # The fast way: a finite float (the subtraction is 0.0 for nothing else), from where this name was logged last,
         # in a loop context that is in the journal. Written out here, since every call would cost as much as it does.
-        site = _site(name)
-        if (
-            site is not None
-            and site.lasti == frame.f_lasti
-            and site.code is frame.f_code
-            and type(value) is float
-            and value - value == 0.0
-        ):
-            iteration = _current()
-            if iteration is not None and iteration.owner is site.owner:
+        code, instruction, number, fd, owner, line, records = hot[name]
+        if instruction == frame.f_lasti and code is frame.f_code and type(value) is float:
+            iteration: Any = _current()
+            if iteration.owner is owner:
                 context = iteration.id
-                if context is not None:
-                    data = site.line((site.number, context, value), None, APPEND_NEWLINE)
+                if context is not None and value - value == 0.0:
+                    data = line((number, context, value), None, APPEND_NEWLINE)
                     try:
-                        written = _write(site.fd, data)
+                        written = _write(fd, data)
                     except OSError as error:
-                        site.records.broke(0, len(data), error)
+                        records.broke(0, len(data), error)
                         return value
                     if written != len(data):
-                        site.records.broke(written, len(data), None)
+                        records.broke(written, len(data), None)
                     return value
-    except TypeError:  # a name that has no hash
-        pass
+    except (KeyError, TypeError, AttributeError):
+        pass  # not logged yet, a name that has no hash, outside any loop
     session = sessions.active or sessions.start()
     if session is not None and not session.ended:
         try:
