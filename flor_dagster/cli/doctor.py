@@ -54,7 +54,7 @@ def doctor_command(workspace: Workspace, output: Output, script: str | None) -> 
         output.text(f"{loop.file}:{loop.line}: loop `{loop.name}` {verdict}")
         for obstacle in loop.obstacles:
             hint = f" ({obstacle.hint})" if obstacle.hint else ""
-            output.text(f"  {loop.file}:{obstacle.line}: {obstacle.sentence}{hint}")
+            output.text(f"  {obstacle.file or loop.file}:{obstacle.line}: {obstacle.sentence}{hint}")
         for sentence in loop.seen:
             output.text(f"  {sentence}")
     return FAILED if bad else DONE

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from flor_dagster.propagation.modules import local_imports, parsed
+from flor_dagster.recording.scopes import own_nodes
 from flor_dagster.recording.source import LoopSource, find_loop
+from flor_dagster.replay.foreseeing import Foreseer, Obstacle
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import RunRow
 from flor_dagster.versions.repository import decode_source
@@ -25,25 +27,6 @@ _HINTS = {
     "can't be known": "call the function by its name instead",
     "no `for` statement": "write `for … in flor.loop(name, …):`",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """What stands in the way of skipping a loop's executions.
-
-    Attributes:
-        name: The name or object, empty where it is the loop itself.
-        sentence: What it is, in words.
-        hint: What to do.
-        line: Where it stands.
-        certain: Whether its executions can't be skipped for it; else they may still be, or the reason is a value's.
-    """
-
-    name: str
-    sentence: str
-    hint: str
-    line: int
-    certain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +68,15 @@ def examine(root: Path, files: Sequence[str], script: str, store: LogStore | Non
     run = _latest(store, script) if store is not None else None
     seen = _seen(store, run) if store is not None and run is not None else {}
     found: list[LoopFinding] = []
-    for file in _reachable(root, files, script):
-        tree = parsed(decode_source((root / file).read_bytes(), file))
+    texts = {
+        file: decode_source((root / file).read_bytes(), file) for file in _reachable(root, files, script)
+    }
+    trees = {file: parsed(text) for file, text in texts.items()}
+    foreseer = Foreseer({file: tree for file, tree in trees.items() if tree is not None})
+    for file, tree in trees.items():
         for call, name in _loop_calls(tree) if tree is not None else ():
             said = tuple(f"in run {run.key}: {text}" for text in seen.get((file, name), ())) if run else ()
-            found.append(LoopFinding(name, file, call.lineno, _obstacles(tree, call), said))
+            found.append(LoopFinding(name, file, call.lineno, _obstacles(foreseer, file, tree, call), said))
     return tuple(sorted(found, key=lambda one: (one.file != script, one.file, one.line)))
 
 
@@ -131,7 +118,9 @@ def _loop_calls(tree: ast.Module) -> Iterator[tuple[ast.Call, str]]:
         yield node, first.value if named else "(computed name)"  # pyright: ignore[reportReturnType, reportOptionalMemberAccess, reportAttributeAccessIssue]
 
 
-def _obstacles(tree: ast.Module | None, call: ast.Call) -> tuple[Obstacle, ...]:
+def _obstacles(
+    foreseer: Foreseer, file: str, tree: ast.Module | None, call: ast.Call
+) -> tuple[Obstacle, ...]:
     if tree is None:
         return ()
     loop = find_loop(tree, call.lineno, call.col_offset)
@@ -141,20 +130,23 @@ def _obstacles(tree: ast.Module | None, call: ast.Call) -> tuple[Obstacle, ...]:
     found = [Obstacle("", loop.reason, _hint(loop.reason), loop.line, True)] if loop.reason else []
     found += _of_names(tree, loop)
     found += _of_iterable(tree, call)
+    known = {obstacle.name for obstacle in found if obstacle.name}
+    found += [o for o in foreseer.foresee(file, loop) if not o.name or o.name not in known]
     return tuple(found)
 
 
 def _of_names(tree: ast.Module, loop: LoopSource) -> Iterator[Obstacle]:
     """Names that the loop uses and whose values have no state that can be kept."""
     inside = range(loop.line, loop.end_line + 1)
-    for name, line, what in _unkeepable(tree):
+    for name, line, what in _unkeepable(tree, loop.line):
         if name not in loop.loaded | loop.stored or (line in inside and name in loop.first_stored):
             continue
-        if what == "file":
-            sentence = f"`{name}` is an open file: only where it stands is known, not what was written"
+        if what.endswith("file"):
+            read = " that is read from" if what.startswith("read") else ""
+            sentence = f"`{name}` is an open file{read}: only where it stands is known, not what was written"
             yield Obstacle(name, sentence, "open it inside the body, or before each use", line, False)
         else:
-            sentence = f"`{name}` is {what}: how far it was consumed can't be kept"
+            sentence = f"`{name}` is {what}: an iterator's position can't be captured"
             hint = "make it a list, or make it inside the loop's body"
             yield Obstacle(name, sentence, hint, line, line not in inside)
     for name in sorted(loop.tainted & loop.stored & loop.read_outside - loop.targets):
@@ -167,21 +159,23 @@ def _of_iterable(tree: ast.Module, call: ast.Call) -> Iterator[Obstacle]:
     if len(call.args) < 2 or not isinstance(call.args[1], ast.Name):
         return
     given = call.args[1].id
-    for name, line, what in _unkeepable(tree):
-        if name == given and what != "file":
+    for name, line, what in _unkeepable(tree, call.lineno):
+        if name == given and not what.endswith("file"):
             sentence = f"`{name}`, which it goes over, is {what}: a skipped loop would leave it unconsumed"
             yield Obstacle(name, sentence, "give `flor.loop` the list or the call itself", line, True)
 
 
-def _unkeepable(tree: ast.Module) -> Iterator[tuple[str, int, str]]:
-    """Names that are bound to an iterator, a generator or an open file: (name, line, what it is)."""
+def _unkeepable(tree: ast.Module, line: int) -> Iterator[tuple[str, int, str]]:
+    """Names that a line sees and that are bound to an iterator, a generator or an open file: (name, line, what it is)."""
     generators = {
         node.name
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
         and any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node))
     }
-    for node in ast.walk(tree):
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    around = [n for n in functions if n.lineno <= line <= (n.end_lineno or n.lineno)]
+    for node in (node for scope in (tree, *around) for node in own_nodes(scope.body)):
         pairs: list[tuple[ast.expr | None, ast.expr]] = []
         if isinstance(node, ast.Assign):
             pairs = [(target, node.value) for target in node.targets]
@@ -200,7 +194,12 @@ def _what(value: ast.expr, generators: set[str]) -> str:
         return ""
     match value.func:
         case ast.Name(id="open") | ast.Attribute(attr="open"):
-            return "file"
+            mode = next(
+                (k.value for k in value.keywords if k.arg == "mode"),
+                value.args[1] if len(value.args) > 1 else None,
+            )
+            text = str(mode.value) if isinstance(mode, ast.Constant) else "r" if mode is None else ""
+            return "read file" if set(text) & set("r+") else "file"
         case ast.Name(id=name) if name in generators:
             return f"a generator of `{name}`"
         case ast.Name(id=name) if name in _ITERATOR_CALLS:
