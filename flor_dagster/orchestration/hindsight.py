@@ -8,10 +8,15 @@ from time import monotonic
 import dagster as dg
 
 from flor_dagster.errors import FlorError
-from flor_dagster.orchestration.checks import fidelity_check_spec, fidelity_result
+from flor_dagster.orchestration.checks import (
+    FIDELITY,
+    fidelity_check_spec,
+    fidelity_evaluation,
+    fidelity_result,
+)
 from flor_dagster.orchestration.events import cell_materialization, failure_text
 from flor_dagster.orchestration.partitions import cell_of
-from flor_dagster.orchestration.private import backfill_request
+from flor_dagster.orchestration.private import backfill_request, is_newest_check
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import spec_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
@@ -64,6 +69,10 @@ def build_hindsight_asset(
                 if cell in answers.cells and answers.cells[cell].cell.settled:
                     yield cell_materialization(project, answers.cells[cell], spec.key)
             yield fidelity_result(workspace, spec.key)
+            # Of Dagster runs side by side the last to end need not be the last that was planned, whose verdict Dagster
+            # shows; and it takes that for none once the asset has a newer event.
+            if not is_newest_check(context, dg.AssetCheckKey(spec.key, FIDELITY)):
+                context.instance.report_runless_asset_event(fidelity_evaluation(workspace, spec.key))
         failures = [_failure(answers, cell) for cell in own if _failure(answers, cell)]
         context.log.info(
             f"{len(own) - len(failures)} of {len(own)} cells are settled; {answers.started} children ran."

@@ -245,9 +245,12 @@ def check_runs(team, folders, runs, markers, versions) -> None:
     held = contents(team, versions)
     sizes: set[int] = set()
     for run in runs.values():
-        ends = {}
-        for journal in folders[run.id].glob("journal.*"):
+        ends: dict[int, bool] = {}
+        for number, journal in enumerate(folders[run.id].glob("journal.*")):
             lines = journal.read_bytes().split(b"\n")
+            if not lines[0]:  # killed before its first line, which the other rank had written
+                ends[-number - 1] = False
+                continue
             pid = json.loads(lines[0])[2]["pid"]
             ended = any(line.startswith(b'["z"') for line in lines)
             assert ended or team.fates[pid] == -signal.SIGKILL, "a training that was not killed has no end"

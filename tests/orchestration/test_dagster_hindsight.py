@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pytest
+from dagster._core.loader import LoadingContextForTest
 
-from flor_dagster.orchestration import FlorProject
+from flor_dagster.orchestration import FlorProject, hindsight
+from flor_dagster.orchestration.events import cell_materialization
 from tests.orchestration import toy_project
 from tests.orchestration.conftest import Toy
 
@@ -53,6 +58,26 @@ def test_a_dagster_run_settles_each_of_its_cells_and_the_refused_one_says_why(to
     check = result.get_asset_check_evaluations()[0]
     assert check.passed
     assert check.check_name == "replay_fidelity"
+
+
+def test_the_check_is_current_after_dagster_runs_side_by_side(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, _ = toy.open_questions()
+    waiting = ["size"]
+
+    def while_the_other_runs(*arguments: Any) -> Any:
+        if waiting:  # planned later and over sooner: Dagster shows its verdict, of before this one's cells
+            assert toy.ask(runs, [waiting.pop()]).success
+        return cell_materialization(*arguments)
+
+    monkeypatch.setattr(hindsight, "cell_materialization", while_the_other_runs)
+    assert toy.ask(runs, ["gap"]).success
+    key = dg.AssetCheckKey(toy.hindsight, "replay_fidelity")
+    shown = toy.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0]
+    assert asyncio.run(shown.targets_latest_materialization(LoadingContextForTest(toy.instance)))
+    assert shown.evaluation is not None
+    assert shown.evaluation.passed
 
 
 def test_what_is_settled_starts_no_child_again_and_is_told_again(toy: Toy) -> None:
