@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _MESSAGE = "Uncommitted code of a training run\n\nKept by flor; on no branch.\n"
 _SUBMODULE = "160000"
 _MAX_DEPTH = 8
-# A file that is being written while we look is looked at again.
+# A file that is being written while we look is looked at again; where a `git gc --prune=now` takes objects that no ref
+# keeps yet, all is done again.
 _ATTEMPTS = 3
 
 
@@ -111,13 +112,16 @@ def snapshot(
 
 
 def _snapshot(repository: Repository, settings: SnapshotSettings, depth: int = 0) -> Version:
-    try:
-        with tempfile.TemporaryDirectory(prefix="flor-snapshot-", ignore_cleanup_errors=True) as scratch:
-            return _keep(PrivateIndex(repository, Path(scratch) / "index"), settings, depth)
-    except (GitError, OSError) as error:
-        raise SnapshotError(
-            f"The code in {repository.root} could not be kept as a version: {error}"
-        ) from error
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with tempfile.TemporaryDirectory(prefix="flor-snapshot-", ignore_cleanup_errors=True) as scratch:
+                return _keep(PrivateIndex(repository, Path(scratch) / "index"), settings, depth)
+        except (GitError, OSError) as error:
+            if attempt == _ATTEMPTS or not isinstance(error, GitError):
+                raise SnapshotError(
+                    f"The code in {repository.root} could not be kept as a version: {error}"
+                ) from error
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Version:
@@ -225,7 +229,12 @@ def _keep_reachable(index: PrivateIndex, commit: str, head: _Head | None) -> Non
     elif not clean:
         # A `git gc --prune=now` between the first object and the ref may have taken some of them.
         beyond = () if head is None else ("--not", head.commit)
-        index.git("rev-list", "--objects", "--quiet", commit, *beyond)
+        found = index.git("rev-list", "--objects", "--quiet", commit, *beyond, check=False)
+        if found.status != 0:
+            index.git(
+                "update-ref", "-d", f"{VERSION_REFS}{commit}", check=False
+            )  # it would keep git from collecting
+            raise GitError(f"objects of version {commit} are gone again: {last_lines(found.stderr)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

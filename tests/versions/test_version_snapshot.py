@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flor_dagster.errors import NoRepositoryError, SnapshotError
+from flor_dagster.versions import snapshot as snapshot_module
 from flor_dagster.versions.snapshot import main, snapshot
 
 ROOT_USER = os.geteuid() == 0
@@ -446,6 +447,42 @@ def test_identical_content_is_the_same_commit(repo):
     time.sleep(1.1)  # a date from the clock would show
     third = snapshot(repo.root)
     assert first.commit == third.commit != second.commit
+
+
+@pytest.mark.parametrize("step", ["_commit", "_keep_reachable"])
+def test_a_git_gc_that_takes_what_no_ref_keeps_yet_costs_no_version(repo, monkeypatch, step):
+    repo.write("train.py", "print('changed')\n")
+    real = getattr(snapshot_module, step)
+    times = []
+
+    def after_a_collection(*arguments):
+        if not times:
+            repo.git("gc", "-q", "--prune=now")
+        times.append(step)
+        return real(*arguments)
+
+    monkeypatch.setattr(snapshot_module, step, after_a_collection)
+    version = snapshot(repo.root)
+    assert len(times) == 2
+    assert content(repo, version)["train.py"] == b"print('changed')\n"
+    assert version.approximate == ()
+
+
+def test_a_ref_is_taken_back_where_objects_of_its_version_stay_away(repo, monkeypatch):
+    repo.write("train.py", "print('changed')\n")
+    real = snapshot_module._keep_reachable
+
+    def lacking_a_file(index, commit, head):
+        blob = repo.git("rev-parse", f"{commit}:train.py").strip()
+        (repo.root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+        real(index, commit, head)
+
+    monkeypatch.setattr(snapshot_module, "_keep_reachable", lacking_a_file)
+    with pytest.raises(SnapshotError, match=r"objects of version [0-9a-f]{40} are gone again"):
+        snapshot(repo.root)
+    assert repo.git("for-each-ref", "refs/flor") == ""
+    monkeypatch.undo()
+    assert content(repo, snapshot(repo.root))["train.py"] == b"print('changed')\n"
 
 
 def test_git_gc_keeps_the_version(repo):
