@@ -108,7 +108,7 @@ class Entry:
         changed = last.changed(after, live)
         if not changed:
             return True
-        objects, numbers, others = len(footing.kinds), after.numbers, set(changed)
+        objects, numbers = len(footing.kinds), after.numbers
         fresh, displaced = set(self._fresh), set(self._displaced)
         for place in changed:
             if place >= objects or footing.steps[place] is None:
@@ -120,10 +120,12 @@ class Entry:
             for _, child in footing.steps[place] or ():
                 if child < objects and child not in fresh:
                     displaced.add(numbers[child])
-        for storage, tensors in enumerate(footing.tensors):
-            place = objects + storage
-            if place in others or not others.isdisjoint(tensors):
-                self._sort_storage(after, place, tensors, fresh)
+        storage_of = footing.storage_of
+        for storage in {
+            place - objects if place >= objects else storage_of.get(place, -1) for place in changed
+        }:
+            if storage >= 0:
+                self._sort_storage(after, objects + storage, footing.tensors[storage], fresh)
         self._fresh, self._displaced = fresh, displaced
         return True
 
@@ -152,7 +154,7 @@ class Entry:
     def _sort_storage(self, after: Footprint, place: int, tensors: Sequence[int], fresh: set[int]) -> None:
         """A storage stays where a tensor still has it which had it before; one that is only on others is copied."""
         numbers = after.numbers
-        stays = any(
+        stays = not fresh.issuperset(tensors) and any(
             tensor not in fresh
             and self.full.children.get(numbers[tensor], {}).get(OF_TENSOR) == numbers[place]
             for tensor in tensors

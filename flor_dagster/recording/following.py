@@ -11,7 +11,7 @@ from operator import is_, is_not
 from typing import Any
 
 from flor_dagster.recording.capture import Buffer, is_scalar
-from flor_dagster.recording.plans import Changed, Group, Level, Plan
+from flor_dagster.recording.plans import Changed, Group, Level, Plan, keyed_values
 from flor_dagster.recording.spans import MemorySpans
 from flor_dagster.recording.tensorfacts import OtherTensors
 
@@ -136,6 +136,14 @@ class Matcher:
         """Plain dicts with texts as keys."""
         return self._of_dicts(level, group, some, some)
 
+    def look_at_keyed(self, level: Level, group: Group, some: Sequence[Any]) -> Iterable[Any]:
+        """Dicts whose keys are objects, default dicts too."""
+        del level
+        values = list(map(keyed_values, some))
+        if list(map(len, values)) != group.lengths:
+            raise Changed
+        return chain.from_iterable(values)
+
     def look_at_ordered(self, level: Level, group: Group, some: Sequence[Any]) -> Iterable[Any]:
         """Ordered dicts, which have an order of their own."""
         del level
@@ -257,7 +265,7 @@ class Matcher:
 
 _LOOKS = {
     "attributes": "look_at_attributes", "own": "look_at_own", "dict": "look_at_dicts", "ordered": "look_at_ordered",
-    "list": "look_at_items", "tuple": "look_at_items", "empty": "look_at_empty", "empty ordered": "look_at_empty",
+    "keyed": "look_at_keyed", "list": "look_at_items", "tuple": "look_at_items", "empty": "look_at_empty", "empty ordered": "look_at_empty",
     "tensor": "look_at_tensors", "described": "look_at_others",
 }  # fmt: skip
 

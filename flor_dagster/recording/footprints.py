@@ -37,6 +37,7 @@ class Footing:
         weak: of each, its number among those to which there are weak references.
         referred: whether there are.
         tensors: of each storage, the tensors on it that surveys see.
+        storage_of: and of each of these tensors, its storage, by its number among them.
         places: node → its number here.
     """
 
@@ -47,6 +48,7 @@ class Footing:
     weak: list[int | None]
     referred: list[bool]
     tensors: list[list[int]]
+    storage_of: dict[int, int]
     places: dict[int, int]
     unseen: list[int] = field(default_factory=list[int])
 
@@ -197,6 +199,7 @@ def _footing(
     numbered = count()
     return Footing(
         nodes, kinds, steps, listed, [next(numbered) if weakly else None for weakly in referred], referred, tensors,
+        {tensor: storage for storage, some in enumerate(tensors) for tensor in some},
         {node: place for place, node in enumerate(nodes)},
         sorted(node for node, step in zip(nodes, steps, strict=True) if step is None),
     )  # fmt: skip

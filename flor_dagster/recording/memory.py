@@ -31,6 +31,8 @@ ALIGNMENT = 64
 # Smaller pieces are copied into rooms of this size, one behind the other: large pages make the copy a quarter faster.
 TOGETHER_BYTES = 8 * 1024 * 1024
 ROOM_BYTES = 64 * 1024 * 1024
+# After so many copied bytes it is asked whether the checkpoint may go on.
+ASK_BYTES = 4 * 1024 * 1024
 # So many captures a copy is kept whose memory they do not meet: several places of a program take turns.
 AGE = 4
 # Where the memory changed last time it most likely changes again: these bytes are looked at first.
@@ -213,7 +215,7 @@ class Bundle:
             else:
                 self._large[number] = known.copy(address, size)
             done += size
-            if done - asked >= LARGE_BYTES:
+            if done - asked >= ASK_BYTES:
                 asked = done
                 check(done)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +11,13 @@ from flor_dagster.recording import shape
 from flor_dagster.recording.adapters import instances, registry
 from flor_dagster.recording.capture import Capturer, is_scalar
 from flor_dagster.recording.hulls import storage_hulls
-from flor_dagster.recording.plans import Changed, Edges, Group, Level, Plan, Shim
+from flor_dagster.recording.plans import Changed, Edges, Group, Level, Plan, Shim, keyed_values
 from flor_dagster.recording.tensorfacts import TensorFacts, is_ordinary
 
 _EMPTY = frozenset({dict, list, tuple, set, frozenset, OrderedDict})
 _UNPLANNABLE = frozenset({"view", "oarray", "memmap", "wrapper", "sparse", "weak", "weakref"})
 _WAYS = (
-    "attributes", "own", "dict", "ordered", "list", "tuple", "empty", "empty ordered", "tensor", "described",
+    "attributes", "own", "dict", "keyed", "ordered", "list", "tuple", "empty", "empty ordered", "tensor", "described",
 )  # fmt: skip
 Walk = Callable[[list[str]], Capturer]
 
@@ -95,6 +95,8 @@ class _Reader:
                     values = list(shape.own_dict(item).values())
                 case "dict":
                     values = list(dict.values(item))
+                case "keyed":
+                    values = keyed_values(item)
                 case "ordered":
                     values = list(OrderedDict.values(item))
                 case "list":
@@ -139,6 +141,8 @@ class _Reader:
             return "described"
         if kind is OrderedDict:
             return "described" if node[3] or not _texts(item) else "ordered"
+        if kind in (dict, defaultdict) and not any(map(is_scalar, item)):
+            return "keyed"
         if node[0] == "object":
             if node[4] is not None or not _is_simple(item):
                 return "described"

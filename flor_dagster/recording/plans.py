@@ -14,8 +14,10 @@ can follow (a view of an array, a tensor on a device) is walked each time, behin
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +98,14 @@ class Shim(Capturer):
 
 def _unknown(_: Any) -> int:
     raise Changed
+
+
+def keyed_values(item: dict[Any, Any]) -> list[Any]:
+    """What a dict refers to whose keys are objects, in its adapter's order: an optimizer's state is one."""
+    values = list(chain.from_iterable(dict.items(item)))
+    if type(item) is defaultdict:
+        values.append(item.default_factory)
+    return values
 
 
 @dataclass(slots=True)
