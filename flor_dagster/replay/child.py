@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import traceback
-import types
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from flor_dagster.replay.confining import confine
 from flor_dagster.replay.grouping import watch_sums
 from flor_dagster.replay.importing import import_as_recorded
 from flor_dagster.replay.launching import launch, launch_script
+from flor_dagster.replay.main_module import new_main
 from flor_dagster.replay.processes import STACK_SIGNAL
 from flor_dagster.replay.watching import watch
 
@@ -237,12 +237,9 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
         target()
         return
     begin_with(plan["begin"])
-    main_module = types.ModuleType("__main__")
+    main_module = new_main(path)
     if plan.get("module_name"):  # python -m
         main_module.__spec__ = importlib.util.find_spec(plan["module_name"])
         main_module.__package__ = getattr(main_module.__spec__, "parent", None)
-    main_module.__file__ = str(path)
-    main_module.__dict__["__builtins__"] = builtins
-    sys.modules["__main__"] = main_module
     code = compile(path.read_bytes(), str(path), "exec")
     exec(code, main_module.__dict__)

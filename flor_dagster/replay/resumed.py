@@ -37,6 +37,7 @@ from flor_dagster.recording.records import Records
 from flor_dagster.recording.replaying import ReplaySession
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.values import decode, encode
+from flor_dagster.replay.main_module import new_main
 from flor_dagster.replay.rebinding import NAME, compile_rebound
 from flor_dagster.replay.record import RunRecord, read_record
 
@@ -50,10 +51,7 @@ def main(plan_path: str) -> None:
     os.chdir(plan["cwd"])
     sys.argv = list(plan["argv"]) or [str(script)]
     sys.path[0] = str(script.parent)
-    namespace = types.ModuleType("__main__")
-    namespace.__file__ = str(script)
-    namespace.__dict__["__builtins__"] = builtins
-    sys.modules["__main__"] = namespace
+    namespace = new_main(script)
     sessions: list[ResumeSession] = []
 
     def begin() -> Session:

@@ -288,6 +288,8 @@ def _child(root: Path, script: str, output: Path, variables: Mapping[str, str]) 
     main = types.ModuleType("__main__")
     main.__file__ = str(path)
     main.__dict__["__builtins__"] = builtins
+    if sys.version_info < (3, 14):
+        main.__annotations__ = {}
     sys.modules["__main__"] = main
     status = 0
     try:

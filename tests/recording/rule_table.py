@@ -85,7 +85,7 @@ class T:
 T().fit()
 """),
     'dunder_global': Rule(top='import own_state', body='own_state.__tally__[0] += 1', asked='own_state.__tally__[0]'),
-    'sys_modules': Rule(top='import own_state', body="sys.modules['own_state'].items.append(step)", asked='len(own_state.items)', alone=True),
+    'sys_modules': Rule(top='import own_state', body="sys.modules['own_state'].items.append(step)", asked='len(own_state.items)'),
     'enum_member_state': Rule(top="""\
 import enum
 class C(enum.Enum):

@@ -55,6 +55,8 @@ sys.orig_argv = [sys.executable, *sys.argv]
 main = type(sys)("__main__")
 main.__file__ = script
 main.__builtins__ = __builtins__
+if "__annotations__" in globals():
+    main.__annotations__ = {}
 sys.modules["__main__"] = main
 text = open(script, "rb").read()
 del request
