@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flor_dagster.recording.source import LoopSource
 from flor_dagster.recording.touching import DYNAMIC_NAMES, dotted, touches_of
+from flor_dagster.replay.bindings import (
+    DEFINITIONS,
+    FUNCTIONS,
+    attributes_of,
+    bindings_of,
+    calls_in,
+    function_around,
+    imports_of,
+    is_endless,
+    last_name,
+    names_in,
+    own_of,
+    yields,
+)
+from flor_dagster.replay.unkeepable import CACHES, What, what_of
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 _PROGRESS = frozenset({"tqdm", "rich"})
 
-_ITERATORS = frozenset({"iter", "zip", "map", "filter", "enumerate", "reversed"})
-_OUTSIDE = frozenset(
-    {"subprocess", "multiprocessing", "asyncio", "concurrent", "selectors", "select", "socket", "ssl", "sqlite3", "http", "mmap", "tempfile"}
-)  # fmt: skip
-_MADE_OUTSIDE = frozenset({"socket", "socketpair", "create_connection", "connect"})
-_PLAIN_OUTSIDE = frozenset({"CompletedProcess"})
-_CACHES = frozenset({"functools.lru_cache", "functools.cache"})
 _SETTINGS = {
     "numpy.set_printoptions": "numpy's print options", "torch.set_printoptions": "torch's print options",
     "pandas.set_option": "pandas.options", "sklearn.set_config": "sklearn.set_config", "locale.setlocale": "the locale",
@@ -56,15 +62,6 @@ class Obstacle:
     file: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _What:
-    """Why a value can't be kept, in words behind its name; whether that is certain."""
-
-    words: str
-    hint: str
-    certain: bool = True
-
-
 @dataclass(slots=True)
 class _Reached:
     """What a loop's code names, and what of the program's own it may run."""
@@ -82,22 +79,22 @@ class Foreseer:
 
     def __init__(self, trees: Mapping[str, ast.Module]) -> None:
         self._trees = trees
-        self._imports = {file: _imports(tree) for file, tree in trees.items()}
+        self._imports = {file: imports_of(tree) for file, tree in trees.items()}
         self._defined: dict[str, list[tuple[str, ast.AST]]] = defaultdict(list)
         self._owners: dict[int, ast.AST] = {}  # definition → the function that it stands in
         for file, tree in trees.items():
             for node in ast.walk(tree):
-                if isinstance(node, _DEFINITIONS):
+                if isinstance(node, DEFINITIONS):
                     self._defined[node.name].append((file, node))
-                if isinstance(node, _FUNCTIONS):  # breadth first: the innermost one comes last
+                if isinstance(node, FUNCTIONS):  # breadth first: the innermost one comes last
                     self._owners |= {
-                        id(n): node for n in ast.walk(node) if isinstance(n, _DEFINITIONS) and n is not node
+                        id(n): node for n in ast.walk(node) if isinstance(n, DEFINITIONS) and n is not node
                     }
         self._generators = {
             name
             for name, found in self._defined.items()
             for _, node in found
-            if isinstance(node, ast.FunctionDef) and _yields(node)
+            if isinstance(node, ast.FunctionDef) and yields(node)
         }
         self._classes = {
             n for n, found in self._defined.items() if any(isinstance(d, ast.ClassDef) for _, d in found)
@@ -117,7 +114,7 @@ class Foreseer:
         )  # fmt: skip
         if node is None:
             return ()
-        around = _function_around(tree, node)
+        around = function_around(tree, node)
         reached = self._reach(file, node, around)
         found = [
             *self._of_wrappers(file, loop), *self._of_globals(file, node, around, reached), *self._of_caches(reached),
@@ -135,7 +132,7 @@ class Foreseer:
     def _reach(self, file: str, loop: ast.AST, around: ast.AST | None) -> _Reached:
         reached = _Reached()
         bound = {name: value for scope in (*self._trees.values(), around) if scope is not None
-                 for name, value, _ in _bindings(_own(scope))}  # fmt: skip
+                 for name, value, _ in bindings_of(own_of(scope))}  # fmt: skip
         todo: list[tuple[str, str, ast.AST]] = [(file, "", loop)]
         seen: set[int] = set()
         open_functions = {id(around)}
@@ -148,17 +145,17 @@ class Foreseer:
                 continue
             seen.add(id(node))
             reached.code.append((of, name, node))
-            fresh = _names(node) - reached.names
+            fresh = names_in(node) - reached.names
             if touches_of(node).modules or any(c[0] == "sys" for c in touches_of(node).by_name):
                 # It may get at any of the program's modules.
                 fresh |= {
-                    n for tree in self._trees.values() for n, _, _ in _bindings(_own(tree))
+                    n for tree in self._trees.values() for n, _, _ in bindings_of(own_of(tree))
                 } - reached.names
             reached.names |= fresh
             for one in fresh:
                 made = bound.get(one)
                 classes = (
-                    {_last(n.func) for n in ast.walk(made) if isinstance(n, ast.Call)} & self._classes
+                    {last_name(n.func) for n in ast.walk(made) if isinstance(n, ast.Call)} & self._classes
                     if made
                     else set[str]()
                 )
@@ -180,89 +177,33 @@ class Foreseer:
         self, file: str, loop: ast.AST, around: ast.AST | None, reached: _Reached
     ) -> Iterator[Obstacle]:
         for of, tree in self._trees.items():
-            for name, value, line in _bindings(_own(tree)):
+            for name, value, line in bindings_of(own_of(tree)):
                 what = self._what(of, value) if name in reached.names else None
                 inside = of == file and loop.lineno <= line <= (loop.end_lineno or line)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 if what is not None and not inside:
                     yield Obstacle(name, f"`{name}` {what.words}", what.hint, line, what.certain, of)
-            for name, value, line in _attributes(tree):
+            for name, value, line in attributes_of(tree):
                 what = self._what(of, value) if name in reached.names else None
                 if what is not None:
                     yield Obstacle(name, f"`….{name}` {what.words}", what.hint, line, False, of)
         names = {n.id for n in ast.walk(loop) if isinstance(n, ast.Name)}
-        for name, value, line in _bindings(_own(around)) if around is not None else ():
+        for name, value, line in bindings_of(own_of(around)) if around is not None else ():
             what = self._what(file, value) if name in names else None
             inside = loop.lineno <= line <= (loop.end_lineno or line)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
             if what is not None and not inside:
                 yield Obstacle(name, f"`{name}` {what.words}", what.hint, line, what.certain, file)
 
-    def _what(self, file: str, value: ast.expr) -> _What | None:
-        """Why a value can't be kept; None where nothing says so."""
-        if isinstance(value, ast.IfExp):
-            return self._what(file, value.body) or self._what(file, value.orelse)
-        if isinstance(value, ast.Tuple):
-            return next((what for item in value.elts if (what := self._what(file, item))), None)
-        consumed = "make it a list, or make it inside the loop's body"
-        if isinstance(value, ast.GeneratorExp):
-            return _What("is a generator: an iterator's position can't be captured", consumed)
-        if isinstance(value, ast.Set) and any(
-            isinstance(e, ast.Call) and _last(e.func) in self._classes for e in value.elts
-        ):
-            return _What(
-                "may be a set of objects whose order depends on their places in memory",
-                "make it a list or a dictionary",
-                False,
-            )
-        if not isinstance(value, ast.Call):
-            return None
-        full, last = self._full(file, value.func), _last(value.func)
-        module, _, rest = full.partition(".")
-        if isinstance(value.func, ast.Name) and (full in _ITERATORS or last in self._generators):
-            kind = "a generator" if last in self._generators else f"an iterator (`{last}(…)`)"
-            return _What(f"is {kind}: an iterator's position can't be captured", consumed)
-        if module == "itertools" and rest:
-            return _What(f"is an iterator (`{full}(…)`): an iterator's position can't be captured", consumed)
-        if full == "contextvars.ContextVar":
-            return _What(
-                "is a _contextvars.ContextVar, which can't be captured",
-                "pass the value as an argument, or hold it in an object",
-            )
-        if full == "weakref.WeakSet":
-            words = "is a weak set, whose order depends on its members' places in memory"
-            return _What(words, "use a `weakref.WeakValueDictionary` or a list", False)
-        if (
-            isinstance(value.func, ast.Call) and self._full(file, value.func.func) in _CACHES
-        ) or full in _CACHES:
-            return _What(
-                "is a function whose cache of results can't be captured",
-                "clear its cache behind the loop, or keep results in a dictionary",
-            )
-        if (
-            module in _OUTSIDE
-            and (last[:1].isupper() or last in _MADE_OUTSIDE)
-            and last not in _PLAIN_OUTSIDE
-        ):
-            return _What(
-                f"is a {full}, which belongs to its process",
-                "make it where it is used, inside the loop's body",
-            )
-        if last == "DataLoader" and _is_true(value, "persistent_workers"):
-            words = "keeps the loader's workers (persistent_workers=True): what they drew lives in their processes"
-            return _What(words, "leave persistent_workers out where the workers draw random numbers or count")
-        if full == "numpy.memmap" and any(
-            isinstance(n, ast.Constant) and n.value in ("r+", "w+") for n in ast.walk(value)
-        ):
-            return _What("is mapped to a file that it writes to", "write the file behind the loop")
-        return None
+    def _what(self, file: str, value: ast.expr) -> What | None:
+        return what_of(value, lambda node: self._full(file, node), self._generators, self._classes)
 
     def _of_caches(self, reached: _Reached) -> Iterator[Obstacle]:
         """Functions of the program that remember their results, or that are told apart by types."""
         for of, name, node in reached.code:
             for one in ast.walk(node) if isinstance(node, ast.ClassDef) else [node]:
-                for decorator in one.decorator_list if isinstance(one, _FUNCTIONS) else ():
+                for decorator in one.decorator_list if isinstance(one, FUNCTIONS) else ():
                     full = self._full(of, decorator.func if isinstance(decorator, ast.Call) else decorator)
                     shown = getattr(one, "name", name)
-                    if full in _CACHES:
+                    if full in CACHES:
                         words = f"`{shown}` is a function whose cache of results can't be captured"
                         yield Obstacle(
                             shown,
@@ -298,18 +239,18 @@ class Foreseer:
         if around is not None:
             places.append((file, around))
         for of, place in places:
-            for call in _calls(
-                _own(place) if isinstance(place, ast.Module | ast.FunctionDef) else ast.walk(place)
+            for call in calls_in(
+                own_of(place) if isinstance(place, ast.Module | ast.FunctionDef) else ast.walk(place)
             ):
                 if self._full(of, call.func) not in ("threading.Thread", "threading.Timer"):
                     continue
                 targets = [k.value for k in call.keywords if k.arg == "target"] or call.args[1:2]
-                name = _last(targets[0]) if targets else ""
+                name = last_name(targets[0]) if targets else ""
                 if around is not None and name == getattr(around, "name", ""):
                     words = f"it runs in a thread of its own: `{name}` is a thread's target"
                     yield Obstacle(name, words, "run it in the main thread", call.lineno, True, of)
                 elif name in self._defined:
-                    endless = any(_is_endless(node) for _, node in self._defined[name])
+                    endless = any(is_endless(node) for _, node in self._defined[name])
                     words = f"a thread that is started here runs `{name}` beside it{'' if endless else ', where it has not ended before'}"
                     yield Obstacle(
                         name, words, "join the thread before the loop's end", call.lineno, endless, of
@@ -317,7 +258,7 @@ class Foreseer:
 
     def _of_code(self, reached: _Reached) -> Iterator[Obstacle]:
         for of, name, node in reached.code:
-            if name and isinstance(node, _FUNCTIONS):
+            if name and isinstance(node, FUNCTIONS):
                 loaded = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
                 uses = [f"calls `{d}`" for d in sorted(loaded & DYNAMIC_NAMES)]
                 uses += [f"uses `{f}`" for f in (touches_of(node).frames,) if f]
@@ -330,7 +271,7 @@ class Foreseer:
                         True,
                         of,
                     )
-            for call in _calls(ast.walk(node)):
+            for call in calls_in(ast.walk(node)):
                 setting = _SETTINGS.get(self._full(of, call.func), "")
                 if setting:
                     words = f"{setting} may be changed in the loop by `{ast.unparse(call.func)}(…)`, which can't be put back"
@@ -339,9 +280,9 @@ class Foreseer:
     def _of_recursion(self, loop: ast.AST, around: ast.AST | None, reached: _Reached) -> Iterator[Obstacle]:
         name = getattr(around, "name", "")
         if name and any(
-            _last(c.func) == name
+            last_name(c.func) == name
             for _, _, node in reached.code
-            for c in _calls(ast.walk(node))
+            for c in calls_in(ast.walk(node))
             if node is not around
         ):
             words = f"`{name}` is called from within it: inside, its function is open already (recursion)"
@@ -354,104 +295,8 @@ def _of_deletion(loop: ast.AST, scope: ast.AST, loop_source: LoopSource) -> Iter
         n.id: n.lineno for n in ast.walk(loop) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Del)
     }
     kept = {n.id for n in ast.walk(loop) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    before = {name for name, _, line in _bindings(_own(scope)) if line < loop_source.line}
+    before = {name for name, _, line in bindings_of(own_of(scope)) if line < loop_source.line}
     for name in sorted(deleted.keys() & before - kept):
         yield Obstacle(
             name, f"`{name}` is deleted in the loop", "set it to None instead", deleted[name], False
         )
-
-
-# Reading the sources ---------------------------------------------------------------------------------------------------
-
-
-def _imports(tree: ast.Module) -> dict[str, str]:
-    """What each imported name means: `np` is numpy, `Popen` is subprocess.Popen."""
-    found: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {
-                a.asname or a.name.partition(".")[0]: a.name if a.asname else a.name.partition(".")[0]
-                for a in node.names
-            }
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
-    return found
-
-
-def _own(scope: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a scope but those in functions and classes within it."""
-    stack = list(ast.iter_child_nodes(scope))
-    while stack:
-        node = stack.pop()
-        yield node
-        if not isinstance(node, (*_DEFINITIONS, ast.Lambda)):
-            stack.extend(ast.iter_child_nodes(node))
-
-
-def _bindings(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr, int]]:
-    """Names that are bound to expressions by assignments: (name, expression, line)."""
-    for node in nodes:
-        targets = (
-            node.targets
-            if isinstance(node, ast.Assign)
-            else [node.target]
-            if isinstance(node, ast.AnnAssign)
-            else []
-        )
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        for target in targets if value is not None else ():
-            for one in target.elts if isinstance(target, ast.Tuple) else [target]:
-                if isinstance(one, ast.Name) and value is not None:
-                    yield one.id, value, one.lineno
-
-
-def _attributes(tree: ast.Module) -> Iterator[tuple[str, ast.expr, int]]:
-    """Attributes that are bound to expressions: `self.pool = Pool()`."""
-    for node in ast.walk(tree):
-        for target in node.targets if isinstance(node, ast.Assign) else ():
-            if isinstance(target, ast.Attribute) and isinstance(node, ast.Assign):
-                yield target.attr, node.value, target.lineno
-
-
-def _names(node: ast.AST) -> set[str]:
-    found: set[str] = set()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Name):
-            found.add(inner.id)
-        elif isinstance(inner, ast.Attribute):
-            found.add(inner.attr)
-    return found
-
-
-def _calls(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
-    return (node for node in nodes if isinstance(node, ast.Call))
-
-
-def _last(node: ast.AST) -> str:
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _function_around(tree: ast.Module, loop: ast.AST) -> ast.AST | None:
-    """The innermost function that a loop stands in."""
-    around = [n for n in ast.walk(tree) if isinstance(n, _FUNCTIONS) and any(i is loop for i in ast.walk(n))]
-    return around[-1] if around else None
-
-
-def _yields(function: ast.AST) -> bool:
-    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in _own(function))
-
-
-def _is_endless(function: ast.AST) -> bool:
-    """Whether it holds a `while True` that nothing leaves."""
-    return any(
-        isinstance(node, ast.While) and isinstance(node.test, ast.Constant) and bool(node.test.value)
-        and not any(isinstance(inner, ast.Break | ast.Return) for inner in ast.walk(node))
-        for node in _own(function)
-    )  # fmt: skip
-
-
-def _is_true(call: ast.Call, keyword: str) -> bool:
-    return any(
-        k.arg == keyword and isinstance(k.value, ast.Constant) and k.value.value is True
-        for k in call.keywords
-    )
