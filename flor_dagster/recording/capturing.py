@@ -10,7 +10,7 @@ from flor_dagster.recording import listening, outside, switches
 from flor_dagster.recording.checkpoints import Manifest
 from flor_dagster.recording.entries import Entry
 from flor_dagster.recording.lacking import lacks_of
-from flor_dagster.recording.memory import available_bytes
+from flor_dagster.recording.memory import has_room
 from flor_dagster.recording.obstacles import why_unskippable
 from flor_dagster.recording.policy import choose_policy
 from flor_dagster.recording.surveying import Survey, TooManyError
@@ -148,16 +148,15 @@ class Capturing:
 
     def _prepare(self, sizes: list[int]) -> None:
         """Have memory ready behind the training, so that the first checkpoint costs no more than the others."""
-        available = available_bytes()
-        if self.policy.takes and (available is None or sum(sizes) < available * SHARE_OF_AVAILABLE):
+        if self.policy.takes and has_room(sum(sizes), SHARE_OF_AVAILABLE):
             self._writer.do(lambda: self._walker.known.prepare(sizes))
 
     def _take(self, execution: LoopExecution, index: int | None, allowance: Allowance) -> None:
         capturer = self._walker.retrace(execution)
         allowance.check()
-        available = available_bytes() if capturer.pending_bytes > LITTLE_BYTES else None
-        if available is not None and capturer.pending_bytes > available * SHARE_OF_AVAILABLE:
-            megabytes = capturer.pending_bytes // 1_000_000
+        size = capturer.pending_bytes
+        if size > LITTLE_BYTES and not has_room(size, SHARE_OF_AVAILABLE):
+            megabytes = size // 1_000_000
             self._note_uncaptured(execution, index, [f"memory was short for a copy of {megabytes} MB"])
             return
         settings, unsettable = (

@@ -92,3 +92,17 @@ def test_how_much_memory_copies_may_take_can_be_set(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("FLOR_CHECKPOINT_MEMORY", "1G")
     with pytest.raises(ValueError, match="number of bytes"):
         most_bytes()
+
+
+def test_a_copy_that_would_take_too_much_of_the_free_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flor_dagster.recording import memory
+
+    assert memory.has_room(1 << 20, 0.5)
+    assert not memory.has_room(1 << 60, 0.5)
+    pages = {"SC_AVPHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)  # what is cached can be given, too
+    assert memory.has_room(500_000, 0.5)
+    assert not memory.has_room(500_001, 0.5)
