@@ -68,40 +68,6 @@ flor.log("final", float(model.weights.sum()) + best)
 Path("final.json").write_text(json.dumps([model.weights.tolist(), model.seen, best, rng.random(), random.random()]))
 """
 
-TORCH = """\
-import os
-import time
-from pathlib import Path
-import torch
-from torch import nn
-import flor_dagster as flor
-
-torch.manual_seed(flor.arg("seed", 5))
-data = torch.utils.data.TensorDataset(torch.randn(64, 8), torch.randint(0, 3, (64,)))
-net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
-optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=100)
-loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
-
-def main():
-    with flor.checkpointing(net=net, optimizer=optimizer, scheduler=scheduler):
-        for epoch in flor.loop("epoch", range(5)):
-            net.train()
-            for x, y in flor.loop("step", loader):
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(net(x), y)
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                flor.log("loss", loss.item())
-                time.sleep(float(os.environ.get("SLOW", "0")))
-            flor.log("norm", float(sum(p.norm() for p in net.parameters())))
-
-main()
-flor.log("lr", scheduler.get_last_lr()[0])
-torch.save([net.state_dict(), optimizer.state_dict(), torch.get_rng_state()], "final.pt")
-"""
-
 
 def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
@@ -256,23 +222,6 @@ def test_a_resumed_training_that_dies_again_is_resumed_again(lab: Lab) -> None:
     whole = uninterrupted(lab, text)
     assert frames(lab, run) == frames(whole, only_run(whole))
     assert (lab.root / "final.json").read_bytes() == (whole.root / "final.json").read_bytes()
-
-
-@pytest.mark.slow
-def test_a_torch_training_goes_on_bit_for_bit(lab: Lab) -> None:
-    torch = pytest.importorskip("torch")
-    lab.commit({"train.py": TORCH})
-    dead = die(lab, 11)
-    with lab.open() as workspace:
-        new = resume(workspace, dead)
-    whole = uninterrupted(lab, TORCH)
-    assert frames(lab, new.id) == frames(whole, only_run(whole))
-    mine, wanted = (torch.load(p.root / "final.pt", weights_only=False) for p in (lab, whole))
-    for name, tensor in wanted[0].items():
-        assert torch.equal(mine[0][name], tensor), name
-    for number, state in wanted[1]["state"].items():
-        assert all(torch.equal(mine[1]["state"][number][k], v) for k, v in state.items())
-    assert torch.equal(mine[2], wanted[2])
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

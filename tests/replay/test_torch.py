@@ -103,7 +103,8 @@ def column(lab: Lab, name: str) -> list[object]:
         return [bits(v) for v in workspace.store.dataframe(name)[name].dropna()]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # test_across_processes.py is its fast sibling
+@pytest.mark.parametrize("workers", [0, 2])
 def test_hindsight_on_torch_is_bit_exact_at_both_levels(lab: Lab, workers: int) -> None:
     lab.commit(files(workers=workers))
     lab.train(seed=5)
