@@ -80,6 +80,8 @@ class ReplaySession(Session):
         self._skipped: set[int] = set()
         self._pace = Pace()
         self._looks: dict[int, tuple[dict[str, str], switches.Readings | None, bool]] = {}  # by thread
+        self.wrote: dict[int, list[str]] = {}
+        """Thread that evaluates a hindsight expression now → the files of the checkout that it opened for writing meanwhile."""
         self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
@@ -423,11 +425,18 @@ class ReplaySession(Session):
                 self._looks[threading.get_ident()] = seen, switches.read_all(), unknown
         elif unknown:
             self._looks[threading.get_ident()] = _random_states(), None, unknown
+        self.wrote[threading.get_ident()] = []
         self._pace.paid(time.perf_counter() - began)
 
     def end(self, key: str) -> None:
         """After it: all that the program can see must be what it was."""
         looked = self._looks.pop(threading.get_ident(), None)
+        wrote = self.wrote.pop(threading.get_ident(), ())
+        if wrote:
+            root = self.plan["root"]
+            self._end_changed(
+                key, [f"the file {os.path.relpath(path, root)}" for path in dict.fromkeys(wrote)]
+            )
         if looked is None:
             return
         before, settings, unknown = looked
@@ -444,11 +453,15 @@ class ReplaySession(Session):
             # Who changed it can't be told.
             doubts[key] = f"{', '.join(names[:5])} changed while {key!r} was evaluated, and {beside}", False
         elif names and not beside:
-            self.journal.entry("x", "effect", key, names)
-            self.finish("failed", f"evaluating {key!r} changed {', '.join(names[:5])}")
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(EXIT_EFFECT)
+            self._end_changed(key, names)
+
+    def _end_changed(self, key: str, names: list[str]) -> NoReturn:
+        """A hindsight expression changed something: nothing that follows could be trusted."""
+        self.journal.entry("x", "effect", key, names)
+        self.finish("failed", f"evaluating {key!r} changed {', '.join(names[:5])}")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_EFFECT)
 
     def _look(self, key: str, frame: FrameType) -> dict[str, str] | None:
         """What the program can see; None, and a doubt, where an object's own code fails under the look."""

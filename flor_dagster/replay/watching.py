@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -133,6 +134,8 @@ class Watcher:
             self._busy = False
 
     def _opened(self, path: str, mode: str, flags: int) -> None:
+        if flags & (_WRITE_FLAGS | os.O_TRUNC | os.O_APPEND) or not set(mode).isdisjoint("wxa+"):
+            self._note_writing(path)
         if path in self._own:
             return
         there = os.path.lexists(path)
@@ -148,6 +151,12 @@ class Watcher:
                 _end_stale(self._shown(path))
             if is_data(path) and not path.startswith(self._home):
                 self._look_at_data(path)
+
+    def _note_writing(self, path: str) -> None:
+        session = sessions.active
+        wrote = session.wrote.get(threading.get_ident()) if isinstance(session, ReplaySession) else None
+        if wrote is not None and path.startswith(self._root + os.sep) and not path.endswith(_CODE):
+            wrote.append(path)
 
     # Files of another moment ---------------------------------------------------------------------------------------
 

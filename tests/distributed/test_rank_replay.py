@@ -279,6 +279,10 @@ def test_a_rank_whose_record_differs_makes_the_replay_diverged_and_is_named(trai
     assert "rank 1" in answer.cell.sentence
     with trained.open() as workspace:
         assert rows(workspace, "norm") == []
+    journal.unlink()
+    lacking, _ = ask(trained, "norm")
+    assert lacking.cell.status == "refused", lacking.cell
+    assert "trained by 2 ranks together, and rank 1 left no journal here" in lacking.cell.sentence
 
 
 HEAD, _, BODY = SCRIPT.partition("random = np")

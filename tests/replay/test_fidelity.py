@@ -45,11 +45,12 @@ def ask(lab: Lab, **how: Any) -> CellAnswer:
         return answer
 
 
-def ask_no_more(lab: Lab) -> CellAnswer:
+def ask_no_more(lab: Lab, said: list[str] | None = None) -> CellAnswer:
     """Ask within what the plan costs: executing the run from its beginning is beyond that."""
     with lab.open() as workspace:
         seconds = workspace.plan(Question(("spread",))).estimated_seconds
-        (answer,) = workspace.answer(Question(("spread",), max_seconds=seconds + 0.01)).cells
+        tell = None if said is None else said.append
+        (answer,) = workspace.answer(Question(("spread",), max_seconds=seconds + 0.01), on_line=tell).cells
         return answer
 
 
@@ -110,8 +111,12 @@ def test_a_spoiled_random_state_diverges(trained: Lab) -> None:
 
     for path in manifests(trained):
         rewrite(path, spoil)
-    answer = ask_no_more(trained)
+    said: list[str] = []
+    answer = ask_no_more(trained, said)
     assert (answer.cell.status, answer.cell.fidelity) == ("failed", "diverged"), answer.cell
+    assert any("; repeating it" in line for line in said)
+    assert any("from the beginning is beyond the seconds that were asked" in line for line in said)
+    assert "a second replay gave the same" in answer.cell.sentence
     assert "python" in answer.cell.sentence or "total" in answer.cell.sentence, answer.cell.sentence
     with trained.open() as workspace:
         assert (
@@ -120,6 +125,9 @@ def test_a_spoiled_random_state_diverges(trained: Lab) -> None:
         )
         shown = workspace.store.dataframe("spread", fidelity="any")
         assert set(shown["spread_fidelity"].dropna()) == {"diverged"}
+        (whole,) = workspace.answer(Question(("spread",)), on_line=said.append).cells
+    assert any("executing it from the beginning" in line for line in said)
+    assert (whole.cell.status, whole.cell.fidelity) == ("replayed", "exact"), whole.cell
 
 
 def test_spoiled_weights_diverge_by_their_digest_alone(trained: Lab) -> None:

@@ -149,6 +149,13 @@ for epoch in flor.loop("epoch", range(2)):
     #? flor.log("ASKED_loss", history["loss"])
 """, oracle=False),
     "nothing": Case("import flor_dagster as flor\nvalue = 3\nflor.arg('n', 1)\n#? flor.log('ASKED', value + 1)\n"),
+    "tail": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        x += random.random()
+        flor.log("x", x)
+#? flor.log("ASKED", x + 1)
+"""),
     "unrecorded": Case(HEAD + """
 for epoch in flor.loop("epoch", range(2)):
     x += 1
@@ -169,23 +176,29 @@ for epoch in flor.loop("epoch", range(2)):
     flor.log("x", x)
     #? flor.log("ASKED", x + 1)
 """, oracle=False),
-    # 20: what an expression changes outside of the program's memory shows where the training looks at it.
+    # 20: what an expression changes outside of the program's memory: files are seen, folders show where they are looked at.
     "apart": Case(HEAD + """
+def make():
+    os.mkdir(f"counted{number}/{len(os.listdir(f'counted{number}'))}")
+    return 1
 def write():
     with open("notes.data", "a") as file:
         file.write("n")
     return 1
 def read():
-    return len(open("notes.data").read())
+    return os.path.exists("notes.data")
 def twice(value):
     return value * 2
-open("notes.data", "w").close()
+number = 0
+os.mkdir(f"counted{number}")
 for epoch in flor.loop("epoch", range(3)):
     x += random.random()
-    flor.log("seen", [x, read()])
+    flor.log("seen", [x, len(os.listdir(f"counted{number}"))])
     #? flor.log("ASKED_plain", x + 1)
-    #? flor.log("ASKED_writing", write())
+    #? flor.log("ASKED_making", make())
     #? flor.log("ASKED_other", twice(x))
+    #? flor.log("ASKED_writing", write())
+    #? flor.log("ASKED_there", read())
 """, policy="none", oracle=False),
     "paced": Case(HEAD + """
 turns = 0
@@ -323,6 +336,13 @@ def test_names_of_the_clock_are_left_out_and_listed_and_a_branch_on_one_is_flagg
     assert "a branch depends on the clock, the process or the machine: timed.py:13" in sentence
 
 
+def test_with_nothing_to_compare_behind_the_last_restore_a_value_is_unverified(asked: Answers) -> None:
+    one = asked[1]["tail"]["asked"]
+    assert one.right, (one.values, one.wanted)
+    assert one.fidelity == "unverified", one.sentence
+    assert "nothing was compared after the restore of epoch#0" in one.sentence
+
+
 @pytest.mark.parametrize("case", ["nothing", "unrecorded"])
 def test_with_nothing_to_compare_a_value_is_unverified(asked: Answers, case: str) -> None:
     one = asked[1][case]["asked"]
@@ -356,6 +376,9 @@ def test_code_that_is_not_deterministic_diverges_by_name_and_cause_and_is_not_sh
     with batch.lab.open() as workspace:
         shown = workspace.store.dataframe(f"{case}_asked", name)
         assert shown[f"{case}_asked"].isna().all()
+        run = next(r for r in workspace.runs() if r.entrypoint == f"{case}.py")
+        alone = workspace.store.dataframe(f"{case}_asked", runs=[run.key])
+        assert alone.attrs["empty"][run.key, f"{case}_asked"].startswith("diverged")
         everything = workspace.store.dataframe(f"{case}_asked", fidelity="any")
         assert set(everything[f"{case}_asked_fidelity"].dropna()) == {"diverged"}
 
@@ -382,11 +405,16 @@ def test_statements_that_disturb_the_training_are_asked_apart_and_the_others_ans
         x += random.random()
         assert answers["asked_plain"].values[epoch] == (f"epoch#0[{epoch}]", repr(x + 1))
         assert answers["asked_other"].values[epoch] == (f"epoch#0[{epoch}]", repr(x * 2))
-    for name in ("asked_plain", "asked_other"):
+    assert [value for _, value in answers["asked_there"].values] == ["False"] * 3, (
+        "nobody else's file is there"
+    )
+    for name in ("asked_plain", "asked_other", "asked_there"):
         assert answers[name].fidelity == "exact", answers[name].sentence
-    writing = answers["asked_writing"]
-    assert (writing.answer.cell.status, writing.fidelity) == ("failed", "diverged"), writing.sentence
-    assert "`seen` at epoch#0[1]" in writing.sentence
+    making, writing = answers["asked_making"], answers["asked_writing"]
+    assert (making.answer.cell.status, making.fidelity) == ("failed", "diverged"), making.sentence
+    assert "`seen` at epoch#0[1]" in making.sentence
+    assert writing.answer.cell.status == "refused"
+    assert "changes the file notes.data" in writing.sentence
 
 
 HASHED = """
