@@ -42,6 +42,8 @@ STEPS = 100
 EPOCHS_A_TURN = 2
 PAUSE_SECONDS = 0.3
 PEERS_EVERY = 4
+LEAST_PAIRS = 6
+"""Of fewer, an interval by resampling says nothing."""
 
 TRAINING = """
 class NumpyTraining:
@@ -276,10 +278,10 @@ def compare(python: str, kind: str, pairs: int, missing: set[str]) -> bool:
         behind = statistics.median(turn["behind"] for turn in side.turns) / EPOCHS_A_TURN
         cells = " ".join(f"{m:8.2%} {f'{low:.2%} … {high:.2%}':>16}" for m, low, high in answers.values())
         print(f"{SHOWN[which]:22} {cells} {behind:23.3f}")
-    return verdict(judged)
+    return verdict(judged, pairs)
 
 
-def verdict(found: dict[str, tuple[float, float, float]]) -> bool:
+def verdict(found: dict[str, tuple[float, float, float]], pairs: int) -> bool:
     """Say whether the bar holds."""
     share, _, most = found["held"]
     inside = most <= OVERHEAD_BAR
@@ -287,7 +289,7 @@ def verdict(found: dict[str, tuple[float, float, float]]) -> bool:
         f"bar: {OVERHEAD_BAR:.1%}: held up by {share:.2%} (at most {most:.2%}): {'held' if inside else 'NOT HELD'}"
     )
     ratio, low, high = found["cpu"]
-    wide = high - low > 2 * OVERHEAD_BAR
+    wide = pairs < LEAST_PAIRS or high - low > 2 * OVERHEAD_BAR
     beside = ratio <= OVERHEAD_BAR
     words = "says nothing on this machine now" if wide else "held" if beside else "NOT HELD"
     print(
