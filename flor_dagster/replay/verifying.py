@@ -67,8 +67,8 @@ def verify(
             States can't be compared so: where it is given, unequal ones do not count against the replay, the records do.
 
     Returns:
-        The verdict. It is `exact` only if, after every restore and before the next one, something was compared, and
-        everything that was compared is equal.
+        The verdict. It is `exact` only if something was compared after every restore, and before the next one where an
+        answer was given between the two, and everything that was compared is equal.
     """
     answers = {(file, line) for file, lines in asked.items() for line in lines}
     emitted = [r for r in replayed.records if (r.file, r.line) not in answers]
@@ -79,7 +79,8 @@ def verify(
     near = _Near(tolerance or {})
     difference = _first_difference(expected, actual, near, open_end=not recorded.finished)
     compared_records = min(len(expected), len(actual))
-    digests, restores, unchecked = _walk_events(replayed, actual)
+    given = [r.position for r in replayed.records if (r.file, r.line) in answers]
+    digests, restores, unchecked = _walk_events(replayed, actual, given)
     for _, kind, parts in replayed.events:
         if kind == "d" and parts[4] and tolerance:
             near.states += 1
@@ -203,29 +204,43 @@ def _shown(text: str) -> str:
     return repr(decode(json.loads(text)))[:60]
 
 
-def _walk_events(replayed: RunRecord, actual: list[Record]) -> tuple[int, int, str]:
+def _walk_events(replayed: RunRecord, actual: list[Record], given: list[int]) -> tuple[int, int, str]:
     """Digests compared, restores made, and the first restore that nothing was compared after.
 
-    A record speaks for the last restore before it. The digests of a loop's own state also speak for the restore that the
-    loop was entered by, though others came in between: they cover all that it put back.
+    A record speaks for the last restore before it; and for the one before that, where no answer was given between the two:
+    what the earlier one may have put back wrongly is seen by no answer, unless it lives on behind the later one, too. The
+    digests of a loop's own state also speak for the restore that the loop was entered by, though others came in between:
+    they cover all that it put back.
+
+    Args:
+        replayed: the replay's journal.
+        actual: its records that are compared.
+        given: the positions of its answers.
     """
     events: list[tuple[int, str, Any]] = [(r.position, "r", None) for r in actual]
+    events += [(position, "a", None) for position in given]
     events += [e for e in replayed.events if e[1] in ("s", "d")]
     digests = 0
     restores: list[str] = []
     entered: dict[int, list[int]] = defaultdict(list)  # loop execution → the restores that it was entered by
     checked: set[int] = set()
+    answered: set[int] = set()
     for _, kind, parts in sorted(events, key=lambda e: e[0]):
         if kind == "s":
             execution = replayed.executions[parts[1]]
             if parts[2] is not None:
                 entered[parts[1]].append(len(restores))
             restores.append(execution.path if parts[2] is None else f"{execution.path}[{parts[2]}]")
-            continue
-        checked.add(len(restores) - 1)
-        if kind == "d":
-            digests += 1
-            checked.update(entered[parts[1]])
+        elif kind == "a":
+            answered.add(len(restores) - 1)
+        else:
+            checked.add(len(restores) - 1)
+            if kind == "d":
+                digests += 1
+                checked.update(entered[parts[1]])
+    for number in range(len(restores) - 2, -1, -1):
+        if number + 1 in checked and number not in answered:
+            checked.add(number)
     unchecked = next((where for number, where in enumerate(restores) if number not in checked), "")
     return digests, len(restores), unchecked
 

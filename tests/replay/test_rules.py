@@ -156,6 +156,28 @@ for epoch in flor.loop("epoch", range(2)):
         flor.log("x", x)
 #? flor.log("ASKED", x + 1)
 """),
+    "validated": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        x += random.random()
+        flor.log("x", x)
+    for batch in flor.loop("validation", range(2)):
+        x -= random.random() / 2
+        flor.log("y", x)
+    flor.log("accuracy", x)
+    #? flor.log("ASKED", x + 1)
+"""),
+    "between": Case(HEAD + """
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        x += random.random()
+        flor.log("x", x)
+    #? flor.log("ASKED", x + 1)
+    for batch in flor.loop("validation", range(2)):
+        x -= random.random() / 2
+        flor.log("y", x)
+    flor.log("accuracy", x)
+"""),
     "unrecorded": Case(HEAD + """
 for epoch in flor.loop("epoch", range(2)):
     x += 1
@@ -341,6 +363,16 @@ def test_with_nothing_to_compare_behind_the_last_restore_a_value_is_unverified(a
     assert one.right, (one.values, one.wanted)
     assert one.fidelity == "unverified", one.sentence
     assert "nothing was compared after the restore of epoch#0" in one.sentence
+
+
+def test_loops_after_one_another_are_told_exact_by_what_is_compared_behind_the_last(asked: Answers) -> None:
+    one, between = asked[1]["validated"]["asked"], asked[1]["between"]["asked"]
+    assert one.right, (one.values, one.wanted)
+    assert one.fidelity == "exact", one.sentence
+    # A value between the two hangs on the first restore alone, and nothing that was recorded does.
+    assert between.right, (between.values, between.wanted)
+    assert between.fidelity == "unverified", between.sentence
+    assert "nothing was compared after the restore of epoch#0[0]/step#0" in between.sentence
 
 
 @pytest.mark.parametrize("case", ["nothing", "unrecorded"])
