@@ -59,10 +59,17 @@ def fidelity_result(workspace: Workspace, key: dg.AssetKey) -> dg.AssetCheckResu
     )
 
 
-def fidelity_evaluation(workspace: Workspace, key: dg.AssetKey) -> dg.AssetCheckEvaluation:
+def fidelity_evaluation(
+    workspace: Workspace, key: dg.AssetKey, target: Any = None
+) -> dg.AssetCheckEvaluation:
     """`replay_fidelity` as an event, for whoever tells cells outside the asset's own step.
 
     Dagster takes a check for unevaluated once its asset has a newer event, so the verdict goes with every event.
+
+    Args:
+        workspace: the open project.
+        key: the asset `hindsight`.
+        target: the event of the asset that it speaks of (see `private.unchecked_materialization`), where it is known.
     """
     result = fidelity_result(workspace, key)
     return dg.AssetCheckEvaluation(
@@ -72,6 +79,7 @@ def fidelity_evaluation(workspace: Workspace, key: dg.AssetKey) -> dg.AssetCheck
         severity=result.severity,
         description=result.description,
         metadata=result.metadata,
+        target_materialization_data=target,
     )
 
 

@@ -16,7 +16,7 @@ from flor_dagster.orchestration.checks import (
 )
 from flor_dagster.orchestration.events import cell_materialization, failure_text
 from flor_dagster.orchestration.partitions import cell_of
-from flor_dagster.orchestration.private import backfill_request, is_newest_check
+from flor_dagster.orchestration.private import backfill_request, unchecked_materialization
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import spec_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
@@ -71,8 +71,9 @@ def build_hindsight_asset(
             yield fidelity_result(workspace, spec.key)
             # Of Dagster runs side by side the last to end need not be the last that was planned, whose verdict Dagster
             # shows; and it takes that for none once the asset has a newer event.
-            if not is_newest_check(context, dg.AssetCheckKey(spec.key, FIDELITY)):
-                context.instance.report_runless_asset_event(fidelity_evaluation(workspace, spec.key))
+            newest = unchecked_materialization(context, dg.AssetCheckKey(spec.key, FIDELITY))
+            if newest is not None:
+                context.instance.report_runless_asset_event(fidelity_evaluation(workspace, spec.key, newest))
         failures = [_failure(answers, cell) for cell in own if _failure(answers, cell)]
         context.log.info(
             f"{len(own) - len(failures)} of {len(own)} cells are settled; {answers.started} children ran."

@@ -41,17 +41,30 @@ def backfill_request(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Bac
         return None
 
 
-def is_newest_check(context: dg.AssetExecutionContext, check: dg.AssetCheckKey) -> bool:
-    """Whether this Dagster run's execution of a check is the one that Dagster shows: the one that was planned last.
+def unchecked_materialization(context: dg.AssetExecutionContext, check: dg.AssetCheckKey) -> Any:
+    """The newest event of a check's asset, as an evaluation's target, where the check that Dagster shows is not of it.
 
-    True where Dagster's records can't be read as expected.
+    Dagster shows the execution that was planned last. None where it is of the newest event, or is going on, or where
+    Dagster's records can't be read as expected: the Dagster run's own verdict then stands for itself.
     """
     try:
+        from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+            AssetCheckEvaluationTargetMaterializationData,
+        )
+        from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
         history = context.instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
-        return not history or history[0].run_id == context.run.run_id
+        newest = context.instance.fetch_materializations(check.asset_key, limit=1).records
+        if not history or not newest or history[0].status == AssetCheckExecutionRecordStatus.PLANNED:
+            return None
+        if history[0].run_id == newest[0].run_id:
+            return None
+        return AssetCheckEvaluationTargetMaterializationData(
+            storage_id=newest[0].storage_id, run_id=newest[0].run_id, timestamp=newest[0].timestamp
+        )
     except Exception as error:  # noqa: BLE001 - whatever a later Dagster changes here, the run's own verdict stands
         context.log.debug(f"The executions of {check.to_user_string()} could not be read ({error}).")
-        return True
+        return None
 
 
 def _asset_graph(context: dg.AssetExecutionContext) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.propagation.analysis import BOM, Pair, analyse
 from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.model import Statement
@@ -57,7 +58,7 @@ def same_expression(pair: Pair, new: Found, old: Found) -> bool:
         return False
     theirs = spellings(old)
     for text in spellings(new):
-        expression = ast.parse(text or "None", mode="eval").body
+        expression = parse_python(text or "None", mode="eval").body
         resolved = pair.names.resolve(
             reads_of([expression]), (at.block, at.index), (old_at.block, old_at.index)
         )
@@ -101,4 +102,4 @@ def there_already(pair: Pair, new: Found, place: Gap, renamed: dict[str, str]) -
 
 
 def _names(text: str) -> list[str]:
-    return [n.id for n in ast.walk(ast.parse(text or "None")) if isinstance(n, ast.Name)]
+    return [n.id for n in ast.walk(parse_python(text or "None")) if isinstance(n, ast.Name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.propagation.names import dotted
 
 
@@ -16,7 +17,7 @@ def rewritten(source: str, renames: Mapping[str, str]) -> str:
     changes = {name: other for name, other in renames.items() if name != other}
     if not changes:
         return source
-    module = ast.parse(source)
+    module = parse_python(source)
     spots: list[tuple[int, int, int, int, str]] = []
     _collect(module, changes, spots)
     lines = source.encode().splitlines(keepends=True)
@@ -32,7 +33,7 @@ def rewritten(source: str, renames: Mapping[str, str]) -> str:
 
 def _same(source: str, wanted: ast.AST) -> bool:
     try:
-        return ast.dump(ast.parse(source)) == ast.dump(wanted)
+        return ast.dump(parse_python(source)) == ast.dump(wanted)
     except SyntaxError:
         return False
 
@@ -45,7 +46,7 @@ class _Renamer(ast.NodeTransformer):
         name = dotted(node)
         if name not in self._changes:
             return self.generic_visit(node)
-        made = ast.parse(self._changes[name], mode="eval").body
+        made = parse_python(self._changes[name], mode="eval").body
         if isinstance(made, (ast.Name, ast.Attribute)):
             made.ctx = node.ctx
         return made
@@ -78,7 +79,7 @@ def _collect(node: ast.AST, changes: Mapping[str, str], spots: list[tuple[int, i
 
 def inside_strings(source: str) -> frozenset[int]:
     """1-based lines of a text that start inside a string: their indentation is content."""
-    return lines_inside_strings(ast.parse(source))
+    return lines_inside_strings(parse_python(source))
 
 
 def lines_inside_strings(syntax: ast.AST) -> frozenset[int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from flor_dagster.errors import SourceSyntaxError
+from flor_dagster.parsing import parse_python
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
@@ -26,7 +27,7 @@ def parse(source: str, what: str = "source") -> ast.Module:
         with warnings.catch_warnings():
             # Old code may draw warnings; they are not for whoever asks about it.
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            return parse_python(source)
     except SyntaxError as error:
         message = f"the {what} can't be parsed: line {error.lineno or '?'}: {error.msg}"
         raise SourceSyntaxError(message) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flor_dagster.errors import PropagationError
+from flor_dagster.parsing import parse_python
 from flor_dagster.propagation.analysis import Pair
 from flor_dagster.propagation.effects import classify
 from flor_dagster.propagation.gaps import Gap
@@ -170,7 +171,7 @@ def _value(found: Found) -> Unit:
     hindrance = ""
     if found.form == "assigned":
         side = "after"
-        value = ast.parse(target, mode="eval").body
+        value = parse_python(target, mode="eval").body
         if len(call.args) > 1:
             call.args[1] = value
         else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording.tainting import tainted_branches, tainted_names_at
 from flor_dagster.replay.inputs import changed_since, read_inputs, shown
 from flor_dagster.replay.placing import PlacedVersion
@@ -25,7 +25,7 @@ def clock_values(placed: PlacedVersion, statement: StatementRow) -> str:
     """What of the clock, the process or the machine a placed statement logs; empty where nothing."""
     file, placement = placed.placements[statement.id]
     lines = range(placement.lines[0], placement.lines[1] + 1)
-    names = tainted_names_at(ast.parse(placed.files[file].text), lines, "log")
+    names = tainted_names_at(parse_python(placed.files[file].text), lines, "log")
     return names[0] if names else ""
 
 
@@ -34,7 +34,7 @@ def clock_branches(record: RunRecord, read: Read) -> tuple[str, ...]:
     found: list[str] = []
     for file in logging_files(record):
         with contextlib.suppress(SyntaxError, ValueError):
-            found += [f"{file}:{line}" for line in tainted_branches(ast.parse(read(file) or ""))]
+            found += [f"{file}:{line}" for line in tainted_branches(parse_python(read(file) or ""))]
     return tuple(found)
 
 

@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording.tainting import expression_is_tainted, scopes_of
 
 SHOWN = 3
@@ -75,7 +76,7 @@ def suspects(sources: Mapping[str, str], *, repeats: bool = False) -> list[Suspe
     found: dict[Suspect, None] = {}
     for file, text in sources.items():
         try:
-            tree = ast.parse(text)
+            tree = parse_python(text)
         except (SyntaxError, ValueError):
             continue
         found |= dict.fromkeys(_in_file(file, tree))

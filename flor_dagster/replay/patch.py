@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording.source import LoopSource, find_loop
 
 
@@ -66,7 +67,7 @@ def patch(source: str, file: str, loops: Iterable[tuple[int, int]], guarded: Ite
         The patched text and where its lines come from.
     """
     editor = _Editor(source)
-    tree = ast.parse(source)
+    tree = parse_python(source)
     for line, column in sorted(
         set(loops), reverse=True
     ):  # where two end on one line, the inner one comes first
@@ -158,7 +159,7 @@ class _Editor:
         """Whether the statement on these lines is a compound one."""
         indent = self.indent(first)
         text = "".join(self.lines[first - 1 : last])
-        tree = ast.parse("if True:\n" + text if indent else text)
+        tree = parse_python("if True:\n" + text if indent else text)
         body = tree.body[0].body if indent and isinstance(tree.body[0], ast.If) else tree.body
         return len(body) > 1 or not isinstance(body[0], ast.Expr)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import FlorError, ReplayError
+from flor_dagster.parsing import parse_python
 from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
@@ -466,5 +467,5 @@ def _function_at(text: str, line: int) -> str:
                     continue
             visit(child, inside)
 
-    visit(ast.parse(text), [])
+    visit(parse_python(text), [])
     return ".".join(best) if best else "<module>"

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording.scopes import bound_names
 from flor_dagster.replay.holding import Reads, joined, reads_at
 
@@ -82,7 +83,7 @@ class Reach:
         self._trees: dict[str, ast.Module] = {}
         for file, text in sources.items():
             try:
-                self._trees[file] = ast.parse(text)
+                self._trees[file] = parse_python(text)
             except (SyntaxError, ValueError):
                 continue
         self._parents = {

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterable
 from types import CodeType
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording.source import find_loop
 
 NAME = "__flor_resume__"
@@ -29,7 +30,7 @@ def compile_rebound(source: bytes, file: str, loops: Iterable[tuple[int, int]]) 
     Raises:
         SyntaxError: as `compile` would.
     """
-    tree = ast.parse(source, file)
+    tree = parse_python(source, file)
     wanted = set(loops)
     for node in list(ast.walk(tree)):
         for name in ("body", "orelse", "finalbody"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import FlorError, ReplayError
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.exits import EXIT_CHANGED, EXIT_DAMAGED, EXIT_RESTORE
@@ -181,7 +182,7 @@ def _has_else(
 ) -> bool:
     if execution.file not in trees:
         text = workspace.repository.read(run.commit or "", execution.file)
-        trees[execution.file] = None if text is None else ast.parse(text)
+        trees[execution.file] = None if text is None else parse_python(text)
     tree = trees[execution.file]
     found = None if tree is None else find_loop(tree, execution.line, execution.column)
     return found is None or found.has_else

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import QueryError, UnknownNameError
+from flor_dagster.parsing import parse_python
 
 if TYPE_CHECKING:
     from flor_dagster.replay.model import Question
@@ -95,7 +96,7 @@ class Condition:
         if len(text) > MAX_LENGTH:
             raise QueryError(f"the condition is longer than {MAX_LENGTH} characters")
         try:
-            self._tree = ast.parse(_as_python(text), mode="eval").body
+            self._tree = parse_python(_as_python(text), mode="eval").body
         except (SyntaxError, ValueError, tokenize.TokenError) as error:
             raise QueryError(
                 f"the condition {text!r} can't be read: {error}. Write for example: args.lr > 0.01 and last(loss) < 2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from collections import defaultdict
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from flor_dagster.parsing import parse_python
 from flor_dagster.recording.tainting import tainted_calls
 from flor_dagster.recording.values import decode
 from flor_dagster.replay.planning import LoopPlan
@@ -248,7 +248,7 @@ def _walk_events(replayed: RunRecord, actual: list[Record], given: list[int]) ->
 def tainted_statements(file: str, source: str) -> frozenset[tuple[str, int]]:
     """The lines of a file's calls whose arguments depend on the clock, the process or the machine."""
     try:
-        tree = ast.parse(source)
+        tree = parse_python(source)
     except (SyntaxError, ValueError):
         return frozenset()
     return frozenset((file, line) for line in tainted_calls(tree))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 
+from flor_dagster.parsing import parse_python
+
 # Large libraries whose import neither reads the working directory or the arguments nor starts anything. Whether one
 # draws random numbers or starts threads is looked at by the worker each time.
 SAFE = (
@@ -41,7 +43,7 @@ def preloadable(sources: Mapping[str, str]) -> tuple[str, ...] | None:
     found: set[str] = set()
     for file in sorted(sources):
         try:
-            tree = ast.parse(sources[file])
+            tree = parse_python(sources[file])
         except (SyntaxError, ValueError):
             return None
         if any(_sets_the_stage(node) for node in ast.walk(tree)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import platformdirs
 
 from flor_dagster.errors import (
+    FlorError,
     NoRepositoryError,
     NoRunsError,
     QueryError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Source = Literal["worktree", "head"]
+MANY_RUNS = 500  # more are asked for altogether: databases bound how many values a query may name
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +150,21 @@ class Workspace:
         """Bring in what was recorded since: runs, the statements of their versions, the cells that they settle."""
         changed = tuple(self.store.ingest_all(self.home))
         give_back_versions(self.repository, self.store, self.cache)
+        # Also what another process took in and did not carry through, because it was killed.
+        news = self.store.with_news()
         fresh: list[StatementRow] = []
-        for run in changed:
-            fresh += self._linker.link_run(run)
-            mark_approximate(self.repository, self.store, run)
-        if changed:
-            self._settle_recorded(changed, self.questions())
+        runs = self.store.runs(ids=list(news)) if len(news) < MANY_RUNS else self.store.runs()
+        runs = [run for run in runs if run.id in news]
+        try:
+            for run in runs:
+                fresh += self._linker.link_run(run)
+                mark_approximate(self.repository, self.store, run)
+            if runs:
+                self._settle_recorded(runs, self.questions())
+        except FlorError:
+            self.store.carried_through(news)  # what can't be carried through is said once
+            raise
+        self.store.carried_through(news)
         archive_versions(self.repository, self.store)
         return Synced(changed, tuple(fresh))
 

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import QueryError
+from flor_dagster.parsing import parse_python
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ def _parse(text: str) -> tuple[ast.Expression, dict[str, str]]:
         return name
 
     try:
-        return ast.parse(_QUOTED.sub(stand_in, text).strip(), mode="eval"), quoted
+        return parse_python(_QUOTED.sub(stand_in, text).strip(), mode="eval"), quoted
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise QueryError(
             f"The condition {text!r} can't be read: {error}. Write it like: epoch >= 3 and loss < 0.5"

@@ -15,6 +15,7 @@ from flor_dagster.recording.journal import read_journal
 from flor_dagster.recording.layout import NO_COMMIT
 from flor_dagster.recording.losses import Loss, read_losses
 from flor_dagster.store.chunks import pack_journal
+from flor_dagster.store.counting import next_number
 from flor_dagster.store.database import insert_one, insert_rows
 from flor_dagster.store.lines import Lines, read_lines
 from flor_dagster.store.liveness import run_is_alive
@@ -24,7 +25,6 @@ from flor_dagster.store.schema import (
     args,
     checkpoints,
     contexts,
-    counters,
     journal_calls,
     journals,
     loops,
@@ -36,6 +36,7 @@ from flor_dagster.store.schema import (
     versions,
 )
 from flor_dagster.store.sites import site_id
+from flor_dagster.store.unsettled import note_news
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -242,6 +243,7 @@ def _ingest_journal(connection: Connection, run: int, scope: str, rank: int, pat
     known.take_places(lines)
     known.take_records(lines)
     known.take_rest(lines)
+    note_news(connection, run)
     journal.upto = lines.end
     journal.lost = lines.lost
     if lines.last is not None:
@@ -459,6 +461,8 @@ def _settle_status(
             values["ingested_seq"] = next_number(connection, "ingested", again)
         for journal in taken:
             pack_journal(connection, journal.number)
+    if status != old[0]:
+        note_news(connection, run)
     connection.execute(update(runs).where(runs.c.run == run).values(**values))
 
 
@@ -497,24 +501,6 @@ def _reasons_of_ranks(ends: dict[int, tuple[str | None, str, int | None]], size:
     return "; ".join(
         f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} {fate}" for fate, ranks in fates.items()
     )
-
-
-def next_number(connection: Connection, name: str, again: int | None = None) -> int:
-    """The next number of a counter. Only the one writer counts, so that numbers become visible in their order.
-
-    Args:
-        connection: the writing transaction.
-        name: the counter's.
-        again: a number that it gave before, and gives again.
-    """
-    here = counters.c.name == name
-    value = connection.execute(select(counters.c.value).where(here)).scalar_one_or_none()
-    number = (value or 0) + 1 if again is None else again
-    if value is None:
-        connection.execute(insert(counters).values(name=name, value=number))
-    else:
-        connection.execute(update(counters).where(here).values(value=max(value, number)))
-    return number
 
 
 def unchanged_since(connection: Connection) -> dict[str, tuple[str, int]]:

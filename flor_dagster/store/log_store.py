@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, decisions, rows, statements
+from flor_dagster.store import archive, decisions, rows, statements, unsettled
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
 from flor_dagster.store.deciding import Decider
@@ -141,6 +141,18 @@ class LogStore:
                 self.problems[str(run_dir)] = str(error)
                 _log.warning("%s was left out: %s", run_dir, error)
         return sorted(changed, key=lambda run: (run.started, run.id))
+
+    def with_news(self) -> dict[str, int]:
+        """Runs of which something was taken in, by whomever, and not carried through yet: id → a number."""
+        with self._database.read() as connection:
+            return unsettled.with_news(connection)
+
+    def carried_through(self, news: Mapping[str, int]) -> None:
+        """What `with_news` gave is linked, looked at and settled; what came meanwhile stays."""
+        if news:
+            with self._database.write() as connection:
+                for run_id, number in news.items():
+                    unsettled.carried_through(connection, run_id, number)
 
     def rebuild(self, *, accept_loss: bool = False) -> Rebuilt:
         """Make every row anew from the journals of runs and replays and from the ledger, in one transaction.

@@ -36,8 +36,13 @@ def _cover_cells(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE cells ADD COLUMN coverage TEXT NOT NULL DEFAULT '{}'")
 
 
+def _note_news(connection: Connection) -> None:
+    """Schema 6: the runs whose news was not carried through."""
+    schema.unsettled.create(connection, checkfirst=True)
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
-MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions, _count_losses, _cover_cells)
+MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions, _count_losses, _cover_cells, _note_news)
 
 NEWEST = len(MIGRATIONS) + 1
 

@@ -87,6 +87,14 @@ runs = Table(
     Column("lost", BigInteger, nullable=False, server_default="0"),
 )
 
+# Runs of which something was taken in and not carried through yet; `news` tells one time from the next.
+unsettled = Table(
+    "unsettled",
+    metadata,
+    Column("run", ForeignKey("runs.run"), primary_key=True),
+    Column("news", BigInteger, nullable=False),
+)
+
 replays = Table(
     "replays",
     metadata,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def test_the_check_is_current_after_dagster_runs_side_by_side(
     assert toy.ask(runs, ["gap"]).success
     key = dg.AssetCheckKey(toy.hindsight, "replay_fidelity")
     shown = toy.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0]
-    assert asyncio.run(shown.targets_latest_materialization(LoadingContextForTest(toy.instance)))
+    with ThreadPoolExecutor(1) as apart:  # another test's browser may have left a running loop in this thread
+        current = shown.targets_latest_materialization(LoadingContextForTest(toy.instance))
+        assert apart.submit(asyncio.run, current).result()
     assert shown.evaluation is not None
     assert shown.evaluation.passed
 

@@ -334,6 +334,22 @@ def test_a_killed_run_is_lost_and_can_still_be_asked(lab: Lab) -> None:
         assert list(frame["asked"]) == [v + 1 for v in frame["total"]]
 
 
+def test_what_a_killed_process_took_in_is_carried_through_by_the_next(lab: Lab) -> None:
+    lab.commit({"train.py": script()})
+    lab.train()
+    with lab.open() as workspace:
+        workspace.store.ingest_all(workspace.home)  # and it is killed before it has linked anything
+        (run,) = workspace.runs()
+        assert list(workspace.store.with_news()) == [run.id]
+        assert {linked for *_, linked in workspace.store.call_sites(run.id)} == {None}
+    with lab.open() as workspace:
+        synced = workspace.sync()
+        assert synced.runs == ()
+        assert "total" in {statement.name for statement in synced.statements}
+        assert None not in {linked for *_, linked in workspace.store.call_sites(run.id)}
+        assert workspace.store.with_news() == {}
+
+
 def test_a_run_without_a_repository_says_why_it_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(NoRepositoryError, match="no git repository around"):
         Workspace.open(tmp_path)
