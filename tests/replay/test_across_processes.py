@@ -266,11 +266,9 @@ def see_resumed(trained: Trained, new: str) -> None:
         assert len(wanted) == 1 if name == "end" else len({value for _, value in wanted}) >= EPOCHS, name
     with trained.lab.open() as workspace:
         workspace.sync()
-        assert (
-            workspace.store.run(new)
-            .tags["flor/resumed_at"]
-            .startswith((f"epoch#0[{DEATH - 1}]", f"epoch#0[{DEATH}]"))
-        )
+        # How far the writer had come before the kill is chance in a training of milliseconds.
+        where = workspace.store.run(new).tags["flor/resumed_at"]
+        assert where.startswith(tuple(f"epoch#0[{epoch}]" for epoch in range(DEATH + 1))), where
 
 
 def see_replayed(trained: Trained, text: str, new: str) -> None:
