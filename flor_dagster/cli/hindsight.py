@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flor_dagster.cli.command import project_command
+from flor_dagster.cli.interpreting import (
+    environment_option,
+    one_interpreter,
+    parse_tolerance,
+    python_option,
+    rtol_option,
+)
 from flor_dagster.cli.output import DONE, FAILED, Output
 from flor_dagster.cli.progress import Remaining, shown
 from flor_dagster.cli.wording import because, counted, grouped, make_table, seconds_text, status_text, these
@@ -41,27 +48,6 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
                 param_hint="--iterations",
             )
         chosen[loop] = tuple(int(part) if part.isdecimal() else part for part in parts)
-    return chosen or None
-
-
-def parse_tolerance(values: Sequence[str]) -> dict[str, float] | None:
-    """`1e-6` and `loss=1e-4` as name → relative difference, `*` for every other name; None where nothing was given.
-
-    Raises:
-        click.BadParameter: for what is no number, or is below zero.
-    """
-    chosen: dict[str, float] = {}
-    for value in values:
-        name, equals, text = value.rpartition("=")
-        try:
-            number = float(text)
-        except ValueError:
-            number = -1.0
-        if not 0 <= number < 1 or (equals and not name):
-            raise click.BadParameter(
-                f"{value!r} is not RTOL or NAME=RTOL, as in loss=1e-5", param_hint="--rtol"
-            )
-        chosen[name or "*"] = number
     return chosen or None
 
 
@@ -96,24 +82,9 @@ def parse_tolerance(values: Sequence[str]) -> dict[str, float] | None:
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Child processes at once; 0: one per core."
 )
-@click.option(
-    "--rtol",
-    multiple=True,
-    metavar="[NAME=]RTOL",
-    help="Relative difference that re-emitted numbers (of NAME) may have; they are then `within tolerance`, never exact.",
-)
-@click.option(
-    "--python",
-    metavar="PATH",
-    help="The interpreter for the old versions; default: the one that each training run was recorded with.",
-)
-@click.option(
-    "--env",
-    "environment",
-    type=click.Choice(["uv"]),
-    help="Make the environment that each version's own uv.lock, requirements.txt or pyproject.toml describes, by uv; it is "
-    "kept and used again.",
-)
+@rtol_option
+@python_option
+@environment_option
 @click.option(
     "--segments",
     type=click.IntRange(min=0),
@@ -179,8 +150,7 @@ def hindsight_command(
         warm=not cold,
         timeout_seconds=timeout_seconds,
     )
-    if python is not None and environment is not None:
-        raise click.UsageError("--python and --env both choose the interpreter: give one of them.")
+    one_interpreter(python, environment)
     for name in names:
         workspace.ask(name)
     return _show_plan(workspace, output, question) if plan_only else _answer(workspace, output, question)

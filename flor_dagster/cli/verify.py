@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from flor_dagster.cli.command import project_command
-from flor_dagster.cli.hindsight import parse_tolerance
+from flor_dagster.cli.interpreting import (
+    environment_option,
+    one_interpreter,
+    parse_tolerance,
+    python_option,
+    rtol_option,
+)
 from flor_dagster.cli.output import DONE, FAILED, Output
 
 if TYPE_CHECKING:
@@ -21,24 +27,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compute one iteration both ways too, nested loops skipped and executed; where they differ, later replays execute.",
 )
-@click.option(
-    "--rtol",
-    multiple=True,
-    metavar="[NAME=]RTOL",
-    help="Relative difference that re-emitted numbers (of NAME) may have; they are then `within tolerance`, never exact.",
-)
-@click.option(
-    "--python",
-    metavar="PATH",
-    help="The interpreter for the old version; default: the one that the training run was recorded with.",
-)
-@click.option(
-    "--env",
-    "environment",
-    type=click.Choice(["uv"]),
-    help="Make the environment that the version's own uv.lock, requirements.txt or pyproject.toml describes, by uv; it is "
-    "kept and used again.",
-)
+@rtol_option
+@python_option
+@environment_option
 @project_command
 def verify_command(
     workspace: Workspace,
@@ -57,8 +48,7 @@ def verify_command(
 
     from flor_dagster.replay.reproducing import verify_run
 
-    if python is not None and environment is not None:
-        raise click.UsageError("--python and --env both choose the interpreter: give one of them.")
+    one_interpreter(python, environment)
     found = [
         verify_run(
             workspace,
