@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.errors import SnapshotError
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.versions.command import run
+from flor_dagster.versions.command import GitError, last_lines, run
+from flor_dagster.versions.refs import update_refs
 from flor_dagster.versions.repository import VERSION_REFS, Repository
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def drop_versions(
         dry_run: Only say which.
 
     Raises:
-        SnapshotError: Snapshots were being taken all the time, so that it was never safe.
+        SnapshotError: Snapshots were being taken all the time, so that it was never safe; or git could not write.
     """
     with _lock(home, fcntl.LOCK_EX, _WAIT_SECONDS):
         kept = set(keep)
@@ -70,8 +71,12 @@ def drop_versions(
         gone = tuple(commit for commit in have if commit not in kept)
         if gone and not dry_run:
             # With the old value: a ref that somebody moved meanwhile stays.
-            commands = "".join(f"delete {VERSION_REFS}{commit} {commit}\n" for commit in gone)
-            run(repository.root, "update-ref", "--stdin", stdin=commands.encode())
+            answer = update_refs(repository, (f"delete {VERSION_REFS}{commit} {commit}" for commit in gone))
+            if answer.status != 0:
+                raise SnapshotError(
+                    f"No version was dropped from {repository.root}: {last_lines(answer.stderr)}. Try again when no "
+                    "other git is at work there."
+                )
         return Dropped(gone, len(have) - len(gone))
 
 
@@ -101,7 +106,11 @@ def note_home(repository: Repository, home: Path) -> None:
     name = HOME_REFS + hashlib.sha256(path).hexdigest()[:20]
     if run(repository.root, "rev-parse", "--quiet", "--verify", name, check=False).status != 0:
         blob = run(repository.root, "hash-object", "-w", "--no-filters", "--stdin", stdin=path).text
-        run(repository.root, "update-ref", name, blob)
+        answer = update_refs(repository, [f"update {name} {blob}"])
+        if answer.status != 0:
+            raise GitError(
+                f"the home {home} could not be noted in {repository.root}: {last_lines(answer.stderr)}"
+            )
 
 
 def default_home(repository: Repository) -> Path:

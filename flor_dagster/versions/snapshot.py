@@ -26,6 +26,7 @@ from flor_dagster.recording.layout import find_place
 from flor_dagster.versions.collecting import note_home, shared_lock
 from flor_dagster.versions.command import GitError, last_lines
 from flor_dagster.versions.private_index import PrivateIndex, joined, take_files
+from flor_dagster.versions.refs import update_refs
 from flor_dagster.versions.repository import VERSION_EMAIL, VERSION_REFS, Repository
 from flor_dagster.versions.roundtrip import not_given_back
 from flor_dagster.versions.settings import read_settings
@@ -221,7 +222,7 @@ def _commit(index: PrivateIndex, tree: str, head: _Head | None) -> str:
 
 def _keep_reachable(index: PrivateIndex, commit: str, head: _Head | None) -> None:
     clean = head is not None and commit == head.commit
-    answer = index.git("update-ref", f"{VERSION_REFS}{commit}", commit, check=False)
+    answer = update_refs(index.repository, [f"update {VERSION_REFS}{commit} {commit}"])
     if answer.status != 0:
         if not clean:
             raise GitError(f"the ref of version {commit} could not be written: {last_lines(answer.stderr)}")
@@ -231,9 +232,8 @@ def _keep_reachable(index: PrivateIndex, commit: str, head: _Head | None) -> Non
         beyond = () if head is None else ("--not", head.commit)
         found = index.git("rev-list", "--objects", "--quiet", commit, *beyond, check=False)
         if found.status != 0:
-            index.git(
-                "update-ref", "-d", f"{VERSION_REFS}{commit}", check=False
-            )  # it would keep git from collecting
+            # The ref would keep git from collecting.
+            update_refs(index.repository, [f"delete {VERSION_REFS}{commit}"])
             raise GitError(f"objects of version {commit} are gone again: {last_lines(found.stderr)}")
 
 

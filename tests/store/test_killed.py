@@ -19,6 +19,7 @@ import pytest
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.collecting import collect, lease, thin_run
 from flor_dagster.store import LogStore
+from flor_dagster.versions import refs
 from flor_dagster.versions.snapshot import snapshot
 from tests.recording.test_collecting import read_all, write
 from tests.store.store_lab import Journal, Lab
@@ -93,6 +94,7 @@ def test_killed_while_it_ingests(tmp_path: Path, times: int) -> None:
 def test_killed_while_it_keeps_a_version(tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(refs, "WAIT_SECONDS", 1.0)  # for the lock that a killed git leaves
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
@@ -121,7 +123,9 @@ def test_killed_while_it_keeps_a_version(tmp_path: Path, times: int, monkeypatch
         (root / "m0.py").write_text(f"x = {number + 100}\n")
         dead = kill_while(lambda: snapshot(root), moments.uniform(0, lasts), group=bool(number % 2))
         lasts *= 1.0 if dead else 0.7
-        time.sleep(0.05)  # what it had started ends by itself
+        deadline = time.monotonic() + 30
+        while [*(root / ".git").glob("*.lock")] and time.monotonic() < deadline:
+            time.sleep(0.01)  # a git that it had started lives on, and ends by itself
         assert not [*(root / ".git").glob("*.lock")]
         version = snapshot(root)
         held = git("show", f"{version.commit}:m0.py")
