@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,14 +18,16 @@ class Remaining:
 
     Args:
         workers: children at once.
+        clock: tells the seconds.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._workers = max(workers, 1)
         self._open: dict[str, float] = {}
         self._cells: dict[str, int] = {}
         self._done = 0.0
-        self._begun = time.monotonic()
+        self._begun = self._clock()
         self.runs = 0
         self.finished = 0
 
@@ -35,7 +37,7 @@ class Remaining:
         self._open = {part.run.id: part.estimated_seconds or 0.0 for part in todo}
         self._cells = {part.run.id: len(part.todo) for part in todo}
         self.runs = len(todo)
-        self._begun = time.monotonic()
+        self._begun = self._clock()
 
     def told(self, run: str) -> None:
         """One cell of a run is known."""
@@ -47,9 +49,9 @@ class Remaining:
             self._done += self._open.pop(run)
             self.finished += 1
 
-    def seconds(self, now: float | None = None) -> float:
+    def seconds(self) -> float:
         """How long it should still take."""
-        passed = (time.monotonic() if now is None else now) - self._begun
+        passed = self._clock() - self._begun
         left = sum(self._open.values())
         workers = min(self._workers, max(self.runs, 1))
         # What the finished part took, for every second that it was estimated at: the correction that was earned so far.

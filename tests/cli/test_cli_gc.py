@@ -160,7 +160,7 @@ def test_a_run_that_is_being_recorded_keeps_everything(trained: Lab) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == b"there\n"
         manifests = trained.root / ".flor" / "checkpoints" / "manifests"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         running: list[RunRow] = []
         with trained.open() as workspace:
             while not running and time.monotonic() < deadline:

@@ -29,7 +29,7 @@ if str(rank) in sys.argv[1:]:
 """
 
 
-def wait_for(what: object, seconds: float = 30.0) -> None:
+def wait_for(what: object, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():  # type: ignore[operator]
         assert time.monotonic() < deadline

@@ -203,7 +203,7 @@ def test_a_killed_checkout_leaves_nothing_that_looks_whole(repo, cache, tmp_path
     )
     arguments = [sys.executable, "-c", code, str(repo.root), str(cache), commit, str(tmp_path / "outs/out")]
     with subprocess.Popen(arguments, cwd=Path(__file__).parents[2], process_group=0) as process:
-        for _ in range(200):
+        for _ in range(1200):
             if list((tmp_path / "outs").glob(".out.partial-*/.gitattributes")):
                 break
             time.sleep(0.05)

@@ -656,7 +656,7 @@ def test_ctrl_c_does_not_lose_the_version(repo, tmp_path):
         str(out),
     ]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], process_group=0) as process:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not started.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
