@@ -116,7 +116,7 @@ class Matcher:
         values: list[Any] = []
         for group in level.groups:
             some = objects[group.start : group.end]
-            if group.way == "tensor":
+            if group.way in ("tensor", "result"):
                 tensors += some
             values += getattr(self, _LOOKS[group.way])(level, group, some)
         return values
@@ -177,6 +177,12 @@ class Matcher:
         """Tensors: their gradients; the rest is asked of all at once."""
         del level, group
         return self._plan.tensors.gradients(some)
+
+    def look_at_results(self, level: Level, group: Group, some: Sequence[Any]) -> Iterable[Any]:
+        """Tensors with a graph behind them, of which a checkpoint holds the values: a loss."""
+        del level, group
+        self._plan.tensors.check_graphs(some)
+        return ()
 
     def look_at_others(self, level: Level, group: Group, some: Sequence[Any]) -> Iterable[Any]:
         """What its adapter describes anew."""
@@ -266,7 +272,7 @@ class Matcher:
 _LOOKS = {
     "attributes": "look_at_attributes", "own": "look_at_own", "dict": "look_at_dicts", "ordered": "look_at_ordered",
     "keyed": "look_at_keyed", "list": "look_at_items", "tuple": "look_at_items", "empty": "look_at_empty", "empty ordered": "look_at_empty",
-    "tensor": "look_at_tensors", "described": "look_at_others",
+    "tensor": "look_at_tensors", "result": "look_at_results", "described": "look_at_others",
 }  # fmt: skip
 
 _SCALAR: Any = None

@@ -15,9 +15,9 @@ from flor_dagster.recording.plans import Changed, Edges, Group, Level, Plan, Shi
 from flor_dagster.recording.tensorfacts import TensorFacts, is_ordinary
 
 _EMPTY = frozenset({dict, list, tuple, set, frozenset, OrderedDict})
-_UNPLANNABLE = frozenset({"view", "oarray", "memmap", "wrapper", "sparse", "weak", "weakref"})
+_UNPLANNABLE = frozenset({"view", "oarray", "memmap", "wrapper", "sparse", "weak"})
 _WAYS = (
-    "attributes", "own", "dict", "keyed", "ordered", "list", "tuple", "empty", "empty ordered", "tensor", "described",
+    "attributes", "own", "dict", "keyed", "ordered", "list", "tuple", "empty", "empty ordered", "tensor", "result", "described",
 )  # fmt: skip
 Walk = Callable[[list[str]], Capturer]
 
@@ -130,7 +130,7 @@ class _Reader:
         if node[0] == "storage":
             return "storage"
         if node[0] == "tensor":
-            return "tensor" if is_ordinary(item) else ""
+            return "" if not is_ordinary(item) else "tensor" if item.grad_fn is None else "result"
         if node[0] in _UNPLANNABLE or (node[0] == "array" and not _owns(item)):
             return ""
         if kind in _EMPTY and not len(item):
@@ -167,7 +167,7 @@ class _Reader:
             levels.append(level)
             for group in level.groups:
                 for number in numbers[group.start : group.end]:
-                    if group.way == "tensor":
+                    if group.way in ("tensor", "result"):
                         tensors.add(self._objects[number], self._nodes[number][2])
                     elif group.way == "described":
                         codes += self._codes(number)
@@ -204,7 +204,7 @@ class _Reader:
                 groups.append(Group(way, place, place))
             group = groups[-1]
             group.end = place + 1
-            if way not in ("empty", "empty ordered", "tensor", "described"):
+            if way not in ("empty", "empty ordered", "tensor", "result", "described"):
                 group.lengths.append(len(self._values[number]))
             if way in ("attributes", "own"):
                 group.keys += shape.own_dict(item)

@@ -24,11 +24,11 @@ class OtherTensors(Exception):  # noqa: N818 - a signal to walk everything, not 
 
 
 def is_ordinary(tensor: Any) -> bool:
-    """Whether all that there is to know of a tensor is asked here: on the host, dense, a leaf, without hooks."""
+    """Whether all that there is to know of a tensor is asked here: on the host, dense, without hooks."""
     torch: Any = sys.modules["torch"]
     if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
         return False
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.grad_fn is not None:
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
         return False
     attributes = _attributes(tensor, "__dict__")
     return (
@@ -87,6 +87,15 @@ class TensorFacts:
         if any(map(is_not, map(_graph, tensors), repeat(None))):
             raise OtherTensors
         return list(map(_gradient, tensors))
+
+    def check_graphs(self, tensors: Sequence[Any]) -> None:
+        """Ask whether some of them still are results of a computation.
+
+        Raises:
+            OtherTensors: one of them is a leaf now.
+        """
+        if not all(map(is_not, map(_graph, tensors), repeat(None))):
+            raise OtherTensors
 
     def compare(self, tensors: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Ask them all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import types
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,8 @@ class Node:
         self.array = np.arange(5.0)
         self.random = random.Random(1)
         self.call = closure(self.items)
+        self.watched = weakref.ref(self)
+        self.result = (self.weight * 2).sum()
 
 
 def closure(cell: Any) -> Callable[[], Any]:
@@ -79,6 +82,10 @@ def rebound(node: Any, name: str, value: Any) -> None:
 
 def _train(node: Node) -> None:
     (node.weight * node.weight).sum().backward()
+
+
+def _dead() -> Any:
+    return weakref.ref(torch.zeros(1))
 
 
 def _new_storage(node: Node) -> None:
@@ -124,6 +131,15 @@ MUTATIONS: dict[str, Callable[[Node, Node], Any]] = {
     "a tensor's attribute": lambda a, b: rebound(a.weight, "tag", 3),
     "a tensor's hook": lambda a, b: a.weight.requires_grad and a.weight.register_hook(other_code),
     "a tensor with a graph": lambda a, b: rebound(a, "plain", a.weight.sum() * 2),
+    "another result": lambda a, b: rebound(a, "result", (a.weight * 3).sum()),
+    "a result of another shape": lambda a, b: rebound(a, "result", a.weight * 3),
+    "a result is let go of its graph": lambda a, b: a.result.detach_(),
+    "a result shares a tensor's storage": lambda a, b: rebound(a, "result", a.weight[0]),
+    "a result's attribute": lambda a, b: rebound(a.result, "tag", [1]),
+    "a result's hook": lambda a, b: a.result.requires_grad and a.result.register_hook(other_code),
+    "a weak reference to another": lambda a, b: rebound(a, "watched", weakref.ref(b)),
+    "a weak reference that is dead": lambda a, b: rebound(a, "watched", _dead()),
+    "a weak reference to what nobody else has": lambda a, b: rebound(a, "watched", weakref.ref(Node())),
     "memory of numpy's": lambda a, b: rebound(a, "plain", torch.from_numpy(a.array)),
     "an array's values": lambda a, b: a.array.__iadd__(1),
     "an array's part": lambda a, b: rebound(a, "items", [a.array[1:]]),
@@ -218,18 +234,24 @@ def test_a_capture_along_a_plan_is_the_capture_of_a_walk(changes: list[tuple[str
 def test_a_training_whose_numbers_alone_change_is_walked_no_more() -> None:
     place, roots, known = _one()
     a, optimizer, model = roots["name:a"], roots["object:optimizer"], roots["object:model"]
+    scheduler = roots["object:scheduler"] = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     planned: list[bool] = []
     for epoch in range(12):
         optimizer.zero_grad()
-        model(torch.randn(2, 3)).sum().backward()
+        roots["name:output"] = model(torch.randn(2, 3)).sum()
+        roots["name:output"].backward()
         optimizer.step()
-        optimizer.param_groups[0]["lr"] *= 0.9
+        scheduler.step()
         a.items.append(float(epoch))
         a.best = float(epoch)
         counter["steps"] += 1
         roots["name:loss"] = float(epoch)
         planned.append(_checkpoint(place, roots, known))
     assert all(planned[5:])
+    capturer = place.capture(roots)
+    assert capturer is not None
+    assert capturer.match is not None
+    assert {"object:scheduler", "object:optimizer", "name:output"} <= capturer.match.plan.roots
 
 
 def test_what_was_captured_along_a_plan_is_put_back_in_place() -> None:
@@ -260,7 +282,6 @@ def test_what_was_captured_along_a_plan_is_put_back_in_place() -> None:
 
 def test_nothing_of_the_program_is_kept_alive_between_checkpoints() -> None:
     import gc
-    import weakref
 
     place, roots, known = _one()
     for _ in range(4):
