@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -42,20 +42,17 @@ class Entry:
         """The whole survey of when it began."""
         return self._before if isinstance(self._before, Survey) else self._before.full()
 
-    def changes(
-        self, after: Survey | Footprint, capturer: Capturer, live: Sequence[Any] = ()
-    ) -> dict[str, Any]:
+    def changes(self, after: Survey | Footprint, capturer: Capturer) -> dict[str, Any]:
         """What lies between its begin and a look, as a checkpoint keeps it (see `surveying.by_node`).
 
         Args:
             after: the look.
             capturer: what was captured at it.
-            live: the plan's objects, where it is one along a plan.
         """
         if isinstance(after, Survey):
             return by_node(self.full, after, capturer.identities())
         footing = after.footing
-        if not self._carry_on(after, live):
+        if not self._carry_on(after):
             self._begin_with(after)
         self._last = after
         beside = _Beside(self, after)
@@ -95,25 +92,35 @@ class Entry:
             return number in rest.children and _is_same(rest.marks.get(number), kind)
         return self._before.footing.steps[place] is not None and _is_same(self._before.mark(place), kind)
 
+    def knows_any(self, numbers: set[int]) -> bool:
+        """Whether one of some identities was there already, be it another object's."""
+        before = self._before
+        if isinstance(before, Survey):
+            return not numbers.isdisjoint(before.children)
+        return not (numbers.isdisjoint(before.numbers) and numbers.isdisjoint(before.rest.children))
+
     @functools.cached_property
     def _places(self) -> dict[int, int]:
         """Of a look along a plan: identity → place."""
         return dict(zip(self._before.numbers, count())) if isinstance(self._before, Footprint) else {}
 
-    def _carry_on(self, after: Footprint, live: Sequence[Any]) -> bool:
+    def _carry_on(self, after: Footprint) -> bool:
         """Find what is another object than at the last look; False where more has changed than can be told so."""
         last, footing = self._last, after.footing
         if last is None or last.footing is not footing or not last.same_steps(after):
             return False
-        changed = last.changed(after, live)
+        changed = last.changed(after)
         if not changed:
             return True
         objects, numbers = len(footing.kinds), after.numbers
         fresh, displaced = set(self._fresh), set(self._displaced)
+        known = self.knows_any({numbers[place] for place in changed})
         for place in changed:
             if place >= objects or footing.steps[place] is None:
                 continue
-            if self.knows(numbers[place], footing.kinds[place]) or last.numbers[place] in displaced:
+            if last.numbers[place] in displaced or (
+                known and self.knows(numbers[place], footing.kinds[place])
+            ):
                 return False
             fresh.add(place)
         for place in changed:
@@ -218,5 +225,7 @@ class _Beside:
         place = self._places.get(number, -1)
         return self._after.footing.kinds[place] if 0 <= place < len(self._after.footing.kinds) else None
 
-    def _move(self, numbers: Any) -> None:
-        self.displaced.update(n for n in numbers if n > 0 and self._entry.knows(n, self._kind(n)))
+    def _move(self, numbers: Iterable[int]) -> None:
+        objects = {number for number in numbers if number > 0}
+        if objects and self._entry.knows_any(objects):
+            self.displaced.update(n for n in objects if self._entry.knows(n, self._kind(n)))

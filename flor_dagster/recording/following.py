@@ -25,6 +25,7 @@ class Match:
     Args:
         plan: the plan.
         live: the objects, in the plan's order.
+        numbers: their identities.
         patches: nodes that have other numbers.
         buffers: the memory of arrays.
         spans: where it lies.
@@ -35,6 +36,7 @@ class Match:
 
     plan: Plan
     live: list[Any]
+    numbers: list[int]
     patches: dict[int, list[Any]]
     buffers: list[Buffer]
     spans: MemorySpans
@@ -90,11 +92,12 @@ class Matcher:
             if not all(map(is_, scalars, level.old)):
                 self._numbers_changed(level, objects, values, scalars)
             objects = level.edges.follow(values, live)
-        if len(set(map(id, live))) != len(live):
+        numbers = list(map(id, live))
+        if len(set(numbers)) != len(numbers):
             raise Changed
-        return self._end(live, tensors)
+        return self._end(live, numbers, tensors)
 
-    def _end(self, live: list[Any], tensors: Sequence[Any]) -> Match:
+    def _end(self, live: list[Any], numbers: list[int], tensors: Sequence[Any]) -> Match:
         plan = self._plan
         storages, addresses = plan.tensors.compare(tensors)
         functions = self._shim.functions
@@ -103,6 +106,7 @@ class Matcher:
         return Match(
             plan,
             live,
+            numbers,
             self._patches,
             self._buffers,
             self._shim.spans,

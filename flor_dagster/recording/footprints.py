@@ -8,10 +8,10 @@ not hold is surveyed beside it. What the steps are called is read off one real s
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import compress, count
-from operator import call, is_not, ne
+from operator import is_not, ne
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording.listing import OF_TENSOR, Lister, Step, lister_of, nothing
@@ -73,13 +73,13 @@ class Footprint:
     rest: Survey
     refs: list[Any]
 
-    def changed(self, later: Footprint, live: Sequence[Any]) -> list[int]:
-        """Which of the plan's objects are others at a later look, of which these are the live objects."""
+    def changed(self, later: Footprint) -> list[int]:
+        """Which of the plan's objects are others at a later look."""
         found = set(compress(count(), map(ne, self.numbers, later.numbers)))
-        referred = self.footing.referred
-        others = list(map(is_not, map(call, self.refs), compress(live, referred)))
+        # There is one weak reference to an object, as long as anybody holds it.
+        others = list(map(is_not, self.refs, later.refs))
         if any(others):
-            found.update(compress(compress(count(), referred), others))
+            found.update(compress(compress(count(), self.footing.referred), others))
         return sorted(found)
 
     def steps(self, place: int) -> Steps:
@@ -130,7 +130,7 @@ def look(match: Match, roots: Mapping[str, Any], is_own: Callable[[str], bool]) 
         TooManyError: there are too many.
     """
     plan, live = match.plan, match.live
-    numbers = [*map(id, live), *[-storage._cdata for storage in match.storages]]  # noqa: SLF001 - as a survey does
+    numbers = [*match.numbers, *[-storage._cdata for storage in match.storages]]  # noqa: SLF001 - as a survey does
     footing = plan.footing
     if footing is None:
         footing = plan.footing = _footing(match, numbers, roots, is_own)

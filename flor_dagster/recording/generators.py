@@ -31,7 +31,7 @@ def global_generators() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "default_generator"):
         found["random:torch"] = torch.default_generator
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_initialized() and torch.cuda.is_available():
             for number, generator in enumerate(torch.cuda.default_generators):
                 found[f"random:cuda{number}"] = generator
     return found

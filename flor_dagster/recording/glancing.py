@@ -44,11 +44,11 @@ class Glancer(Matcher):
         if not all(is_scalar(scalars[place]) for place in compress(count(), changed)):
             raise Changed
 
-    def _end(self, live: list[Any], tensors: Sequence[Any]) -> Match:
+    def _end(self, live: list[Any], numbers: list[int], tensors: Sequence[Any]) -> Match:
         storages = self._plan.tensors.storages_of(tensors)
         if not have_constants(tensors):
             raise Changed
-        return Match(self._plan, live, {}, [], self._shim.spans, storages, (), self._redone.keys())
+        return Match(self._plan, live, numbers, {}, [], self._shim.spans, storages, (), self._redone.keys())
 
 
 def _is_leaf(item: Any) -> bool:

@@ -59,7 +59,7 @@ class PlannedCapturer(Capturer):
     def identities(self) -> dict[int, int]:
         """Identity of each captured object → its node."""
         if self._match is not None and not self.memo:
-            self.memo = dict(zip(map(id, self._match.live), self._plan.numbers, strict=True))
+            self.memo = dict(zip(self._match.numbers, self._plan.numbers, strict=True))
             for storage, number in zip(self._match.storages, self._storages, strict=True):
                 self.memo[-storage._cdata] = number  # noqa: SLF001 - as the adapter of tensors names it
         return self.memo

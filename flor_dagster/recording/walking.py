@@ -149,9 +149,8 @@ class Walker:
         """
         roots = self._surveyed(execution, global_roots)
         match = capturer.match
-        live = () if match is None else match.live
         now = survey(roots, self.is_own) if match is None else look(match, roots, self.is_own)
-        return entry.changes(now, capturer, live), sorted(entry.roots.keys() - roots.keys())
+        return entry.changes(now, capturer), sorted(entry.roots.keys() - roots.keys())
 
     def _surveyed(self, execution: LoopExecution, global_roots: tuple[str, ...]) -> dict[str, Any]:
         """The roots of a survey."""

@@ -102,7 +102,7 @@ class Program:
         wanted = by_node(before, after, dict(capturer.identities()))
         now = after if match is None else look(match, self.roots, is_own)
         self.along += match is not None
-        found = entry.changes(now, capturer, () if match is None else match.live)
+        found = entry.changes(now, capturer)
         nodes = capturer.state.nodes
         assert _plain(found, nodes) == _plain(wanted, nodes)
         capturer.copy()
@@ -184,7 +184,7 @@ def test_what_a_training_replaces_is_fresh_and_nothing_else_is() -> None:
     assert capturer.match is not None
     memo = capturer.identities()
     grads = {memo[id(p.grad)] for p in program.model.parameters()}
-    found = entry.changes(look(capturer.match, program.roots, is_own), capturer, capturer.match.live)
+    found = entry.changes(look(capturer.match, program.roots, is_own), capturer)
     tensors = {n for n in found["fresh"] if capturer.state.nodes[n][0] == "tensor"}
     assert tensors <= grads
     assert not found["displaced"]
