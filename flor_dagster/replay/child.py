@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ def main(plan_path: str) -> int:
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
     if "ranks" not in plan:
         return replay(plan)
-    return launch_script(plan, make_ranks) if plan["hook"] else launch(plan, replay)
+    # What one rank wrote before another one was there is of this replay, too.
+    for rank in plan["ranks"]:
+        rank["launched"] = time.time_ns()
+    if not plan["hook"]:
+        return launch(plan, replay)
+    Path(plan_path).write_text(json.dumps(plan), encoding="utf-8")  # ranks in fresh interpreters read it
+    return launch_script(plan, make_ranks)
 
 
 def replay(plan: dict[str, Any]) -> int:

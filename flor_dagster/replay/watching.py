@@ -65,7 +65,7 @@ class Watcher:
         self._began: int = plan["began"]
         self._looped: int = data["looped"]
         self._alone: bool = plan["world_size"] == 1
-        self._started = time.time_ns()
+        self._started: int = plan.get("launched") or time.time_ns()
         self._root, self._user_root = os.path.realpath(plan["root"]), os.path.realpath(user_root)
         self._roots = (self._root, self._user_root, user_root)
         self._read: Mapping[str, Sequence[int]] = data["read"]

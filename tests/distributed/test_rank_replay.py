@@ -307,7 +307,9 @@ if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
     results = context.Queue()
     children = [context.Process(target=train, args=(rank, results)) for rank in range(2)]
-    [child.start() for child in children]
+    for child in children:
+        child.start()
+        time.sleep(2 * own("apart").exists())
     if len(sys.argv) > 2:
         print(sorted(results.get() for _ in children))
     [child.join() for child in children]
@@ -346,6 +348,18 @@ def test_ranks_that_the_script_makes_are_made_again(
         assert rows(workspace, "noise") == [row for row in oracle["noise"] if row[1] == 1]
         last_weights = [(rank, epoch, w) for rank, epoch, step, w in rows(workspace, "weight") if step == 2]
         assert rows(workspace, "kept") == last_weights
+
+
+def test_a_rank_that_begins_late_reads_what_an_earlier_one_has_said(
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    train_made(ranks, "spawn", "waits")
+    (
+        tmp_path / "weight.apart"
+    ).touch()  # the first rank has come to its first step before the second one is there
+    answer, _ = ask(ranks, "noise", iterations={"epoch": (1,)})
+    assert answer.cell.fidelity == "exact", answer.cell
 
 
 def test_a_rank_that_the_script_made_fails_by_its_name(
