@@ -6,6 +6,7 @@ import functools
 import mmap
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class Grafter:
         self._root_path = root_path
         self._moved = moved or {}
         self.changed = changed or {}
-        self._new = frozenset(self.changed.get("fresh", ())) | frozenset(self.changed.get("unseen", ()))
+        self._new = {*self.changed.get("fresh", ()), *self.changed.get("unseen", ())}
         self.made = frozenset(self.changed.get("fresh", ())) | {
             ref for ref, _ in self.changed.get("displaced", ())
         }
@@ -63,6 +64,8 @@ class Grafter:
         self.later: list[Callable[[], None]] = []
         self._matching = Matching(nodes, {}, {})
         self.unchanged: set[int] = set()
+        self.replaced: list[weakref.ref[Any]] = []
+        """Arrays in whose place others were made. That is right where they are gone as soon as every name is bound again."""
         self.storages: dict[int, Any] = {}
         self.storage_owner: dict[int, int] = {}
 
@@ -123,12 +126,28 @@ class Grafter:
             raise CheckpointError(f"a {self._words(ref)} can't be found where it was when the loop began")
         for ref, live in self._matching.unfit.items():
             leaf = self.nodes[ref][0] in ("array", "view", "tensor")
-            if not leaf or not self.is_in_state(ref, live):
+            if leaf and self.is_in_state(ref, live):
+                self._matching.live[ref] = live
+                self.unchanged.add(ref)
+            elif self._may_be_replaced(ref, live):
+                self.replaced.append(weakref.ref(live))
+                self._new.add(ref)
+            else:
                 raise CheckpointError(
                     f"a {self._words(ref)} was changed in place in a way that can't be put back"
                 )
-            self._matching.live[ref] = live
-            self.unchanged.add(ref)
+
+    def _may_be_replaced(self, ref: int, live: Any) -> bool:
+        """Whether another array may be made in place of one that can't be filled, if nobody else holds that.
+
+        Surveys don't tell an array from a later one at its address (see `surveying.takes_references`): it was resized, or it
+        is gone. Where nobody but the restored names and objects holds the live one, both come to the same.
+        """
+        numpy = sys.modules.get("numpy")
+        if numpy is None or type(live) is not numpy.ndarray:
+            return False
+        kind = self.nodes[ref][0]
+        return kind == "view" or (kind in ("array", "oarray") and live.base is None)
 
     def _words(self, ref: int) -> str:
         node = self.nodes[ref]

@@ -8,25 +8,28 @@ a journal of the replay's own; at every executed end that the record has a check
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from flor_dagster.errors import CheckpointError, ReplayError
+from flor_dagster.errors import CheckpointError, DamagedCheckpointError, ReplayError
 from flor_dagster.recording import layout, listening, switches
+from flor_dagster.recording import process as sessions
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.collecting import lease
 from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
-from flor_dagster.recording.exits import EXIT_EFFECT
+from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.generators import global_generators, put_state
 from flor_dagster.recording.globals import live_global, put_global
 from flor_dagster.recording.graft import Bytes, Grafter
@@ -38,7 +41,7 @@ from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.obstacles import thread_beside
 from flor_dagster.recording.seeing import Pace, changed, sight
 from flor_dagster.recording.session import Session
-from flor_dagster.recording.shape import MISSING
+from flor_dagster.recording.shape import MISSING, frame_locals
 from flor_dagster.recording.values import decode
 
 T = TypeVar("T")
@@ -75,6 +78,7 @@ class ReplaySession(Session):
         self.plan = plan
         self._pending: dict[str, Any] | None = None
         self._pending_for = ""
+        self._replaced: list[weakref.ref[Any]] = []
         self._manifests: dict[str, Manifest] = {}
         self._buffers: KeptBuffers | None = None
         self._skipped: set[int] = set()
@@ -134,6 +138,21 @@ class ReplaySession(Session):
         self.journal.close()
         if self.topology.world_size > 1 and status == "finished":
             self._over(self.topology.rank).touch()
+
+    def abandon(self, reason: str, status: int) -> NoReturn:
+        """End the process here: no `except` of the old code may turn a state that is not the recorded one into a value.
+
+        Args:
+            reason: in words.
+            status: the exit status.
+        """
+        sys.stderr.write(f"flor_dagster: {reason}\n")
+        # A rank that the script made has no exit status of its own: it is told by the journal.
+        told = f"CheckpointError: {reason}" if sessions.ranks_follow and status == EXIT_RESTORE else reason
+        self.finish("failed", told)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
     def _over(self, rank: int) -> Path:
         """What a rank leaves when it is over."""
@@ -222,12 +241,12 @@ class ReplaySession(Session):
         if spec["action"] == "stop":
             self.stop()
         if spec["action"] == "skip":
-            self._restore(execution, spec["checkpoint"], None)
+            self._put_back(execution, spec["checkpoint"], None)
             self._skipped.add(execution.id)
             return iter(())
         start = spec.get("start", 0)
         if start:
-            self._restore(execution, spec["points"][str(start - 1)], start - 1)
+            self._put_back(execution, spec["points"][str(start - 1)], start - 1)
             items = zip(itertools.count(start), _from(iterable, start, execution.path), strict=False)
         else:
             items = enumerate(iterable)
@@ -278,6 +297,22 @@ class ReplaySession(Session):
             }  # one at a time: they can be large
         return self._manifests[name]
 
+    def _put_back(self, execution: LoopExecution, name: str, index: int | None) -> None:
+        """Put a checkpoint back; where that can't be done the process ends here.
+
+        Args:
+            execution: the loop that is skipped or entered.
+            name: the checkpoint's.
+            index: of the iteration at whose end it was taken; None at the end of the loop.
+        """
+        try:
+            self._restore(execution, name, index)
+        except DamagedCheckpointError as error:
+            self.abandon(str(error), EXIT_DAMAGED)
+        except CheckpointError as error:
+            self.abandon(str(error), EXIT_RESTORE)
+        self.rebound()
+
     def _restore(self, execution: LoopExecution, name: str, index: int | None) -> None:
         frame = execution.frame
         if frame is None or execution.source is None:
@@ -297,7 +332,7 @@ class ReplaySession(Session):
             manifest.nodes, read, str(self.place.root), moved=manifest.moved, changed=manifest.changed,
             is_own=self.modules.is_own, wrote=buffers.wrote,
         )  # fmt: skip
-        values = frame.f_locals
+        values = frame_locals(frame)
         switches.load(_settings_of(manifest))
         unused = self._unused_generators(manifest)
         live = {root: self._live(root, values) for root in manifest.roots if root not in unused}
@@ -339,6 +374,7 @@ class ReplaySession(Session):
         if locals_now:
             self._pending = locals_now
             self._pending_for = execution.path
+        self._replaced += grafter.replaced
 
     def _unused_generators(self, manifest: Manifest) -> set[str]:
         """Generators of libraries that only something else in the recorded process had loaded: nothing here draws from them.
@@ -407,13 +443,24 @@ class ReplaySession(Session):
             self._pending = None
         return value
 
+    def rebound(self) -> None:
+        """All names are bound again: an array in whose place another one was made must be gone, else somebody sees it."""
+        if self._pending is not None or not self._replaced:
+            return
+        replaced, self._replaced = self._replaced, []
+        if any(reference() is not None for reference in replaced):
+            gc.collect()
+        if any(reference() is not None for reference in replaced):
+            words = "an array was changed in place in a way that can't be put back, and something that isn't captured holds it, too"
+            self.abandon(words, EXIT_RESTORE)
+
     def _check_rebound(self) -> None:
+        self.rebound()
         if self._pending:
             names = ", ".join(sorted(self._pending))
             self._pending = None
-            raise CheckpointError(
-                f"the local names {names} of {self._pending_for} were not put back by the patched source"
-            )
+            words = f"the local names {names} of {self._pending_for} were not put back by the patched source"
+            self.abandon(words, EXIT_RESTORE)
 
     def begin(self, key: str, unknown: bool) -> None:
         """Before a hindsight expression, which may call code of which nothing is known."""
@@ -458,10 +505,7 @@ class ReplaySession(Session):
     def _end_changed(self, key: str, names: list[str]) -> NoReturn:
         """A hindsight expression changed something: nothing that follows could be trusted."""
         self.journal.entry("x", "effect", key, names)
-        self.finish("failed", f"evaluating {key!r} changed {', '.join(names[:5])}")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_EFFECT)
+        self.abandon(f"evaluating {key!r} changed {', '.join(names[:5])}", EXIT_EFFECT)
 
     def _look(self, key: str, frame: FrameType) -> dict[str, str] | None:
         """What the program can see; None, and a doubt, where an object's own code fails under the look."""

@@ -111,14 +111,14 @@ def _rebind(editor: _Editor, tree: ast.Module, node: ast.For, loop: LoopSource) 
     """Bind the local names that a skipped or entered execution left, where the program reads them next."""
     if not _in_function(tree, node):
         return  # a module's names are put back in its namespace
-    names = sorted(loop.stored)
-    editor.after(node.end_lineno or node.lineno, [f"{editor.indent(node.lineno)}{_take(n)}" for n in names])
+    taken = [*map(_take, sorted(loop.stored)), "__flor__.rebound()"]
+    editor.after(node.end_lineno or node.lineno, [f"{editor.indent(node.lineno)}{line}" for line in taken])
     for block in (node.body, node.orelse):
         if block:
             first = min([block[0].lineno, *(d.lineno for d in getattr(block[0], "decorator_list", []))])
-            if block is node.orelse and editor.open_else(first, [_take(n) for n in names]):
+            if block is node.orelse and editor.open_else(first, taken):
                 continue
-            editor.before(first, [f"{editor.indent(first)}{_take(n)}" for n in names])
+            editor.before(first, [f"{editor.indent(first)}{line}" for line in taken])
 
 
 def _take(name: str) -> str:

@@ -14,7 +14,7 @@ from flor_dagster.parsing import parse_python
 from flor_dagster.recording.source import find_loop
 
 NAME = "__flor_resume__"
-"""What the changed code calls: an object with `has(name)` and `take(name)`."""
+"""What the changed code calls: an object with `has(name)`, `take(name)` and `rebound()`."""
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -65,18 +65,20 @@ def _in_function(tree: ast.Module, target: ast.For) -> bool:
 
 
 def _takes(names: Iterable[str], at: ast.For) -> list[ast.stmt]:
-    """`if __flor_resume__.has('x'): x = __flor_resume__.take('x')`, a statement per name."""
+    """`if __flor_resume__.has('x'): x = __flor_resume__.take('x')`, a statement per name; then `__flor_resume__.rebound()`."""
     added: list[ast.stmt] = []
     for name in names:
         test = _call("has", name)
         assign = ast.Assign([ast.Name(name, ast.Store())], _call("take", name))
-        statement = ast.If(test, [assign], [])
+        added.append(ast.If(test, [assign], []))
+    added.append(ast.Expr(_call("rebound")))
+    for statement in added:
         for node in ast.walk(statement):
             if isinstance(node, ast.expr | ast.stmt):
                 ast.copy_location(node, at.target)
-        added.append(statement)
     return added
 
 
-def _call(method: str, name: str) -> ast.Call:
-    return ast.Call(ast.Attribute(ast.Name(NAME, ast.Load()), method, ast.Load()), [ast.Constant(name)], [])
+def _call(method: str, *names: str) -> ast.Call:
+    given: list[ast.expr] = [ast.Constant(name) for name in names]
+    return ast.Call(ast.Attribute(ast.Name(NAME, ast.Load()), method, ast.Load()), given, [])

@@ -21,16 +21,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from flor_dagster.errors import CheckpointError, DamagedCheckpointError
 from flor_dagster.recording import process
 from flor_dagster.recording.artifacts import ArtifactStore
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.context import current
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.environment import library_facts
-from flor_dagster.recording.exits import EXIT_CHANGED, EXIT_DAMAGED, EXIT_RESTORE
+from flor_dagster.recording.exits import EXIT_CHANGED, EXIT_RESTORE
 from flor_dagster.recording.journal import Entry, JournalWriter, read_journal
 from flor_dagster.recording.loops import LoopExecution, find_source
 from flor_dagster.recording.records import Records
@@ -134,14 +133,6 @@ class ResumeSession(ReplaySession):
             )
         Session.finish(self, status, reason)
 
-    def abandon(self, reason: str, status: int) -> NoReturn:
-        """Nothing of the training may run from a state that is not the recorded one: end the process."""
-        self.finish("failed", reason)
-        sys.stdout.flush()
-        sys.stderr.write(f"flor_dagster: {reason}\n")
-        sys.stderr.flush()
-        os._exit(status)
-
     def generator_met(self, root: str, generator: Any) -> None:
         """Before the restore point the dead run's state, behind it this run's own."""
         (Session if self._recording else ReplaySession).generator_met(self, root, generator)
@@ -160,10 +151,7 @@ class ResumeSession(ReplaySession):
 
     def open_loop(self, name: str, frame: FrameType, line: int, column: int) -> LoopExecution:
         """A loop execution begins; while catching up it has the number that it had in the dead run."""
-        try:
-            self._check_rebound()
-        except CheckpointError as error:
-            self.abandon(str(error), EXIT_RESTORE)
+        self._check_rebound()
         if self._recording:
             return Session.open_loop(self, name, frame, line, column)
         name = str(name)
@@ -194,20 +182,15 @@ class ResumeSession(ReplaySession):
         if self._recording:
             return Session.items(self, execution, iterable)
         spec = self.plan["loops"][execution.path]
-        try:
-            if spec["action"] == "skip":
-                self._restore(execution, spec["checkpoint"], None)
-                self._skipped.add(execution.id)
-                return iter(())
-            start = spec.get("start", 0)
-            if not start:
-                return enumerate(iterable)
-            rest = self._rest(execution, iterable, start)
-            self._restore(execution, spec["points"][str(start - 1)], start - 1)
-        except DamagedCheckpointError as error:
-            self.abandon(str(error), EXIT_DAMAGED)
-        except CheckpointError as error:
-            self.abandon(str(error), EXIT_RESTORE)
+        if spec["action"] == "skip":
+            self._put_back(execution, spec["checkpoint"], None)
+            self._skipped.add(execution.id)
+            return iter(())
+        start = spec.get("start", 0)
+        if not start:
+            return enumerate(iterable)
+        rest = self._rest(execution, iterable, start)
+        self._put_back(execution, spec["points"][str(start - 1)], start - 1)
         if [execution.path, start - 1] == self.plan["last"]:
             self._go_live(execution, start - 1)
         return zip(itertools.count(start), rest, strict=False)
@@ -215,9 +198,8 @@ class ResumeSession(ReplaySession):
     def _rest(self, execution: LoopExecution, iterable: Iterable[T], start: int) -> Iterator[T]:
         """The values from an iteration on, where those before it are the ones that the dead run had."""
         if not isinstance(iterable, range | list | tuple):
-            raise CheckpointError(
-                f"{execution.path} goes over a {type(iterable).__name__}, which can't be entered at iteration {start}"
-            )
+            words = f"{execution.path} goes over a {type(iterable).__name__}, which can't be entered at iteration {start}"
+            self.abandon(words, EXIT_RESTORE)
         for index in range(min(start + 1, len(iterable))):
             known = self._values.get((execution.id, index))
             now = iterable[index]

@@ -243,17 +243,10 @@ def give_up(why: str, status: int = EXIT_RESTORE) -> None:
         status: its exit status; by default the replay is carried out again with less put back.
     """
     session = sessions.active or sessions.start()
-    if session is None or session.ended:
+    if not isinstance(session, ReplaySession) or session.ended:
         return
     sys.stderr.write("".join(traceback.format_stack(_caller(), limit=8)))
-    sys.stderr.write(f"flor_dagster: {why}\n")
-    # A rank that the script made has no exit status of its own: it is told by the journal.
-    session.finish(
-        "failed", f"CheckpointError: {why}" if sessions.ranks_follow and status == EXIT_RESTORE else why
-    )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    session.abandon(why, status)
 
 
 def _caller() -> FrameType | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flor_dagster.recording.capture import Capturer
@@ -168,7 +168,7 @@ def walked(roots: dict[str, Any], known: KnownMemory) -> Capturer:
 def facts(capturer: Capturer) -> Any:
     unavailable = dict(capturer.state.unavailable)
     state = capturer.finish()
-    return list(state.roots), state.digests(), unavailable, sorted(state.buffers)
+    return sorted(state.roots), state.digests(), unavailable, sorted(state.buffers)
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +218,7 @@ def test_what_changes_between_two_checkpoints_is_seen(mutation: str) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(MUTATIONS)), st.booleans()), min_size=1, max_size=8))
 @settings(max_examples=3, deadline=None)
+@example([("a cell", False), ("something that can't be captured", True), ("a library's class", True)])
 def test_a_capture_along_a_plan_is_the_capture_of_a_walk(changes: list[tuple[str, bool]]) -> None:
     place, roots, known = _one()
     a, b = roots["name:a"], roots["name:b"][0]

@@ -1,0 +1,99 @@
+"""An array of numpy may come to lie where one lay that is gone: nothing tells them apart, and the answer is right all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from flor_dagster.replay.model import Question, Report
+from tests.replay.conftest import Lab
+
+ASKED = '#? flor.log("asked", (len(a), float(a.sum()), float(last.sum())))'
+BODY = """\
+{head}
+    a, last = np.zeros(1), np.arange(6.0)
+    for epoch in flor.loop("epoch", range(3)):
+        for step in flor.loop("step", range(4)):
+            flor.log("was", len(a))
+            place, size = id(a), 2 + epoch + step
+            del a
+            a = np.empty(size)
+            a.fill(size / 3)
+            flor.log("same_place", id(a) == place)
+            del place
+            last = last[: -1 if len(last) > 2 else 9].copy()[:: 1 + step % 2]
+        {asked}
+        flor.log("size", len(a))
+        if epoch == 1 and os.environ.get("DIES"):
+            os._exit(9)
+    flor.log("end", float(a.sum() + last.sum()))
+"""
+HEADS = {
+    "a function's names": "import os\nimport numpy as np\nimport flor_dagster as flor\n\ndef main():",
+    "a module's names": "import os\nimport numpy as np\nimport flor_dagster as flor\n\nif True:",
+}
+
+
+def script(where: str, asked: str = "pass") -> str:
+    text = BODY.format(head=HEADS[where], asked=asked)
+    return text + "\nmain()\n" if "def main" in text else text
+
+
+def answered(lab: Lab, name: str = "asked") -> tuple[Report, list[object]]:
+    with lab.open() as workspace:
+        report = workspace.answer(Question((name,), warm=False))
+        frame = workspace.store.dataframe(name)
+        return report, list(frame[name][frame[name].notna()])
+
+
+@pytest.mark.parametrize("where", HEADS)
+def test_arrays_of_other_shapes_at_the_places_of_dead_ones_are_put_back(lab: Lab, where: str) -> None:
+    lab.commit({"train.py": script(where)})
+    lab.train()
+    lab.write({"train.py": script(where, ASKED.removeprefix("#? "))})
+    report, values = answered(lab)
+    with lab.open() as workspace:
+        same = list(workspace.store.dataframe("same_place")["same_place"])
+    assert same.count(True) > 6, "no array took the place of another one: this test shows nothing"
+    assert [answer.cell.fidelity for answer in report.cells] == ["exact"], report.cells[0].cell
+    assert lab.emitted(report.replays[0].id, "was") == 0
+    assert report.children == 1
+    assert [value[0] for value in values] == [5, 6, 7]  # type: ignore[index]
+
+
+ALIAS = """\
+import numpy as np
+import flor_dagster as flor
+
+def longer(a):
+    a.resize(len(a) + 1, refcheck=False)
+    a[-1] = len(a)
+    return a
+
+def go(a):
+    try:
+        for step in flor.loop("step", range(2)):
+            a = longer(a)
+            flor.log("went", step)
+    except Exception:
+        pass
+
+def main():
+    a = np.zeros(1)
+    for epoch in flor.loop("epoch", range(3)):
+        go(a)
+        {asked}
+        flor.log("size", len(a))
+
+main()
+"""
+
+
+def test_a_resized_array_that_somebody_else_holds_is_not_replaced_by_another_one(lab: Lab) -> None:
+    lab.commit({"train.py": ALIAS.format(asked="pass")})
+    lab.train()
+    lab.write({"train.py": ALIAS.format(asked='flor.log("asked", (len(a), float(a.sum())))')})
+    report, values = answered(lab)
+    assert values == [[3, 5.0], [5, 14.0], [7, 27.0]], report.cells[0].cell
+    assert report.cells[0].cell.fidelity == "exact"
+    assert lab.emitted(report.replays[-1].id, "went") == 6, "it was executed from the beginning"
+    assert report.children == 2
