@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flor_dagster.errors import CheckpointError
+from flor_dagster.recording.adapters import arrays
 from flor_dagster.recording.adapters.registry import restorers
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.hulls import Hull, storage_hulls
@@ -141,13 +142,14 @@ class Grafter:
         """Whether another array may be made in place of one that can't be filled, if nobody else holds that.
 
         Surveys don't tell an array from a later one at its address (see `surveying.takes_references`): it was resized, or it
-        is gone. Where nobody but the restored names and objects holds the live one, both come to the same.
+        is gone. Where nobody but the restored names and objects holds the live one, both come to the same. A part of another
+        array can't be resized: where the number of bytes differs it is gone, else it may have got another form in that memory.
         """
         numpy = sys.modules.get("numpy")
-        if numpy is None or type(live) is not numpy.ndarray:
+        node = self.nodes[ref]
+        if numpy is None or type(live) is not numpy.ndarray or node[0] not in ("array", "view", "oarray"):
             return False
-        kind = self.nodes[ref][0]
-        return kind == "view" or (kind in ("array", "oarray") and live.base is None)
+        return node[0] == "view" or live.base is None or arrays.size_of(node) != live.nbytes
 
     def _words(self, ref: int) -> str:
         node = self.nodes[ref]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,14 @@ def _copy_fields(target: Any, value: Any) -> None:
             target[name] = value[name]
         else:
             _copy_fields(target[name], value[name])
+
+
+def size_of(node: list[Any]) -> int:
+    """The bytes of an array's items, of a node."""
+    form, dtype = {"array": (2, 1), "view": (3, 5), "oarray": (1, None)}[node[0]]
+    numpy: Any = sys.modules["numpy"]
+    each = 8 if dtype is None else dtype_from_text(node[dtype], numpy).itemsize
+    return math.prod(node[form]) * each
 
 
 def _order(value: Any) -> str:
