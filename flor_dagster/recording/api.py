@@ -14,6 +14,7 @@ from flor_dagster.recording.context import current
 from flor_dagster.recording.loops import Loop
 from flor_dagster.recording.records import APPEND_NEWLINE, hot
 from flor_dagster.recording.session import Session
+from flor_dagster.recording.shape import frame_locals
 from flor_dagster.recording.telling import Told
 
 T = TypeVar("T")
@@ -114,11 +115,12 @@ def checkpointing(**objects: Any) -> Generator[None]:
     if session is None or session.ended:
         yield
         return
-    values = _caller(2).f_locals  # behind contextlib's own frame
+    values = frame_locals(_caller(2))  # behind contextlib's own frame
     added = {
         name: (value, tuple(alias for alias, bound in values.items() if bound is value))
         for name, value in objects.items()
     }
+    del values  # what the caller lets go of meanwhile is gone
     before = dict(session.walker.registered)
     session.walker.registered.update(added)
     try:

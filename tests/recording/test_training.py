@@ -184,6 +184,30 @@ def test_arguments_come_from_outside_in_the_type_of_their_default(tmp_path: Path
     assert {p[4] for p in run.of("a")} == {"given"}
 
 
+def test_what_the_training_lets_go_of_is_not_kept_alive(tmp_path: Path) -> None:
+    run = Project(tmp_path / "p").run("""
+import weakref
+import flor_dagster as flor
+class Big:
+    pass
+def train():
+    model = {"n": 0}
+    big = Big()
+    kept = weakref.ref(big)
+    with flor.checkpointing(model=model):
+        del big
+        flor.log("gone", kept() is None)
+        for epoch in flor.loop("epoch", range(2)):
+            big = Big()
+            kept = weakref.ref(big)
+            del big
+            flor.log("gone", kept() is None)
+        flor.log("gone", kept() is None)
+train()
+""")
+    assert [value for _, _, value in run.records()] == [True] * 4
+
+
 def test_outside_a_repository_it_is_said_once_and_recorded(tmp_path: Path) -> None:
     run = Project(tmp_path / "p").run("import flor_dagster as flor\nfor i in range(5): flor.log('x', i)\n")
     assert run.err.count("no git repository") == 1
