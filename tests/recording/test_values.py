@@ -142,7 +142,7 @@ def test_nothing_raises() -> None:
     hard = [
         BrokenRepr(), BrokenClass(), OddDict(a=1), loop, deep, {1: 2, "1": 3}, {(1,): 2}, object(), b"\xff", 1j,
         np.array([object()]), np.zeros(10**6), range(3), {1, 2}, print, "x" * 2_000_000, ArrayValue("f8", (), b""),
-        dt.timedelta(1), np.datetime64("NaT"), np.timedelta64(1), np.longdouble(1), [np.nan, BrokenRepr()],
+        dt.timedelta(1), np.datetime64("NaT"), np.timedelta64(1, "s"), np.longdouble(1), [np.nan, BrokenRepr()],
     ]  # fmt: skip
     for value in hard:
         there_and_back(value)

@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +231,14 @@ def project(folder: Path, script: str, mistake: str = "") -> Lab:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lab]]:
-    """The scripts, trained without a mistake."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Lab]]:
+    """A script, trained without a mistake; each only when it is asked for: not everywhere is a torch."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("FLOR_")]:
             patch.delenv(name)
         folder = tmp_path_factory.mktemp("mistakes")
         patch.setenv("FLOR_CACHE", str(folder / "cache"))
-        yield {script: project(folder, script) for script in SCRIPTS}
+        yield cache(lambda script: project(folder, script))
 
 
 def ask(lab: Lab, name: str, **how: Any) -> CellRow:
@@ -266,21 +267,23 @@ def ask_no_more(lab: Lab, name: str, mistake: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("place", ["steps", "epochs"])
-def test_without_a_mistake_the_answer_is_exact(trained: dict[str, Lab], script: str, place: str) -> None:
+def test_without_a_mistake_the_answer_is_exact(
+    trained: Callable[[str], Lab], script: str, place: str
+) -> None:
     if script != "numpy":
         pytest.importorskip("torch")
-    cell = ask(trained[script], f"{key_of(SOUND)}_{place}")
+    cell = ask(trained(script), f"{key_of(SOUND)}_{place}")
     assert cell.fidelity == "exact", cell.sentence
 
 
 @pytest.mark.parametrize("mistake", IN_THE_REPLAY)
 def test_a_mistake_of_the_replay_is_never_exact(
-    trained: dict[str, Lab], mistake: str, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str], Lab], mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, _, code = MISTAKES[mistake]
     if script != "numpy":
         pytest.importorskip("torch")
-    cell = ask_no_more(trained[script], key_of(mistake), code, monkeypatch)
+    cell = ask_no_more(trained(script), key_of(mistake), code, monkeypatch)
     assert (cell.status, cell.fidelity) == ("failed", "diverged"), cell.sentence
 
 

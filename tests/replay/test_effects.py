@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 
 import pytest
 
@@ -141,7 +142,7 @@ CHANGED = {
     },
 }  # fmt: skip
 HARMLESS = {"numpy": ("harmless", "pure"), "torch": ("evaluated", "norm")}
-SCRIPTS = {"numpy": NUMPY, "torch": TORCH}
+SCRIPTS = {name: text for name, text in (("numpy", NUMPY), ("torch", TORCH)) if find_spec(name) is not None}
 
 
 def only(text: str, names: tuple[str, ...]) -> str:
@@ -152,21 +153,28 @@ def only(text: str, names: tuple[str, ...]) -> str:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Asked]]]:
-    pytest.importorskip(
-        "torch", reason="torch is not installed: `pip install --group torch` runs these tests"
-    )
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("FLOR_")]:
             patch.delenv(name)
         folder = tmp_path_factory.mktemp("effects")
         patch.setenv("FLOR_CACHE", str(folder / "cache"))
-        cases = {f"on_{name}": Case(text, oracle=False) for name, text in SCRIPTS.items()}
-        cases |= {f"only_{name}": Case(only(text, HARMLESS[name])) for name, text in SCRIPTS.items()}
-        with Batch(folder, "numpy", "torch") as batch:
-            yield batch.ask(cases)
+        scripts = {f"on_{name}": Case(text, oracle=False) for name, text in SCRIPTS.items()}
+        scripts |= {f"only_{name}": Case(only(text, HARMLESS[name])) for name, text in SCRIPTS.items()}
+        with Batch(folder, *SCRIPTS) as batch:
+            yield batch.ask(scripts)
 
 
-@pytest.mark.parametrize(("script", "name"), [(s, n) for s, names in CHANGED.items() for n in names])
+def cases(table: Mapping[str, Iterable[str]]) -> pytest.MarkDecorator:
+    """A test for each name of a table, by its script; of a library that is not there, skipped."""
+    there = {
+        name: pytest.mark.skipif(name not in SCRIPTS, reason=f"{name} is not installed: these tests need it")
+        for name in table
+    }
+    found = [pytest.param(s, n, marks=there[s], id=f"{s}-{n}") for s, names in table.items() for n in names]
+    return pytest.mark.parametrize(("script", "name"), found)
+
+
+@cases(CHANGED)
 def test_an_expression_that_changes_what_the_program_sees_is_refused(
     asked: dict[str, dict[str, Asked]], script: str, name: str
 ) -> None:
@@ -176,7 +184,7 @@ def test_an_expression_that_changes_what_the_program_sees_is_refused(
     assert one.values == []
 
 
-@pytest.mark.parametrize(("script", "name"), [(s, n) for s, names in HARMLESS.items() for n in names])
+@cases(HARMLESS)
 def test_the_statements_beside_it_are_answered_exactly(
     asked: dict[str, dict[str, Asked]], script: str, name: str
 ) -> None:
