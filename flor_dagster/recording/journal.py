@@ -9,6 +9,7 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["n", call, name, file, function, line, column]    a call site of `flor.log`, interned; ints 1, 2, …
     ["l", loop, context, name, ordinal, file, function, line, column, t]   a loop execution opened
     ["c", context, loop, index, value]                 an iteration of it, interned when first needed
+    ["p", loop, thread]                                an outermost loop runs in a thread that is not the main one
     ["e", loop, how, count, t]                         it ended: exhausted, break, return, raise or open
     ["t", {name: text}]                                tags that were added while it ran
     ["o", context, t, channel, source, text]           what was printed or logged under `flor.capture`; channel: print or logging

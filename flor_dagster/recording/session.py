@@ -279,13 +279,14 @@ class Session:
         """A loop execution begins."""
         name = str(name)
         parent = self.here()
-        number = self._new_loop()
+        number, ordinal = self._new_loop(parent, name)
         source = find_source(frame, line, column)
         site = (frame.f_code.co_filename, line, column)
-        execution = LoopExecution(number, parent, name, parent.next_ordinal(name), frame, source, site)
+        execution = LoopExecution(number, parent, name, ordinal, frame, source, site)
         if parent.execution is None:
             self._note_environment()
         self.records.note_loop(execution)
+        self._note_thread(execution)
         self.loop_begins(execution)
         return execution
 
@@ -294,10 +295,17 @@ class Session:
         iteration = current.get()
         return self.root if iteration is None or iteration.owner is not self.journal else iteration
 
-    def _new_loop(self) -> int:
+    def _new_loop(self, parent: Iteration, name: str) -> tuple[int, int]:
+        """The number of a loop execution, and which one of its name it is in its parent; threads may open some at once."""
         with self._lock:
             self._loops += 1
-            return self._loops
+            return self._loops, parent.next_ordinal(name)
+
+    def _note_thread(self, execution: LoopExecution) -> None:
+        """Say that an outermost loop runs in a thread of its own: others may run beside it, in no order."""
+        thread = threading.get_ident()
+        if execution.outermost and thread != threading.main_thread().ident:
+            self.journal.entry("p", execution.id, thread)
 
     def open_told(
         self, name: str, parent: Iteration, frame: FrameType, line: int, column: int
@@ -305,11 +313,13 @@ class Session:
         """An execution begins of a loop whose iterations are told."""
         site = (frame.f_code.co_filename, line, column)
         function = frame.f_code.co_qualname
-        execution = LoopExecution(self._new_loop(), parent, name, parent.next_ordinal(name), None, None, site)
+        number, ordinal = self._new_loop(parent, name)
+        execution = LoopExecution(number, parent, name, ordinal, None, None, site)
         execution.function = function
         if parent.execution is None:
             self._note_environment()
         self.records.note_loop(execution)
+        self._note_thread(execution)
         return execution
 
     def told_iteration(self, execution: LoopExecution, index: int) -> None:

@@ -115,6 +115,8 @@ class _Part:
             here = f"{path}[{parts[2]}]" if kind == "d" and parts[2] is not None else path
             if self._merger.splits(path) or self._kept(here):
                 self.out.append([kind, self._merger.loop_number(path)[0], *parts[2:]])
+        elif kind == "p":
+            pass  # said of the segment, whose own journal was compared
         elif kind == "z":
             if self._last:
                 self.out.append(parts)

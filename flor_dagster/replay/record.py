@@ -15,7 +15,7 @@ from flor_dagster.recording.journal import read_journal
 class Execution:
     """One loop execution. `opened` and `closed` are positions in the journal's sequence of entries.
 
-    `reasons` say why its end state could not be captured, `no_points` why those of its iterations could not.
+    `thread` is what an outermost one ran in, 0 the main thread. `reasons` say why its end state could not be captured, `no_points` why those of its iterations could not.
     """
 
     id: int
@@ -40,6 +40,7 @@ class Execution:
     children: list[int] = field(default_factory=list[int])
     last_index: int = -1
     let_go: bool = False
+    thread: int = 0
 
     @property
     def seconds(self) -> float:
@@ -187,7 +188,7 @@ class _Reader:
         self._owners: dict[int, tuple[int, int]] = {}
         self._calls: dict[int, tuple[str, str, int]] = {}
         self._kinds: dict[str, Callable[[int, list[Any]], None]] = {
-            "flor": self._header, "n": self._call, "c": self._context, "l": self._open, "e": self._close,
+            "flor": self._header, "n": self._call, "c": self._context, "l": self._open, "e": self._close, "p": self._beside,
             "a": self._argument, "b": self._begun, "g": self._generators, "k": self._checkpoint, "u": self._uncaptured, "z": self._end,
         }  # fmt: skip
 
@@ -228,6 +229,9 @@ class _Reader:
         self.record.by_path[path] = execution
         if parent is not None:
             self.record.executions[parent].children.append(number)
+
+    def _beside(self, _: int, parts: list[Any]) -> None:
+        self.record.executions[parts[1]].thread = parts[2]
 
     def _close(self, position: int, parts: list[Any]) -> None:
         self._saw(parts[4])

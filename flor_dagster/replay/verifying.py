@@ -15,6 +15,7 @@ from flor_dagster.recording.tainting import tainted_calls
 from flor_dagster.recording.values import decode
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import Record, RunRecord
+from flor_dagster.replay.strands import by_strand, loops_beside
 from flor_dagster.store.models import Fidelity
 
 
@@ -66,6 +67,9 @@ def verify(
         tolerance: name → the relative difference that its numbers may have, `*` for every other name: declared by who asks.
             States can't be compared so: where it is given, unequal ones do not count against the replay, the records do.
 
+    Where loops ran side by side in threads, the records of each are compared in their order, and nothing is said of the order
+    between them; an answer among them is never `exact`.
+
     Returns:
         The verdict. It is `exact` only if something was compared after every restore, and before the next one where an
         answer was given between the two, and everything that was compared is equal.
@@ -78,6 +82,12 @@ def verify(
     actual = [r for r in emitted if r.name not in tainted_names]
     near = _Near(tolerance or {})
     difference = _first_difference(expected, actual, near, open_end=not recorded.finished)
+    beside = loops_beside(recorded) or loops_beside(replayed)
+    if difference and beside:
+        near = _Near(tolerance or {})
+        pairs = by_strand(expected, actual)
+        found = (_first_difference(*pair, near, open_end=not recorded.finished) for pair in pairs)
+        difference = next(filter(None, found), "")
     compared_records = min(len(expected), len(actual))
     given = [r.position for r in replayed.records if (r.file, r.line) in answers]
     digests, restores, unchecked = _walk_events(replayed, actual, given)
@@ -103,7 +113,13 @@ def verify(
     elif compared_records + digests == 0:
         fidelity = "unverified"
     if fidelity in ("exact", "within tolerance"):
-        doubt = "; ".join(data_doubts(replayed)[:3])
+        doubts = data_doubts(replayed)[:3]
+        if beside and given:
+            # What nobody recorded is seen by no comparison, and what the threads share may stand otherwise at its moment.
+            doubts.insert(
+                0, f"{beside} ran side by side in threads, in no fixed order: what they share may differ"
+            )
+        doubt = "; ".join(doubts)
         fidelity, difference = ("unverified", doubt) if doubt else (fidelity, difference)
     return Verdict(fidelity, compared_records, digests, restores, left_out, difference)
 

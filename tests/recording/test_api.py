@@ -170,6 +170,45 @@ asyncio.run(main())
         assert mine == [f"t{k}[{i}]" for i in range(20) for _ in range(2)]
 
 
+def test_threads_that_open_loops_at_once_have_contexts_of_their_own_and_the_journal_tells_them_apart(
+    tmp_path: Path,
+) -> None:
+    project = Project(tmp_path / "p")
+    run = project.run("""
+import sys, threading
+import flor_dagster as flor
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(4)
+def work(k):
+    start.wait()
+    for epoch in flor.loop("epoch", range(20)):
+        for step in flor.loop("step", range(2)):
+            flor.log("mine", k)
+threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+for last in flor.loop("last", range(1)):
+    flor.log("end", 1)
+""")
+    parts = run.entries
+    outermost = {p[1]: (p[3], p[4]) for p in parts if p[0] == "l" and p[2] == 0}
+    assert sorted(outermost.values()) == [*(("epoch", n) for n in range(4)), ("last", 0)]
+    threads = {p[1]: p[2] for p in parts if p[0] == "p"}
+    assert {outermost[loop][0] for loop in threads} == {"epoch"}
+    assert len(set(threads.values())) == 4
+    loops = {p[1]: p for p in parts if p[0] == "l"}
+    contexts = {p[1]: p[2] for p in parts if p[0] == "c"}
+
+    def outer(context: int) -> int:
+        loop = contexts[context]
+        around = loops[loop][2]
+        return loop if around == 0 else outer(around)
+
+    calls = {p[1]: p[2] for p in parts if p[0] == "n"}
+    mine = {(outer(p[1]), p[2]) for p in parts if isinstance(p[0], int) and calls[p[0]] == "mine"}
+    assert len(mine) == 4
+
+
 def test_any_alias_of_the_import_records(tmp_path: Path) -> None:
     run = Project(tmp_path / "p").run("""
 from flor_dagster import log, loop as over
