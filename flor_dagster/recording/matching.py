@@ -58,6 +58,7 @@ class Matching:
         self._nodes = nodes
         self._fresh: frozenset[int] = fresh or frozenset()
         self._known = fresh is not None
+        self._displaced = displaced or {}
         self.unfit: dict[int, Any] = {}
         self.lost: list[int] = []
         self.live: dict[int, Any] = {}
@@ -67,7 +68,7 @@ class Matching:
         held: list[tuple[Ref, Any]] = []
         bases: list[tuple[Ref, Any]] = []
         queue: deque[tuple[Ref, Any, list[str]]] = deque()
-        for ref, found in (displaced or {}).items():
+        for ref, found in self._displaced.items():
             if found is MISSING:
                 self.lost.append(ref)
             queue.append((ref, found, []))
@@ -109,6 +110,8 @@ class Matching:
     def _claim(self, ref: Ref, live: Any) -> bool:
         if not isinstance(ref, int) or ref in self.live or live is MISSING:
             return False
+        if self._displaced.get(ref, live) is not live:
+            return False  # what stands here was another object when the loop began, whatever its form
         if not fits(self._nodes[ref], live):
             if self._known and self._nodes[ref][0] in WATCHED:
                 self.unfit.setdefault(ref, live)

@@ -97,3 +97,34 @@ def test_a_resized_array_that_somebody_else_holds_is_not_replaced_by_another_one
     assert report.cells[0].cell.fidelity == "exact"
     assert lab.emitted(report.replays[-1].id, "went") == 6, "it was executed from the beginning"
     assert report.children == 2
+
+
+HELD = """\
+import numpy as np
+import flor_dagster as flor
+
+b, c = np.ones(3), np.arange(4.0)
+outer = [b]
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(1)):
+        place = id(c)
+        del c
+        b = np.empty(3)
+        flor.log("same_place", id(b) == place)
+        del place
+        b.fill(step + epoch)
+        c = np.arange(4.0)
+    {asked}
+    flor.log("size", len(b))
+"""
+
+
+def test_an_array_that_somebody_holds_stays_though_its_name_has_one_at_a_dead_ones_place(lab: Lab) -> None:
+    lab.commit({"train.py": HELD.format(asked="pass")})
+    lab.train()
+    lab.write({"train.py": HELD.format(asked='flor.log("asked", [*map(float, outer[0]), float(b.sum())])')})
+    report, values = answered(lab)
+    with lab.open() as workspace:
+        assert list(workspace.store.dataframe("same_place")["same_place"])[0]
+    assert report.cells[0].cell.fidelity == "exact"
+    assert values == [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 3.0]]
