@@ -6,6 +6,7 @@ early as they can be: when this package is imported, or behind the import of the
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,6 +44,30 @@ def generator_state(root: str, generator: Any) -> dict[str, Any]:
     capturer.add(root, generator)
     state = capturer.finish()
     return {"nodes": state.nodes, "ref": state.roots[root]}
+
+
+def readings() -> dict[str, Any]:
+    """The shared generators' states of now, to be compared: root name → a value that is equal where the state is.
+
+    Around every evaluation of a hindsight expression they are read twice: a graph of each would take twenty times as long.
+    """
+    return {root: _reading(root, generator) for root, generator in global_generators().items()}
+
+
+def _reading(root: str, generator: Any) -> Any:
+    kind = type(generator)
+    if kind is random.Random and generator.__dict__.keys() <= {"gauss_next"}:
+        return generator.getstate()
+    module = kind.__module__
+    if module.startswith("numpy.random.") and kind.__name__ == "RandomState":
+        name, *rest = generator.get_state(legacy=True)
+        if name == "MT19937":
+            return rest[0].tobytes(), *rest[1:]
+    elif module.startswith("torch") and generator.device.type == "cpu":
+        return generator.get_state().numpy().tobytes()
+    capturer = Capturer(lambda _: False)
+    capturer.add(root, generator)
+    return capturer.finish().digests().get(root)
 
 
 def _twin(generator: Any) -> Any:

@@ -40,9 +40,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flor_dagster.errors import JournalError
 from flor_dagster.recording.losses import Loss, Losses
@@ -185,8 +184,7 @@ def _retire(fd: int) -> None:
         _retired.append((now, fd))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One whole line: where it starts in the file, in bytes, and its parsed array."""
 
     offset: int

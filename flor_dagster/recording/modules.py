@@ -30,6 +30,20 @@ def process_start() -> float | None:
         return None
 
 
+_libraries: dict[str, str] = {}
+"""Files of modules that were loaded before anything of the repository was → their real paths."""
+
+
+def note_libraries() -> None:
+    """Look up the real paths of all that is loaded: by a process that only loads libraries, for those forked from it."""
+    folders: dict[str, str] = {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith(os.sep):
+            with contextlib.suppress(ValueError, OSError):
+                _libraries[file] = layout.real_file(file, folders)
+
+
 class Modules:
     """What of the process's modules belongs to a repository.
 
@@ -112,14 +126,21 @@ class Modules:
         began = process_start() if self._first else None
         self._first = False
         folders: dict[str, str] = {}
+        top = str(self._root) + os.sep
         for module in list(sys.modules.values()):
             name = getattr(module, "__name__", "")
             file = self._main_file if name == "__main__" else getattr(module, "__file__", None)
             if not isinstance(file, str) or not file.endswith(".py"):
                 continue
-            path = layout.relative_file(file, self._root, folders)
+            real = _libraries.get(file)
+            if real is None or real.startswith(top):
+                path = layout.relative_file(file, self._root, folders)
+            elif _INSTALLED[0] in file or _INSTALLED[1] in file:
+                continue
+            else:
+                path = file
             if path.startswith(os.sep):
-                wanted = _is_someones(path, folders) and not name.startswith("flor_dagster")
+                wanted = not name.startswith("flor_dagster") and _is_someones(path, folders)
             else:
                 wanted = self.is_own(name)
             if wanted and path not in blobs:
@@ -134,6 +155,9 @@ class Modules:
         return blobs
 
 
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
 @functools.cache
 def _interpreters_folders() -> tuple[str, ...]:
     paths = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
@@ -144,7 +168,7 @@ def _interpreters_folders() -> tuple[str, ...]:
 def _is_someones(file: str, folders: dict[str, str]) -> bool:
     """Whether a file outside the repository is code that no package list names: no library's, not Python's own."""
     return (
-        not {"site-packages", "dist-packages"} & set(Path(file).parts)
-        and not layout.real_file(file, folders).startswith(_interpreters_folders())
+        not any(folder in file for folder in _INSTALLED)
+        and not (_libraries.get(file) or layout.real_file(file, folders)).startswith(_interpreters_folders())
         and "<" not in file.rpartition(os.sep)[2]
     )

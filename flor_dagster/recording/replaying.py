@@ -30,7 +30,7 @@ from flor_dagster.recording.collecting import lease
 from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
-from flor_dagster.recording.generators import global_generators, put_state
+from flor_dagster.recording.generators import put_state, readings
 from flor_dagster.recording.globals import live_global, put_global
 from flor_dagster.recording.graft import Bytes, Grafter
 from flor_dagster.recording.identity import Topology
@@ -39,7 +39,7 @@ from flor_dagster.recording.kept import KeptBuffers
 from flor_dagster.recording.loops import LoopExecution
 from flor_dagster.recording.memory import Copy
 from flor_dagster.recording.obstacles import thread_beside
-from flor_dagster.recording.seeing import Pace, changed, sight
+from flor_dagster.recording.seeing import Pace, Sight, changed, changes, sight
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.shape import MISSING, frame_locals
 from flor_dagster.recording.values import decode
@@ -83,7 +83,9 @@ class ReplaySession(Session):
         self._buffers: KeptBuffers | None = None
         self._skipped: set[int] = set()
         self._pace = Pace()
-        self._looks: dict[int, tuple[dict[str, str], switches.Readings | None, bool]] = {}  # by thread
+        self._looks: dict[
+            int, tuple[Sight | dict[str, Any], switches.Readings | None, bool]
+        ] = {}  # by thread
         self.wrote: dict[int, list[str]] = {}
         """Thread that evaluates a hindsight expression now → the files of the checkout that it opened for writing meanwhile."""
         self.restored_at = 0
@@ -465,20 +467,22 @@ class ReplaySession(Session):
     def begin(self, key: str, unknown: bool) -> None:
         """Before a hindsight expression, which may call code of which nothing is known."""
         began = time.perf_counter()
-        self._looks.pop(threading.get_ident(), None)
+        thread = threading.get_ident()
+        self._looks.pop(thread, None)
         if self._pace.due(key, unknown=unknown):
             seen = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             if seen is not None:
-                self._looks[threading.get_ident()] = seen, switches.read_all(), unknown
+                self._looks[thread] = seen, switches.read_all(), unknown
         elif unknown:
-            self._looks[threading.get_ident()] = _random_states(), None, unknown
-        self.wrote[threading.get_ident()] = []
+            self._looks[thread] = readings(), None, unknown
+        self.wrote[thread] = []
         self._pace.paid(time.perf_counter() - began)
 
     def end(self, key: str) -> None:
         """After it: all that the program can see must be what it was."""
-        looked = self._looks.pop(threading.get_ident(), None)
-        wrote = self.wrote.pop(threading.get_ident(), ())
+        thread = threading.get_ident()
+        looked = self._looks.pop(thread, None)
+        wrote = self.wrote.pop(thread, ())
         if wrote:
             root = self.plan["root"]
             self._end_changed(
@@ -488,12 +492,12 @@ class ReplaySession(Session):
             return
         before, settings, unknown = looked
         began = time.perf_counter()
-        if settings is None:
-            names = changed(before, _random_states())
-        else:
+        if isinstance(before, Sight):
             now = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            names = [] if now is None else changed(before, now)
-            names += [f"the setting {name}" for name in self.walker.turned(settings)[0]]
+            names = [] if now is None else changes(before, now)
+            names += [f"the setting {name}" for name in self.walker.turned(settings)[0]] if settings else []
+        else:
+            names = changed(before, readings())
         self._pace.paid(time.perf_counter() - began)
         beside = thread_beside(self.walker.is_own) if names else ""
         if beside and unknown:
@@ -507,7 +511,7 @@ class ReplaySession(Session):
         self.journal.entry("x", "effect", key, names)
         self.abandon(f"evaluating {key!r} changed {', '.join(names[:5])}", EXIT_EFFECT)
 
-    def _look(self, key: str, frame: FrameType) -> dict[str, str] | None:
+    def _look(self, key: str, frame: FrameType) -> Sight | None:
         """What the program can see; None, and a doubt, where an object's own code fails under the look."""
         try:
             return sight(frame, self.walker)
@@ -560,13 +564,6 @@ def _settings_of(manifest: Manifest) -> list[str]:
     return [
         name for kind, _, name in (root.partition(":") for root in manifest.roots) if kind == switches.KIND
     ]
-
-
-def _random_states() -> dict[str, str]:
-    capturer = Capturer(lambda _: False)
-    for name, generator in global_generators().items():
-        capturer.add(name, generator)
-    return capturer.finish().digests()
 
 
 def _from(iterable: Iterable[T], start: int, path: str) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""What a program can see at one of its lines, as digests that are cheap enough to be taken around a hindsight expression.
+"""What a program can see at one of its lines, in a form that is cheap enough to be taken around a hindsight expression.
 
 The objects behind every name of the open frames, of the globals that their code and what it calls names, and of what is registered
 are walked as for a checkpoint. Memory is not copied: a tensor counts by its version counter and by samples of its memory (an
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import marshal
 import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +59,29 @@ class Pace:
         self._spent += seconds
 
 
-def sight(frame: FrameType, walker: Walker) -> dict[str, str]:
-    """Digests of what can be seen from a frame: root → digest. Equal ones mean that nothing was changed.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What can be seen from a frame.
+
+    Args:
+        outside: containers of libraries: place → their content.
+        roots: root name → reference.
+        nodes: the graph, with checksums for memory.
+        whole: all of that as bytes, which tell True from 1, as digests do; None where there are none of it.
+    """
+
+    outside: dict[str, str]
+    roots: dict[str, Any]
+    nodes: list[Any]
+    whole: bytes | None
+
+    def digests(self) -> dict[str, str]:
+        """Root → digest of what is behind it."""
+        return self.outside | {root: graph_digest(self.nodes, ref) for root, ref in self.roots.items()}
+
+
+def sight(frame: FrameType, walker: Walker) -> Sight:
+    """What can be seen from a frame.
 
     Args:
         frame: of the program.
@@ -80,11 +103,18 @@ def sight(frame: FrameType, walker: Walker) -> dict[str, str]:
             depth += 1
         here = here.f_back
     look.follow()
-    return look.digests()
+    return look.seen()
 
 
-def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+def changes(before: Sight, after: Sight) -> list[str]:
     """The names behind which something was changed, appeared or went, as a person knows them."""
+    if before.whole is not None and before.whole == after.whole:
+        return []
+    return changed(before.digests(), after.digests())
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The same of digests, or of other values that are equal where nothing was changed."""
     differ = [root for root in {**before, **after} if before.get(root) != after.get(root)]
     names = [
         f"the random state of {root.partition(':')[2]}"
@@ -128,13 +158,22 @@ class _Look(Capturer):
             self._versions.setdefault(parts[2], []).append(version)
         return parts
 
-    def digests(self) -> dict[str, str]:
-        found = {f"{m}:{m}.{n}": str(v) for (m, n), v in readings(self.outside, sys.modules).items()}
+    def seen(self) -> Sight:
+        outside = {f"{m}:{m}.{n}": str(v) for (m, n), v in readings(self.outside, sys.modules).items()}
         for buffer in self.pending:
             buffer.node[buffer.slot] = _sampled(buffer)
         for number, versions in self._versions.items():
             self.state.nodes[number][3] = f"{self.state.nodes[number][3]} {sorted(versions)}"
-        return found | {root: graph_digest(self.state.nodes, ref) for root, ref in self.state.roots.items()}
+        roots, nodes = self.state.roots, self.state.nodes
+        return Sight(outside, roots, nodes, _text_of([outside, roots, nodes]))
+
+
+def _text_of(parts: list[Any]) -> bytes | None:
+    try:
+        # The second version of this format refers to nothing that it wrote before: what is equal is written in one way.
+        return marshal.dumps(parts, 2)
+    except ValueError:
+        return None
 
 
 def _sampled(buffer: Buffer) -> str:

@@ -153,6 +153,15 @@ def _optional(ref: Ref | None) -> Ref:
 
 
 def _head(*parts: Any) -> bytes:
+    try:
+        return _scalars_head(*parts)
+    except TypeError:  # a list among them
+        return text_of(parts) + b"("
+
+
+# The nodes of a model's objects are the same ones in every state.
+@functools.lru_cache(8192, typed=True)
+def _scalars_head(*parts: str | float | None) -> bytes:
     return text_of(parts) + b"("
 
 

@@ -12,7 +12,7 @@ from flor_dagster.replay.exactness import machine_difference
 from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.merging import merge_journals
 from flor_dagster.replay.planning import LoopPlan
-from flor_dagster.replay.record import RunRecord, read_record, read_together
+from flor_dagster.replay.record import RunRecord, read_record, read_together, together
 from flor_dagster.replay.units import Backend
 from flor_dagster.replay.verifying import Verdict, verify
 
@@ -103,7 +103,8 @@ class Passing:
         for outcome in outcomes:
             if outcome.status:
                 return Failed(outcome, outcome.reason, len(plans))
-        verdicts = [self.compare(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+        replayed = [[read_record(journal) for journal in outcome.journals] for outcome in outcomes]
+        verdicts = [self._compare(*one) for one in zip(jobs, outcomes, replayed, strict=True)]
         folder = outcomes[0].journal.parent
         journals = tuple(folder / f"journal.{record.rank}.jsonl" for record in job.record.ranks)
         try:
@@ -118,12 +119,14 @@ class Passing:
                 merge_journals(parts, split[0], journals[0])
         except (JournalError, KeyError, IndexError) as error:
             return Failed(outcomes[0], f"its journals can't be merged: {error}", len(plans))
+        # What was merged is read again: its positions are others.
+        whole = together(replayed[0]) if len(plans) == 1 or split is None else read_together(journals)
         differs = tuple(i for i, verdict in enumerate(verdicts) if verdict.fidelity == "diverged")
         return Attempt(
             tuple(outcomes),
             combined(verdicts),
             journals,
-            read_together(journals),
+            whole,
             job.loops.sentence,
             differs,
         )
@@ -135,14 +138,12 @@ class Passing:
             raise StoppedError
         return None if outcome.status else (outcome, read_together(outcome.journals))
 
-    def compare(self, job: Job, outcome: Outcome) -> Verdict:
+    def _compare(self, job: Job, outcome: Outcome, replayed: Sequence[RunRecord]) -> Verdict:
         """One segment's journals against the record, rank by rank."""
         lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
         verdicts = [
-            self._compare_one(record, read_record(journal), loops, lines)
-            for record, journal, loops in zip(
-                job.record.ranks, outcome.journals, job.loops.ranks, strict=True
-            )
+            self._compare_one(record, again, loops, lines)
+            for record, again, loops in zip(job.record.ranks, replayed, job.loops.ranks, strict=True)
         ]
         if len(verdicts) == 1:
             return verdicts[0]

@@ -191,6 +191,11 @@ def _flush() -> None:
 class _Lazy:
     """What the patched source calls `__flor__`: the session, begun at the first call where none was before."""
 
+    def has(self, name: str) -> bool:
+        """Asked for each local name that a loop stores, at each of its iterations."""
+        session = sessions.active
+        return session.has(name) if isinstance(session, ReplaySession) else self.__getattr__("has")(name)
+
     def __getattr__(self, name: str) -> Any:
         session = sessions.active or sessions.start()
         # Before the run that is asked for begins, nothing is put back and nothing watched.

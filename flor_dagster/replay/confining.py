@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.replay.auditing import listen
+
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_WRITING = frozenset("wax+")
 # Event of the audit hook → how many of its arguments are paths that it changes.
 _CHANGING = {
     "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.truncate": 1,
@@ -60,7 +63,8 @@ def confine(user_root: str, own: Sequence[str]) -> bool:
         Whether the kernel's fence stands.
     """
     allowed = writable_folders(own)
-    sys.addaudithook(_hook(os.path.realpath(user_root), [os.path.realpath(f) for f in own], allowed))
+    hook = _hook(os.path.realpath(user_root), [os.path.realpath(f) for f in own], allowed)
+    listen(("open", *_CHANGING), hook)
     return _landlock(allowed)
 
 
@@ -79,7 +83,7 @@ def _hook(user_root: str, own: Sequence[str], allowed: Sequence[str]) -> Any:
         if event == "open":
             target, mode, flags = (*args, None, None)[:3]
             writes = isinstance(flags, int) and flags & _WRITE_FLAGS
-            writes = writes or (isinstance(mode, str) and any(c in mode for c in "wax+"))
+            writes = writes or (isinstance(mode, str) and not _WRITING.isdisjoint(mode))
             if writes and refused(target):
                 raise PermissionError(_words(f"write the user's file {target}"))
         elif event in _CHANGING and any(refused(target) for target in args[: _CHANGING[event]]):

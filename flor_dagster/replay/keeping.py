@@ -49,7 +49,8 @@ def begin_replay(store: LogStore, run: RunRow, loops: LoopPlan, more: Mapping[st
 def finished(replay: ReplayRow, result: Attempt, sentence: str) -> ReplayRow:
     """The row of a replay that came through, with its verdict."""
     verdict = result.verdict
+    used = sum(outcome.ended.cpu_seconds for outcome in result.outcomes)
     return replace(
-        replay, seconds=result.seconds, status="finished", fidelity=verdict.fidelity, compared_records=verdict.records,
+        replay, plan={**replay.plan, "cpu_seconds": used}, seconds=result.seconds, status="finished", fidelity=verdict.fidelity, compared_records=verdict.records,
         compared_digests=verdict.digests, sentence=sentence,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flor_dagster.recording.journal import read_journal
 
@@ -48,8 +48,7 @@ class Execution:
         return 0.0 if self.ended is None else (self.ended - self.started) / 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record. `value` is its value as the journal holds it, `path` its loop context (empty for the run itself)."""
 
     position: int
@@ -136,7 +135,12 @@ def read_run(folder: Path) -> RunRecord:
 
 def read_together(paths: Sequence[Path]) -> RunRecord:
     """Read the journals of several ranks, the first one's first."""
-    first, *others = (read_record(path) for path in paths)
+    return together([read_record(path) for path in paths])
+
+
+def together(ranks: Sequence[RunRecord]) -> RunRecord:
+    """The journals of several ranks as one record: the first one's, with the others' in its `peers`."""
+    first, *others = ranks
     first.peers = tuple(one for one in others if one.header)
     return first
 

@@ -14,6 +14,7 @@ It ends when the process that owns it closes the connection, or is gone.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -21,8 +22,10 @@ import signal
 import socket
 import sys
 import time
+import weakref
 from typing import Any, NoReturn
 
+from flor_dagster.recording import modules
 from flor_dagster.replay.guard import Request, guard
 from flor_dagster.replay.preloading import UnsafeError, preload
 
@@ -47,6 +50,8 @@ def main(connection: int, libraries: str, package_parent: str) -> int:
         names = [name for name in libraries.split(",") if name]
         try:
             facts = preload(names)
+            if names:
+                _get_ready()
         except UnsafeError as error:
             if error.harmless and this_round < ROUNDS:
                 _start_afresh(sock, error.harmless, this_round + 1)
@@ -55,6 +60,18 @@ def main(connection: int, libraries: str, package_parent: str) -> int:
         _send(sock, {"ready": facts})
         _Server(sock, owner, package_parent, warm=bool(names)).serve()
     return 0
+
+
+def _get_ready() -> None:
+    """What each child would do first, done once."""
+    importlib.import_module("flor_dagster.replay.child")
+    modules.note_libraries()
+
+
+def _leave_finalizers() -> None:
+    """Let a child end without tidying up what imports have made: that is its worker's, whose other children need it."""
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        finalizer.atexit = False
 
 
 def _start_afresh(sock: socket.socket, libraries: tuple[str, ...], this_round: int) -> NoReturn:
@@ -161,6 +178,7 @@ class _Server:
             command = [request["interpreter"], "-P", "-c", BOOT, self._package_parent, request["plan"]]
             os.execve(command[0], command, {**request["environment"], **request["late"]})
         os.environ.update(request["late"])
+        _leave_finalizers()
         from flor_dagster.recording import layout
         from flor_dagster.replay.child import main as replay
 

@@ -22,10 +22,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flor_dagster.recording import layout
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.datafiles import is_data
 from flor_dagster.recording.exits import EXIT_RESTORE
 from flor_dagster.recording.replaying import ReplaySession, doubts, on_restore
+from flor_dagster.replay.auditing import listen
 
 # The version holds them, whatever became of the user's.
 _CODE = (".py", ".pyi", ".pyc", ".so")
@@ -74,6 +76,7 @@ class Watcher:
         self._kept = frozenset(data["kept"])
         self._changed: Mapping[str, tuple[str, bool]] = data["changed"]
         self._home = os.path.realpath(plan["home"]) + os.sep
+        self._checkpoints = str(layout.checkpoints_folder(Path(plan["home"]))) + os.sep
         prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(os.__file__).parent))
         ours = (plan["home"], *plan["own_folders"][1:])
         self._exempt = tuple({os.path.realpath(p) + os.sep for p in (*ours, *prefixes, *_SYSTEM)})
@@ -89,7 +92,7 @@ class Watcher:
 
     def begin(self) -> None:
         """Look at what is opened, and at what is asked whether it exists, from here on."""
-        sys.addaudithook(self.hook)
+        listen(("open", "os.rename", "sqlite3.connect"), self.hook)
         plain = os.stat
 
         def stat(path: Any, *more: Any, **named: Any) -> os.stat_result:
@@ -117,8 +120,8 @@ class Watcher:
         self._own.clear()
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        """For `sys.addaudithook`."""
-        if event not in ("open", "os.rename", "sqlite3.connect") or self._busy or os.getpid() != self._pid:
+        """For `auditing.listen`."""
+        if self._busy or os.getpid() != self._pid or self._reads_checkpoint(event, args):
             return
         self._busy = True
         try:
@@ -132,6 +135,12 @@ class Watcher:
                 )
         finally:
             self._busy = False
+
+    def _reads_checkpoint(self, event: str, args: tuple[Any, ...]) -> bool:
+        """Whether this is the replay's own reading of what is put back: hundreds of files, told by their names alone."""
+        if event != "open" or not isinstance(args[0], str) or not args[0].startswith(self._checkpoints):
+            return False
+        return args[1] in ("r", "rb") and os.pardir not in args[0] and args[0] not in self._own
 
     def _opened(self, path: str, mode: str, flags: int) -> None:
         if flags & (_WRITE_FLAGS | os.O_TRUNC | os.O_APPEND) or not set(mode).isdisjoint("wxa+"):

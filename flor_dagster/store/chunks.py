@@ -8,11 +8,10 @@ from __future__ import annotations
 import array
 import json
 import struct
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, insert, select, update
 
 from flor_dagster.store.database import insert_rows, slices
@@ -20,12 +19,15 @@ from flor_dagster.store.packing import BOOL, ERROR, FLOAT, INT, NULL, TEXT, UNST
 from flor_dagster.store.schema import chunks, contexts, journals, layouts, loops, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-Ints = NDArray[np.int64]
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
 
 MIXED = -1
-_DTYPES = {FLOAT: np.dtype("<f8"), INT: np.dtype("<i8"), BOOL: np.dtype("u1")}
+_DTYPES = {FLOAT: "<f8", INT: "<i8", BOOL: "u1"}
 _CODES = {FLOAT: "d", INT: "q", BOOL: "B"}
 _FETCH = 100_000
 
@@ -126,15 +128,22 @@ def pack_journal(connection: Connection, journal: int) -> None:
 def _packed(column: _Column) -> tuple[int, int, bytes, bytes]:
     if column.kind == MIXED:
         return MIXED, 0, b"", b""
-    ctxs = np.frombuffer(column.ctxs, dtype=np.int64)
-    small = bool(ctxs.size) and int(ctxs.min()) >= -(1 << 31) and int(ctxs.max()) < 1 << 31
-    data = np.frombuffer(column.data, dtype=_DTYPES[column.kind].newbyteorder("="))
+    ctxs, count = column.ctxs, len(column.ctxs)
+    small = bool(count) and min(ctxs) >= -(1 << 31) and max(ctxs) < 1 << 31
     return (
         column.kind,
-        len(ctxs),
-        ctxs.astype("<i4" if small else "<i8").tobytes(),
-        data.astype(_DTYPES[column.kind]).tobytes(),
+        count,
+        _little(array.array("i", ctxs) if small else ctxs),
+        _little(column.data),
     )
+
+
+def _little(values: array.array[Any]) -> bytes:
+    """The bytes of numbers, lowest first on every machine."""
+    if sys.byteorder == "big":
+        values = array.array(values.typecode, values)
+        values.byteswap()
+    return values.tobytes()
 
 
 def pack_layout(connection: Connection, run: int, rank: int) -> None:
@@ -146,35 +155,28 @@ def pack_layout(connection: Connection, run: int, rank: int) -> None:
     connection.execute(delete(layouts).where(layouts.c.run == run, layouts.c.rank == rank))
     connection.execute(
         insert(layouts).values(
-            run=run, rank=rank, upto=upto or 0, data=_dump(layout_of_rows(connection, run, rank))
+            run=run, rank=rank, upto=upto or 0, data=_dump(*_layout_rows(connection, run, rank))
         )
     )
 
 
-def _dump(layout: Layout) -> bytes:
+def _dump(names: Sequence[str], arrays: Sequence[array.array[int]], values: dict[int, Any]) -> bytes:
     head = {
-        "names": layout.names,
-        "loops": len(layout.loop),
-        "contexts": len(layout.ctx),
-        "values": [[ctx, value] for ctx, value in layout.values.items()],
+        "names": names,
+        "loops": len(arrays[0]),
+        "contexts": len(arrays[-1]),
+        "values": [[ctx, value] for ctx, value in values.items()],
     }
-    arrays = (
-        layout.loop,
-        layout.loop_parent,
-        layout.loop_name,
-        layout.loop_ordinal,
-        layout.ctx,
-        layout.ctx_loop,
-        layout.index,
-    )
     text = json.dumps(head).encode("ascii")
     # Padded so that the arrays behind it are aligned.
     text += b" " * (-(len(text) + 1) % 8) + b"\n"
-    return text + b"".join(part.astype("<i8").tobytes() for part in arrays)
+    return text + b"".join(map(_little, arrays))
 
 
 def load_layout(data: bytes) -> Layout:
     """A layout from its packed form."""
+    import numpy as np
+
     cut = data.index(b"\n") + 1
     head = json.loads(data[:cut])
     flat: Ints = np.frombuffer(data, dtype="<i8", offset=cut)
@@ -186,6 +188,16 @@ def load_layout(data: bytes) -> Layout:
 
 def layout_of_rows(connection: Connection, run: int, rank: int) -> Layout:
     """A layout from the rows."""
+    import numpy as np
+
+    names, arrays, values = _layout_rows(connection, run, rank)
+    return Layout(names, *(np.frombuffer(part, dtype=np.int64) for part in arrays), values=values)  # type: ignore[misc]
+
+
+def _layout_rows(
+    connection: Connection, run: int, rank: int
+) -> tuple[tuple[str, ...], list[array.array[int]], dict[int, Any]]:
+    """A layout's names, its arrays in the order of its fields, its values."""
     old, ctx = loops.c, contexts.c
     loop_rows = connection.execute(
         select(old.loop, old.parent_ctx, old.name, old.ordinal)
@@ -199,30 +211,26 @@ def layout_of_rows(connection: Connection, run: int, rank: int) -> Layout:
     ).all()
     known: dict[str, int] = {}
     names = [known.setdefault(row[2], len(known)) for row in loop_rows]
-    return Layout(
-        tuple(known),
-        _ints(row[0] for row in loop_rows),
-        _ints(row[1] for row in loop_rows),
-        _ints(names),
-        _ints(row[3] for row in loop_rows),
-        _ints(row[0] for row in ctx_rows),
-        _ints(row[1] for row in ctx_rows),
-        _ints(row[2] for row in ctx_rows),
-        {
-            row[0]: value
-            for row in ctx_rows
-            if row[3] is not None and (value := _shown(json.loads(row[3]))) is not None
-        },
-    )
+    arrays = [
+        array.array("q", [row[0] for row in loop_rows]),
+        array.array("q", [row[1] for row in loop_rows]),
+        array.array("q", names),
+        array.array("q", [row[3] for row in loop_rows]),
+        array.array("q", [row[0] for row in ctx_rows]),
+        array.array("q", [row[1] for row in ctx_rows]),
+        array.array("q", [row[2] for row in ctx_rows]),
+    ]
+    values = {
+        row[0]: value
+        for row in ctx_rows
+        if row[3] is not None and (value := _shown(json.loads(row[3]))) is not None
+    }
+    return tuple(known), arrays, values
 
 
 def _shown(raw: Any) -> Any:
     """A loop value worth a column: not what could only be described, like a batch of data."""
     return None if isinstance(raw, dict) and raw.get("$") == "unstored" else raw
-
-
-def _ints(values: Iterable[int]) -> Ints:
-    return np.fromiter(values, dtype=np.int64)
 
 
 def read_layouts(connection: Connection, run_numbers: Sequence[int], rank: int) -> dict[int, Layout]:
@@ -254,6 +262,8 @@ def read_parts(
         numbers: journal → whether its chunks are up to date.
         few: whether these are few of all journals, so that the search begins with them.
     """
+    import numpy as np
+
     parts: list[Part] = []
     rows_wanted: list[tuple[int, int]] = []
     c = chunks.c
@@ -294,6 +304,8 @@ def _sites_of(connection: Connection, journal: int) -> set[int]:
 
 def part_of_rows(connection: Connection, journal: int, site: int) -> Part | None:
     """The same from the rows; expressions that failed are no values. None where nothing is left."""
+    import numpy as np
+
     r = records.c
     rows = [
         row
@@ -317,4 +329,4 @@ def part_of_rows(connection: Connection, journal: int, site: int) -> Part | None
         # One by one: a slice assignment would unpack values that are lists.
         for place, value in enumerate(values):
             data[place] = value
-    return Part(journal, site, kind, _ints(row[0] for row in rows), data)
+    return Part(journal, site, kind, np.fromiter((row[0] for row in rows), dtype=np.int64), data)

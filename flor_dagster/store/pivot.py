@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flor_dagster.store.chunks import MIXED, Ints, Layout, Part
+from flor_dagster.store.chunks import MIXED, Layout, Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
