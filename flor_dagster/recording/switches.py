@@ -126,6 +126,8 @@ def not_compared(values: Mapping[str, Value]) -> tuple[str, ...]:
     The counter of hooks is one, too: a statement that watches a layer for a moment moves it. The hooks themselves are
     compared, by their numbers, with the objects that hold them.
     """
+    if not values:
+        return ()
     # Asking `tempfile` would write a file to find out.
     temporary = "|".join(re.escape(d.rstrip("/")) for d in {os.environ.get("TMPDIR"), *_TEMPORARY} if d)
     own = re.compile(rf"({temporary})(/|$)|\b{os.getpid()}\b")
@@ -254,6 +256,12 @@ def _set_numpy_errors(numpy: Any, value: str) -> None:
     numpy.seterr(**dict(part.split("=") for part in value.split(",")))
 
 
+def _numpy_printing(numpy: Any) -> Any:
+    options = numpy.get_printoptions()
+    # Their text takes longer than all other settings of numpy; formatters may be changed in place.
+    return repr(options) if options.get("formatter") else tuple(options.items())
+
+
 def _pandas_options(pandas: Any) -> str:
     return repr(pandas._config.config._global_config)  # noqa: SLF001 - the public way takes a hundred times as long
 
@@ -314,8 +322,7 @@ SWITCHES: dict[str, Switch] = {
     "decimal": Switch("decimal", "decimal's context", _decimal_context, unset=_DECIMAL),
     "numpy.errors": Switch("numpy", "numpy.seterr", _numpy_errors, _set_numpy_errors),
     "numpy.print": Switch(
-        "numpy", "numpy's print options", lambda numpy: repr(numpy.get_printoptions()),
-        unset=_UNCHANGED,
+        "numpy", "numpy's print options", _numpy_printing, unset=_UNCHANGED
     ),
     "numpy.buffer": Switch("numpy", "numpy.setbufsize", lambda n: n.getbufsize(), lambda n, value: n.setbufsize(value)),
     "pandas.options": Switch("pandas", "pandas.options", _pandas_options, unset=_UNCHANGED),
