@@ -395,8 +395,8 @@ def say_what_it_cost(project: Project, trainings: Sequence[float], asked: Sequen
     say(
         "  CPU: the seconds that the processes of trainings and replays used, added up; for the replays, libraries are",
         "  imported once. In Dagster: from launch to end by the clock, with replays side by side.",
-        "  weight_norm and update_ratio stand outside the step loop: wherever recording kept a checkpoint of its end,",
-        "  that is put back and no step is executed. Recording keeps as many as its time budget allows.",
+        "  weight_norm and update_ratio stand outside the step loop: where a checkpoint of its end was kept and fits,",
+        "  that is put back and no step is executed; a run that does not fit is executed from its beginning.",
         "  grad_norm stands inside the step loop: every step is executed again, and its own computation besides. A",
         "  training with the statement in it would use as much.",
     )

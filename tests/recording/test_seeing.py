@@ -12,7 +12,7 @@ import pytest
 
 from flor_dagster.recording import generators, modules
 from flor_dagster.recording.generators import Generators, readings
-from flor_dagster.recording.seeing import changed, changes, sight
+from flor_dagster.recording.seeing import Sight, changed, changes, sight
 from flor_dagster.recording.walking import Walker
 
 DRAWS: dict[str, Callable[[], object]] = {
@@ -57,7 +57,7 @@ def test_a_number_that_becomes_an_equal_one_of_another_type_shows(tmp_path: Path
         assert changes(seen[0], seen[2]) == ["`value`"]
 
 
-def _seen(walker: Walker, value: object) -> object:
+def _seen(walker: Walker, value: object) -> Sight:
     return sight(sys._getframe(), walker)
 
 
