@@ -124,7 +124,7 @@ class Grafter:
             if self.nodes[ref][0] == "reduced" and self.is_in_state(ref, live):
                 self.unchanged.add(ref)
         for ref in self._matching.lost:
-            raise CheckpointError(f"a {self._words(ref)} can't be found where it was when the loop began")
+            raise CheckpointError(f"{self._words(ref)} can't be found where it was when the loop began")
         for ref, live in self._matching.unfit.items():
             leaf = self.nodes[ref][0] in ("array", "view", "tensor")
             if leaf and self.is_in_state(ref, live):
@@ -135,7 +135,7 @@ class Grafter:
                 self._new.add(ref)
             else:
                 raise CheckpointError(
-                    f"a {self._words(ref)} was changed in place in a way that can't be put back"
+                    f"{self._words(ref)} was changed in place in a way that can't be put back"
                 )
 
     def _may_be_replaced(self, ref: int, live: Any) -> bool:
@@ -153,7 +153,8 @@ class Grafter:
 
     def _words(self, ref: int) -> str:
         node = self.nodes[ref]
-        return str(node[1]) if node[0] in ("object", "reduced", "tensor", "function") else str(node[0])
+        word = str(node[1]) if node[0] in ("object", "reduced", "tensor", "function") else str(node[0])
+        return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
     def is_in_state(self, ref: int, live: Any) -> bool:
         """Whether a live object is in the captured state."""
@@ -171,7 +172,7 @@ class Grafter:
         if ref in self.memo:
             return self.memo[ref]
         if ref in self._open:
-            raise CheckpointError(f"a {self.nodes[ref][0]} refers to itself in a way that can't be made anew")
+            raise CheckpointError(f"{self._words(ref)} refers to itself in a way that can't be made anew")
         if ref in self.unchanged:
             return self.memo.setdefault(ref, self._matching.live[ref])
         node = self.nodes[ref]
@@ -186,7 +187,7 @@ class Grafter:
             and ref not in self._new
             and not self._is_number(node)
         ):
-            raise CheckpointError(f"a {self._words(ref)} can't be found where it was when the loop began")
+            raise CheckpointError(f"{self._words(ref)} can't be found where it was when the loop began")
         value = put_back(self, ref, node, live)
         return self.memo.setdefault(ref, value)
 

@@ -125,6 +125,6 @@ def test_an_array_that_somebody_holds_stays_though_its_name_has_one_at_a_dead_on
     lab.write({"train.py": HELD.format(asked='flor.log("asked", [*map(float, outer[0]), float(b.sum())])')})
     report, values = answered(lab)
     with lab.open() as workspace:
-        assert next(iter(workspace.store.dataframe("same_place")["same_place"]))
+        assert workspace.store.dataframe("same_place")["same_place"].iloc[0]
     assert report.cells[0].cell.fidelity == "exact"
     assert values == [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 3.0]]
