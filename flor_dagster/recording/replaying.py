@@ -8,46 +8,33 @@ a journal of the replay's own; at every executed end that the record has a check
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import json
 import os
 import sys
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, ReplayError
-from flor_dagster.recording import layout, listening, switches
+from flor_dagster.recording import layout, switches
 from flor_dagster.recording import process as sessions
-from flor_dagster.recording.capture import Capturer
-from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.collecting import lease
-from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
-from flor_dagster.recording.generators import put_state, readings
-from flor_dagster.recording.globals import live_global, put_global
-from flor_dagster.recording.graft import Bytes, Grafter
+from flor_dagster.recording.generators import put_state
+from flor_dagster.recording.guarding import Guard, doubts
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
-from flor_dagster.recording.kept import KeptBuffers
 from flor_dagster.recording.loops import LoopExecution
-from flor_dagster.recording.memory import Copy
-from flor_dagster.recording.obstacles import thread_beside
-from flor_dagster.recording.seeing import Pace, Sight, changed, changes, sight
+from flor_dagster.recording.restoring import Restorer
 from flor_dagster.recording.session import Session
-from flor_dagster.recording.shape import MISSING, frame_locals
 from flor_dagster.recording.values import decode
 
 T = TypeVar("T")
-
-doubts: dict[str, tuple[str, bool]] = {}
-"""Data files that were read and are not what the recorded run had: name → in words, whether that is certain."""
 
 on_restore: list[Callable[[], None]] = []
 """Called when an end state was put back."""
@@ -76,18 +63,7 @@ class ReplaySession(Session):
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
-        self._pending: dict[str, Any] | None = None
-        self._pending_for = ""
-        self._replaced: list[weakref.ref[Any]] = []
-        self._manifests: dict[str, Manifest] = {}
-        self._buffers: KeptBuffers | None = None
         self._skipped: set[int] = set()
-        self._pace = Pace()
-        self._looks: dict[
-            int, tuple[Sight | dict[str, Any], switches.Readings | None, bool]
-        ] = {}  # by thread
-        self.wrote: dict[int, list[str]] = {}
-        """Thread that evaluates a hindsight expression now → the files of the checkout that it opened for writing meanwhile."""
         self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
@@ -116,6 +92,8 @@ class ReplaySession(Session):
         self._lease = contextlib.ExitStack()
         with contextlib.suppress(OSError):  # a store that can't be written to is not collected either
             self._lease.enter_context(lease(self._checkpoints, self.run_id))
+        self.restorer = self._restorer_of(self.run_id)
+        self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
         self.generators.meet()
 
@@ -249,7 +227,9 @@ class ReplaySession(Session):
         start = spec.get("start", 0)
         if start:
             self._put_back(execution, spec["points"][str(start - 1)], start - 1)
-            items = zip(itertools.count(start), _from(iterable, start, execution.path), strict=False)
+            with self._ending():
+                rest = _from(iterable, start, execution.path)
+            items = zip(itertools.count(start), rest, strict=False)
         else:
             items = enumerate(iterable)
         return self._bounded(items, spec)
@@ -292,12 +272,11 @@ class ReplaySession(Session):
 
     # State ----------------------------------------------------------------------------------------------------------
 
-    def _manifest(self, name: str) -> Manifest:
-        if name not in self._manifests:
-            self._manifests = {
-                name: self._checkpoints.read(self.run_id, name)
-            }  # one at a time: they can be large
-        return self._manifests[name]
+    def _restorer_of(self, run_id: str) -> Restorer:
+        """What puts back the checkpoints of a run."""
+        return Restorer(
+            self._checkpoints, run_id, str(self.place.root), self.walker, self.generators, self.modules.is_own
+        )
 
     def _put_back(self, execution: LoopExecution, name: str, index: int | None) -> None:
         """Put a checkpoint back; where that can't be done the process ends here.
@@ -307,218 +286,59 @@ class ReplaySession(Session):
             name: the checkpoint's.
             index: of the iteration at whose end it was taken; None at the end of the loop.
         """
+        with self._ending():
+            self.restorer.put_back(execution, name, entered=index is not None)
+            self.journal.entry("s", execution.id, index, name)
+            self.restored_at = time.time_ns()
+            for told in on_restore:
+                told()
+            self.restorer.rebound()
+
+    def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
+        compared, unequal = self.restorer.compare(execution, name)
+        self.journal.entry("d", execution.id, index, compared, unequal[:50])
+
+    def _check_rebound(self) -> None:
+        with self._ending():
+            self.restorer.check_rebound()
+
+    @contextlib.contextmanager
+    def _ending(self) -> Generator[None]:
+        """End the process where a checkpoint does not fit."""
         try:
-            self._restore(execution, name, index)
+            yield
         except DamagedCheckpointError as error:
             self.abandon(str(error), EXIT_DAMAGED)
         except CheckpointError as error:
             self.abandon(str(error), EXIT_RESTORE)
-        self.rebound()
-
-    def _restore(self, execution: LoopExecution, name: str, index: int | None) -> None:
-        frame = execution.frame
-        if frame is None or execution.source is None:
-            raise CheckpointError(f"the `for` statement of {execution.path} can't be seen")
-        manifest = self._manifest(name)
-        if self._buffers is None:
-            self._buffers = KeptBuffers(self._checkpoints, self.walker.known)
-        buffers = self._buffers
-        buffers.next_checkpoint()
-        reading: list[Copy] = []  # what was asked for last stays until the next
-
-        def read(digest: str) -> Bytes:
-            reading[:] = [buffers.read(manifest, digest)]
-            return reading[0].data
-
-        grafter = Grafter(
-            manifest.nodes, read, str(self.place.root), moved=manifest.moved, changed=manifest.changed,
-            is_own=self.modules.is_own, wrote=buffers.wrote,
-        )  # fmt: skip
-        values = frame_locals(frame)
-        switches.load(_settings_of(manifest))
-        unused = self._unused_generators(manifest)
-        live = {root: self._live(root, values) for root in manifest.roots if root not in unused}
-        listened = {
-            root: list(map(id, found)) for root, found in live.items() if root.startswith(listening.KIND)
-        }
-        before = switches.read_all()
-        restored = grafter.restore({root: (manifest.roots[root], now) for root, now in live.items()})
-        # Making objects anew may turn something itself: torch counts the hooks of a model.
-        by_us, _ = self.walker.turned(before)
-        switches.put_back({name: before.values[name] for name in by_us if name in before.values})
-        switches.put_back({name: restored.pop(f"{switches.KIND}:{name}") for name in _settings_of(manifest)})
-        locals_now: dict[str, Any] = {}
-        for root, new in restored.items():
-            kind, _, rest = root.partition(":")
-            if kind == listening.KIND and list(map(id, new)) != listened[root]:
-                raise CheckpointError(f"the recorded run had something else in {rest} here")
-            if new is live[root]:
-                continue
-            if kind == "random":
-                raise CheckpointError(f"the random generator {rest} of the recorded run is another one here")
-            if kind == "object":
-                if not any(
-                    value is new for other, value in restored.items() if not other.startswith("object:")
-                ):
-                    raise CheckpointError(f"the object registered as `{rest}` is another one here")
-                continue  # another object under the name that it was registered by: put back there
-            if kind == "name":
-                locals_now[rest] = new
-            else:
-                put_global(kind, rest, new)
-        self.journal.entry("s", execution.id, index, name)
-        self.restored_at = time.time_ns()
-        for told in on_restore:
-            told()
-        if index is not None:
-            # The loop is entered: the `for` itself binds its targets.
-            locals_now = {n: v for n, v in locals_now.items() if n not in execution.source.targets}
-        if locals_now:
-            self._pending = locals_now
-            self._pending_for = execution.path
-        self._replaced += grafter.replaced
-
-    def _unused_generators(self, manifest: Manifest) -> set[str]:
-        """Generators of libraries that only something else in the recorded process had loaded: nothing here draws from them.
-
-        Should this program load one later, the next meeting puts it where the record first saw it, and the comparison
-        that follows tells whether that was right.
-        """
-        here = self.generators.meet()
-        return {root for root in manifest.roots if root.startswith("random:") and root not in here}
-
-    def _live(self, root: str, values: Any) -> Any:
-        """The object of this program that a root of the record means."""
-        kind, _, name = root.partition(":")
-        if kind == switches.KIND:
-            return MISSING
-        if kind == "random":
-            return self.generators.meet()[root]
-        if kind == listening.KIND:
-            found = self.walker.listeners().get(root)
-            if found is None:
-                raise CheckpointError(f"the recorded run had something in {name} here")
-            return found
-        if kind == "object":
-            if name not in self.walker.registered:
-                raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
-            return self.walker.registered_now(name, values)
-        if kind == "name":
-            return values.get(name, MISSING)
-        return live_global(kind, name)
-
-    def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
-        manifest = self._manifest(name)
-        capturer: Capturer = self.walker.walk(execution)
-        left_out = self._unused_generators(manifest) | set(manifest.tainted)
-        for name in _settings_of(manifest):
-            try:
-                capturer.add(f"{switches.KIND}:{name}", switches.read_one(name))
-            except KeyError:  # of a library that only something else in the recorded process had loaded
-                left_out.add(f"{switches.KIND}:{name}")
-        compared, unequal = unequal_roots(manifest, capturer.finish(), left_out)
-        unequal += self._turned_only_here(execution, manifest)
-        self.journal.entry("d", execution.id, index, compared, unequal[:50])
-
-    def _turned_only_here(self, execution: LoopExecution, manifest: Manifest) -> list[str]:
-        """Settings that the executed code changed and the recorded code did not."""
-        before = execution.switches
-        if before is None:
-            return []
-        here, _ = self.walker.turned(before)
-        left_out = switches.not_compared(here)
-        roots = [f"{switches.KIND}:{name}" for name in here if name in before.values and name not in left_out]
-        return [root for root in roots if root not in manifest.roots]
 
     # What the patched source calls, by the name `__flor__` ---------------------------------------------------------
 
     def has(self, name: str) -> bool:
         """Whether the loop that was just skipped or entered left a value for a local name."""
-        return self._pending is not None and name in self._pending
+        return self.restorer.has(name)
 
     def take(self, name: str) -> Any:
         """That value."""
-        if self._pending is None:
-            raise ReplayError(f"no value was put back for `{name}`")
-        value = self._pending.pop(name)
-        if not self._pending:
-            self._pending = None
-        return value
+        return self.restorer.take(name)
 
     def rebound(self) -> None:
-        """All names are bound again: an array in whose place another one was made must be gone, else somebody sees it."""
-        if self._pending is not None or not self._replaced:
-            return
-        replaced, self._replaced = self._replaced, []
-        if any(reference() is not None for reference in replaced):
-            gc.collect()
-        if any(reference() is not None for reference in replaced):
-            words = "an array was changed in place in a way that can't be put back, and something that isn't captured holds it, too"
-            self.abandon(words, EXIT_RESTORE)
-
-    def _check_rebound(self) -> None:
-        self.rebound()
-        if self._pending:
-            names = ", ".join(sorted(self._pending))
-            self._pending = None
-            words = f"the local names {names} of {self._pending_for} were not put back by the patched source"
-            self.abandon(words, EXIT_RESTORE)
+        """All names are bound again."""
+        with self._ending():
+            self.restorer.rebound()
 
     def begin(self, key: str, unknown: bool) -> None:
         """Before a hindsight expression, which may call code of which nothing is known."""
-        began = time.perf_counter()
-        thread = threading.get_ident()
-        self._looks.pop(thread, None)
-        if self._pace.due(key, unknown=unknown):
-            seen = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            if seen is not None:
-                self._looks[thread] = seen, switches.read_all(), unknown
-        elif unknown:
-            self._looks[thread] = readings(), None, unknown
-        self.wrote[thread] = []
-        self._pace.paid(time.perf_counter() - began)
+        self.guard.begin(key, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     def end(self, key: str) -> None:
         """After it: all that the program can see must be what it was."""
-        thread = threading.get_ident()
-        looked = self._looks.pop(thread, None)
-        wrote = self.wrote.pop(thread, ())
-        if wrote:
-            root = self.plan["root"]
-            self._end_changed(
-                key, [f"the file {os.path.relpath(path, root)}" for path in dict.fromkeys(wrote)]
-            )
-        if looked is None:
-            return
-        before, settings, unknown = looked
-        began = time.perf_counter()
-        if isinstance(before, Sight):
-            now = self._look(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            names = [] if now is None else changes(before, now)
-            names += [f"the setting {name}" for name in self.walker.turned(settings)[0]] if settings else []
-        else:
-            names = changed(before, readings())
-        self._pace.paid(time.perf_counter() - began)
-        beside = thread_beside(self.walker.is_own) if names else ""
-        if beside and unknown:
-            # Who changed it can't be told.
-            doubts[key] = f"{', '.join(names[:5])} changed while {key!r} was evaluated, and {beside}", False
-        elif names and not beside:
-            self._end_changed(key, names)
+        self.guard.end(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     def _end_changed(self, key: str, names: list[str]) -> NoReturn:
         """A hindsight expression changed something: nothing that follows could be trusted."""
         self.journal.entry("x", "effect", key, names)
         self.abandon(f"evaluating {key!r} changed {', '.join(names[:5])}", EXIT_EFFECT)
-
-    def _look(self, key: str, frame: FrameType) -> Sight | None:
-        """What the program can see; None, and a doubt, where an object's own code fails under the look."""
-        try:
-            return sight(frame, self.walker)
-        except Exception as error:  # noqa: BLE001 - it must not become the old code's error
-            words = f"whether {key!r} changes what it observes could not be seen ({type(error).__name__}: {error})"
-            doubts[key] = words, False
-            return None
 
     def failed(self, name: str, file: str, line: int, old_line: int) -> None:
         """A hindsight expression raised: the error is its value in this loop context."""
@@ -558,12 +378,6 @@ def _last_of(spec: dict[str, Any]) -> int | None:
     """The last iteration that is to be executed, None where the loop's own end is; a run that died has no more than its record."""
     stop = spec.get("stop")
     return stop if stop is not None else (spec["count"] - 1 if spec["how"] == "open" else None)
-
-
-def _settings_of(manifest: Manifest) -> list[str]:
-    return [
-        name for kind, _, name in (root.partition(":") for root in manifest.roots) if kind == switches.KIND
-    ]
 
 
 def _from(iterable: Iterable[T], start: int, path: str) -> Iterator[T]:

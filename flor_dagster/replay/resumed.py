@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from flor_dagster.recording import process
 from flor_dagster.recording.artifacts import ArtifactStore
-from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
+from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import current
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.environment import library_facts
@@ -115,6 +115,7 @@ class ResumeSession(ReplaySession):
 
     def _begin(self) -> None:
         self._checkpoints = CheckpointStore(self.place.home / "checkpoints")
+        self.restorer = self._restorer_of(self.plan["parent"])
         Session._begin(self)  # noqa: SLF001 - likewise
 
     def _read_contexts(self) -> None:
@@ -230,11 +231,6 @@ class ResumeSession(ReplaySession):
             execution.count = self.plan["loops"][execution.path]["count"]
             if [execution.path, None] == self.plan["last"]:
                 self._go_live(execution, None)
-
-    def _manifest(self, name: str) -> Manifest:
-        if name not in self._manifests:
-            self._manifests = {name: self._checkpoints.read(self.plan["parent"], name)}
-        return self._manifests[name]
 
     # Going live -----------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,8 @@ from flor_dagster.recording import layout
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.datafiles import is_data
 from flor_dagster.recording.exits import EXIT_RESTORE
-from flor_dagster.recording.replaying import ReplaySession, doubts, on_restore
+from flor_dagster.recording.guarding import doubts
+from flor_dagster.recording.replaying import ReplaySession, on_restore
 from flor_dagster.replay.auditing import listen
 
 # The version holds them, whatever became of the user's.
@@ -163,7 +164,7 @@ class Watcher:
 
     def _note_writing(self, path: str) -> None:
         session = sessions.active
-        wrote = session.wrote.get(threading.get_ident()) if isinstance(session, ReplaySession) else None
+        wrote = session.guard.wrote.get(threading.get_ident()) if isinstance(session, ReplaySession) else None
         if wrote is not None and path.startswith(self._root + os.sep) and not path.endswith(_CODE):
             wrote.append(path)
 
