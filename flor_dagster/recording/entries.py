@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording.footprints import Footprint
-from flor_dagster.recording.listing import OF_TENSOR
+from flor_dagster.recording.listing import OF_ARRAY, OF_TENSOR
 from flor_dagster.recording.surveying import Survey, Way, by_node, ways
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class Entry:
         self._fresh: set[int] = set()  # of the plan's objects at the last look, by their places
         self._displaced: set[int] = set()  # and what hangs elsewhere at one of them, by its identity
         self._ways: dict[int, Way | None] = {}
+        self._others = frozenset[
+            int
+        ]()  # identities of arrays at the last look that are parts of other ones than then
 
     @property
     def roots(self) -> Mapping[str, int]:
@@ -52,7 +55,8 @@ class Entry:
         if isinstance(after, Survey):
             return by_node(self.full, after, capturer.identities())
         footing = after.footing
-        if not self._carry_on(after):
+        others, self._others = self._others, self._others_at(after)
+        if others != self._others or not self._carry_on(after):
             self._begin_with(after)
         self._last = after
         beside = _Beside(self, after)
@@ -84,6 +88,8 @@ class Entry:
             number: its identity now.
             kind: its type; None for a storage.
         """
+        if number in self._others:
+            return False
         if isinstance(self._before, Survey):
             return number in self._before.children and _is_same(self._before.marks.get(number), kind)
         place = self._places.get(number, -1)
@@ -91,6 +97,24 @@ class Entry:
             rest = self._before.rest
             return number in rest.children and _is_same(rest.marks.get(number), kind)
         return self._before.footing.steps[place] is not None and _is_same(self._before.mark(place), kind)
+
+    def _others_at(self, after: Footprint) -> frozenset[int]:
+        """Arrays that have the identity of one which was a part of another array, or of none: that never changes."""
+        found = {
+            after.numbers[place]: dict(after.steps(place)).get(OF_ARRAY) for place in after.footing.arrays
+        }
+        found |= {number: inner.get(OF_ARRAY) for number, inner in after.rest.children.items()}
+        return frozenset(number for number, base in found.items() if base != self._base_of(number, base))
+
+    def _base_of(self, number: int, unknown: int | None) -> int | None:
+        """The array that one was a part of when it began."""
+        before, place = self._before, -1
+        if isinstance(before, Footprint):
+            place = self._places.get(number, -1)
+            inner = dict(before.steps(place)) if place >= 0 else before.rest.children.get(number)
+        else:
+            inner = before.children.get(number)
+        return unknown if inner is None else inner.get(OF_ARRAY)
 
     def knows_any(self, numbers: set[int]) -> bool:
         """Whether one of some identities was there already, be it another object's."""

@@ -15,7 +15,7 @@ from operator import is_not, ne
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording.listing import OF_TENSOR, Lister, Step, lister_of, nothing
-from flor_dagster.recording.surveying import SCALARS, Survey, survey, takes_references
+from flor_dagster.recording.surveying import SCALARS, Survey, is_array, survey, takes_references
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Footing:
         weak: of each, its number among those to which there are weak references.
         referred: whether there are.
         tensors: of each storage, the tensors on it that surveys see.
+        arrays: the objects that are arrays of numpy.
         storage_of: and of each of these tensors, its storage, by its number among them.
         places: node → its number here.
     """
@@ -48,6 +49,7 @@ class Footing:
     weak: list[int | None]
     referred: list[bool]
     tensors: list[list[int]]
+    arrays: list[int]
     storage_of: dict[int, int]
     places: dict[int, int]
     unseen: list[int] = field(default_factory=list[int])
@@ -199,6 +201,7 @@ def _footing(
     numbered = count()
     return Footing(
         nodes, kinds, steps, listed, [next(numbered) if weakly else None for weakly in referred], referred, tensors,
+        [place for place, kind in enumerate(kinds) if is_array(kind) and steps[place] is not None],
         {tensor: storage for storage, some in enumerate(tensors) for tensor in some},
         {node: place for place, node in enumerate(nodes)},
         sorted(node for node, step in zip(nodes, steps, strict=True) if step is None),

@@ -29,6 +29,7 @@ Lister = Callable[[Any], Iterable[tuple[Step, Any]]]
 
 UNORDERED = "set"
 OF_TENSOR = ("t", "storage")
+OF_ARRAY = ("n", "base")
 TENSORS: set[type] = set()
 """The types of tensors that were met."""
 
@@ -145,7 +146,7 @@ def _of_array(value: Any) -> Iterator[tuple[Step, Any]]:
             yield ("o", position), item
     base = value.base
     if base is not None and type(base) is type(value):
-        yield ("n", "base"), base
+        yield OF_ARRAY, base
 
 
 def _of_generator(value: Any) -> Iterator[tuple[Step, Any]]:

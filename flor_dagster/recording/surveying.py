@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flor_dagster.recording.listing import OF_TENSOR, TENSORS, UNORDERED, Lister, Step, lister_of
+from flor_dagster.recording.listing import OF_ARRAY, OF_TENSOR, TENSORS, UNORDERED, Lister, Step, lister_of
 from flor_dagster.recording.shape import MISSING
 
 MOST = 400_000
@@ -104,8 +104,13 @@ def takes_references(kind: type) -> bool:
 
     An array of numpy refuses to be resized in place as long as anything refers to it weakly.
     """
+    return kind.__weakrefoffset__ != 0 and not is_array(kind)
+
+
+def is_array(kind: type) -> bool:
+    """Whether it is a type of numpy's arrays."""
     numpy = sys.modules.get("numpy")
-    return kind.__weakrefoffset__ != 0 and not (numpy is not None and issubclass(kind, numpy.ndarray))
+    return numpy is not None and issubclass(kind, numpy.ndarray)
 
 
 def _note_storage(
@@ -144,7 +149,10 @@ def changes(before: Survey, after: Survey) -> Changes:
 
 def _is_same(number: int, before: Survey, after: Survey) -> bool:
     """Whether an identity means the same object twice, and not another one where the first one had been."""
-    if number not in before.children:
+    # What an array is a part of never changes, so that another base is another array.
+    if number not in before.children or before.children[number].get(OF_ARRAY) != after.children[number].get(
+        OF_ARRAY
+    ):
         return False
     mark = before.marks.get(number)
     return mark() is not None if type(mark) is weakref.ref else mark is after.marks.get(number)

@@ -128,3 +128,36 @@ def test_an_array_that_somebody_holds_stays_though_its_name_has_one_at_a_dead_on
         assert workspace.store.dataframe("same_place")["same_place"].iloc[0]
     assert report.cells[0].cell.fidelity == "exact"
     assert values == [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 3.0]]
+
+
+PART = """\
+import numpy as np
+import flor_dagster as flor
+
+order = np.arange(8.0)
+part, y = order[4:], None
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(1)):
+        place = id(part)
+        del part, y
+        y = np.empty(4)
+        flor.log("same_place", id(y) == place)
+        del place
+        y.fill(7.0)
+        part = order[4:]
+    {asked}
+    flor.log("size", len(y))
+"""
+
+
+def test_an_array_at_the_place_of_a_part_of_another_one_is_not_written_into_that(lab: Lab) -> None:
+    lab.commit({"train.py": PART.format(asked="pass")})
+    lab.train()
+    lab.write({"train.py": PART.format(asked='flor.log("asked", [*map(float, (*order, *part, *y))])')})
+    report, values = answered(lab)
+    with lab.open() as workspace:
+        assert workspace.store.dataframe("same_place")["same_place"].iloc[0]
+    assert report.cells[0].cell.fidelity == "exact"
+    assert values == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 4.0, 5.0, 6.0, 7.0] + [7.0] * 4] * 2
+    assert report.children == 1
+    assert lab.emitted(report.replays[0].id, "same_place") == 0
