@@ -27,6 +27,8 @@ class Entry:
 
     def __init__(self, before: Survey | Footprint) -> None:
         self._before = before
+        self.held: list[Any] = []
+        """Of the objects that it found, those that something else holds and that no weak reference finds again."""
         self._last = before if isinstance(before, Footprint) else None
         self._fresh: set[int] = set()  # of the plan's objects at the last look, by their places
         self._displaced: set[int] = set()  # and what hangs elsewhere at one of them, by its identity
@@ -69,6 +71,29 @@ class Entry:
             seen = after.rest.children
             unseen = sorted([*unseen, *(node for number, node in walked.items() if number not in seen)])
         return {"fresh": sorted(fresh), "displaced": self._led_to(displaced, capturer), "unseen": unseen}
+
+    def lost(self, after: Survey | Footprint) -> list[Any]:
+        """The objects that it found, that are at none of its places any more, and that still live; in no order.
+
+        Args:
+            after: a look.
+        """
+        before = self._before
+        if isinstance(after, Survey):
+            there = after.children.keys()
+        else:
+            there = after.rest.children.keys() | set(after.numbers)
+        if isinstance(before, Survey):
+            marks = [before.marks.get(number) for number in before.children.keys() - there]
+        else:
+            marks = [before.mark(self._places[number]) for number in set(before.numbers) - there]
+            marks += [before.rest.marks.get(number) for number in before.rest.children.keys() - there]
+        live = [mark() for mark in marks if type(mark) is weakref.ref]
+        return [v for v in live if v is not None] + [v for v in self.held if id(v) not in there]
+
+    def ways_to(self, numbers: set[int]) -> dict[int, Way]:
+        """Where objects stood when it began."""
+        return ways(self.full, numbers)
 
     def _led_to(self, displaced: set[int], capturer: Capturer) -> list[Any]:
         open_ones = displaced - self._ways.keys()

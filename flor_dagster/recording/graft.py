@@ -15,6 +15,7 @@ from flor_dagster.recording.adapters import arrays
 from flor_dagster.recording.adapters.registry import restorers
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.hulls import Hull, storage_hulls
+from flor_dagster.recording.letgo import reach
 from flor_dagster.recording.matching import Matching
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.state import WATCHED, Ref, graph_digest
@@ -117,6 +118,12 @@ class Grafter:
             raise CheckpointError(f"`{shown}` can't be put back: {type(error).__name__}: {error}") from error
         finally:
             sys.setrecursionlimit(limit)
+
+    def let_go(self) -> list[Any]:
+        """The live objects that are not put back anywhere: behind places where there is a new object now."""
+        found = reach(self._matching.replaced, self._is_own)
+        kept = {*map(id, self.memo.values()), *map(id, self._matching.live.values())}
+        return [value for number, value in found.items() if number not in kept]
 
     def _find_unchanged(self) -> None:
         """Objects that only pickle understands, or that can't be filled: the ones that are in the captured state stay."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError
-from flor_dagster.recording import layout, listening, process
+from flor_dagster.recording import layout, letgo, listening, process
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.graft import Grafter
 from flor_dagster.recording.journal import read_journal
@@ -111,7 +111,7 @@ def _objects(store: CheckpointStore, manifest: Manifest, root: str, entrypoint: 
     roots = {
         name: ref
         for name, ref in manifest.roots.items()
-        if not name.startswith(("random:", f"{KIND}:", f"{listening.KIND}:"))
+        if not name.startswith(("random:", f"{KIND}:", f"{listening.KIND}:", f"{letgo.KIND}:"))
     }
     for name in sorted(
         {node[1].rpartition(".")[0] for node in manifest.nodes if node[0] in ("class", "object")}

@@ -44,7 +44,7 @@ class Matching:
         displaced: node of an object that stood elsewhere then → the live one, MISSING where it can't be found.
 
     `unfit` maps the nodes whose live object was there before and has another structure now; `lost` are nodes of objects
-    that were there before and can't be found.
+    that were there before and can't be found. `replaced` are live objects at places where a captured one is new.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Matching:
                         bases.append((child, value))
                     else:
                         queue.append((child, value, []))
+        self.replaced = [live for _, live in held if live is not MISSING]
         self._make_templates([*held, *self._models])
         self.unfit = {ref: live for ref, live in self.unfit.items() if ref not in self.live}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import CheckpointError, ReplayError
-from flor_dagster.recording import listening, switches
+from flor_dagster.recording import letgo, listening, switches
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
 from flor_dagster.recording.comparing import unequal_roots
 from flor_dagster.recording.globals import live_global, put_global
@@ -58,6 +58,7 @@ class Restorer:
         self._pending: dict[str, Any] = {}
         self._pending_for = ""
         self._replaced: list[weakref.ref[Any]] = []
+        self._let_go: list[Any] = []
 
     def put_back(self, execution: LoopExecution, name: str, *, entered: bool) -> None:
         """Put a checkpoint back.
@@ -73,7 +74,8 @@ class Restorer:
         frame, source = execution.frame, execution.source
         if frame is None or source is None:
             raise CheckpointError(f"the `for` statement of {execution.path} can't be seen")
-        bound, self._replaced = self._restore(self._manifest(name), frame_locals(frame))
+        bound, grafter = self._restore(self._manifest(name), frame_locals(frame))
+        self._replaced, self._let_go = grafter.replaced, grafter.let_go()
         left_out = source.targets if entered else ()
         self._pending = {name: value for name, value in bound.items() if name not in left_out}
         self._pending_for = execution.path
@@ -84,10 +86,8 @@ class Restorer:
             self._manifests = {name: self._checkpoints.read(self._run_id, name)}
         return self._manifests[name]
 
-    def _restore(
-        self, manifest: Manifest, values: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[weakref.ref[Any]]]:
-        """The local names that got another object, and the arrays in whose place others were made."""
+    def _restore(self, manifest: Manifest, values: Mapping[str, Any]) -> tuple[dict[str, Any], Grafter]:
+        """The local names that got another object, and what put everything back."""
         buffers = self._buffers
         buffers.next_checkpoint()
         reading: list[Copy] = []  # what was asked for last stays until the next
@@ -121,6 +121,8 @@ class Restorer:
                 continue
             if kind == "random":
                 raise CheckpointError(f"the random generator {rest} of the recorded run is another one here")
+            if kind == letgo.KIND:
+                raise CheckpointError(f"what stood at {rest} when the loop began can't be put back in place")
             if kind == "object":
                 if not any(
                     value is new for other, value in restored.items() if not other.startswith("object:")
@@ -131,7 +133,7 @@ class Restorer:
                 locals_now[rest] = new
             else:
                 put_global(kind, rest, new)
-        return locals_now, grafter.replaced
+        return locals_now, grafter
 
     def _unused_generators(self, manifest: Manifest) -> set[str]:
         """Generators of libraries that only something else in the recorded process had loaded: nothing here draws from them.
@@ -158,6 +160,8 @@ class Restorer:
             if name not in self._walker.registered:
                 raise CheckpointError(f"`checkpointing({name}=…)` of the recorded run is not in force here")
             return self._walker.registered_now(name, values)
+        if kind == letgo.KIND:
+            return letgo.live_at(name, lambda around: self._live(around, values))
         if kind == "name":
             return values.get(name, MISSING)
         return live_global(kind, name)
@@ -172,6 +176,7 @@ class Restorer:
         manifest = self._manifest(name)
         capturer: Capturer = self._walker.walk(execution)
         left_out = self._unused_generators(manifest) | set(manifest.tainted)
+        left_out |= {root for root in manifest.roots if root.startswith(f"{letgo.KIND}:")}
         for name in _settings_of(manifest):
             try:
                 capturer.add(f"{switches.KIND}:{name}", switches.read_one(name))
@@ -209,8 +214,15 @@ class Restorer:
         Raises:
             CheckpointError: it is not.
         """
-        if self._pending or not self._replaced:
+        if self._pending or not (self._replaced or self._let_go):
             return
+        let_go, self._let_go = self._let_go, []
+        # Others are found again by the record, which captured them (see `letgo`).
+        if any(letgo.is_lost(type(v)) for v in letgo.still_held(let_go, self._is_own)):
+            raise CheckpointError(
+                "something is let go of here that may have been changed in place before, and something that isn't captured holds it"
+            )
+        let_go.clear()
         replaced, self._replaced = self._replaced, []
         if any(reference() is not None for reference in replaced):
             gc.collect()

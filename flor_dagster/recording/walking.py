@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flor_dagster.recording import switches
+from flor_dagster.recording import letgo, switches
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.entries import Entry
-from flor_dagster.recording.footprints import look
+from flor_dagster.recording.footprints import Footprint, look
 from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.listening import listeners
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.outside import places_in
 from flor_dagster.recording.retracing import Place
 from flor_dagster.recording.shape import MISSING, frame_locals
-from flor_dagster.recording.surveying import survey
+from flor_dagster.recording.surveying import Survey, survey
 
 if TYPE_CHECKING:
     from flor_dagster.recording.generators import Generators
@@ -122,13 +123,32 @@ class Walker:
             TooManyError: there are too many.
         """
         roots = self._surveyed(execution, global_roots)
+        held = letgo.held_elsewhere(roots, self._rebindable(execution, global_roots, roots))
         place = self._places.get(execution.site)
         match = (
             None
             if place is None
             else place.glance(lambda listening: self._explicit(execution, listening=listening))
         )
-        return Entry(survey(roots, self.is_own) if match is None else look(match, roots, self.is_own))
+        entry = Entry(survey(roots, self.is_own) if match is None else look(match, roots, self.is_own))
+        if held:
+            # What only the program's own objects hold beside the names is found at their places.
+            inside = Counter(n for inner in entry.full.children.values() for n in inner.values())
+            entry.held = [value for value, more in held if more > inside[id(value)]]
+        return entry
+
+    @staticmethod
+    def _rebindable(
+        execution: LoopExecution, global_roots: tuple[str, ...], roots: Mapping[str, Any]
+    ) -> list[str]:
+        """The names of roots that a loop may bind to other objects: itself, or a function that it reaches."""
+        source, frame = execution.source, execution.frame
+        if source is None or frame is None:
+            return []
+        module = frame.f_globals.get("__name__")
+        named = {f"{module}:{name}" for name in source.stored | source.loaded}
+        stored = {f"{kind}:{name}" for name in source.stored for kind in ("name", module)}
+        return [*(stored & roots.keys()), *((set(global_roots) & roots.keys()) - named)]
 
     def changes(
         self, execution: LoopExecution, global_roots: tuple[str, ...], entry: Entry, capturer: Capturer
@@ -150,7 +170,21 @@ class Walker:
         roots = self._surveyed(execution, global_roots)
         match = capturer.match
         now = survey(roots, self.is_own) if match is None else look(match, roots, self.is_own)
+        self._keep_lost(entry, now, capturer)
         return entry.changes(now, capturer), sorted(entry.roots.keys() - roots.keys())
+
+    def _keep_lost(self, entry: Entry, now: Survey | Footprint, capturer: Capturer) -> None:
+        """Capture what no name of the loop leads to any more, and something else still holds."""
+        lost = [value for value in entry.lost(now) if letgo.is_changing(value)]
+        if not lost:
+            return
+        own = {id(value): 1 for value in entry.held}
+        held = letgo.still_held(lost, self.is_own, own)
+        places = entry.ways_to(set(map(id, held))) if held else {}
+        for value in held:
+            way = places.get(id(value))
+            if way is not None:
+                capturer.add(letgo.root_of(way), value)
 
     def _surveyed(self, execution: LoopExecution, global_roots: tuple[str, ...]) -> dict[str, Any]:
         """The roots of a survey."""
