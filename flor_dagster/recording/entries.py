@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import compress, count
+from operator import ne
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.recording.footprints import Footprint
@@ -78,22 +79,38 @@ class Entry:
         Args:
             after: a look.
         """
-        before = self._before
-        if isinstance(after, Survey):
-            there = after.children.keys()
-        else:
-            there = after.rest.children.keys() | set(after.numbers)
-        if isinstance(before, Survey):
-            marks = [before.marks.get(number) for number in before.children.keys() - there]
-        else:
-            marks = [before.mark(self._places[number]) for number in set(before.numbers) - there]
-            marks += [before.rest.marks.get(number) for number in before.rest.children.keys() - there]
-        live = [mark() for mark in marks if type(mark) is weakref.ref]
-        return [v for v in live if v is not None] + [v for v in self.held if id(v) not in there]
+        found = [value for mark in self._moved_marks(after) if (value := _alive(mark)) is not None]
+        found += self.held
+        if not found:
+            return []
+        rest = after if isinstance(after, Survey) else after.rest
+        numbers = frozenset() if isinstance(after, Survey) else frozenset(after.numbers)
+        return [value for value in found if id(value) not in rest.children and id(value) not in numbers]
 
-    def ways_to(self, numbers: set[int]) -> dict[int, Way]:
-        """Where objects stood when it began."""
-        return ways(self.full, numbers)
+    def _moved_marks(self, after: Survey | Footprint) -> list[Any]:
+        """What finds the objects again that are not where they were; others may be among them."""
+        before = self._before
+        if isinstance(before, Survey):
+            there = after if isinstance(after, Survey) else after.rest
+            return [before.marks.get(number) for number in before.children.keys() - there.children.keys()]
+        if isinstance(after, Footprint) and after.footing is before.footing:
+            places = compress(count(), map(ne, before.numbers, after.numbers))
+            gone = before.rest.children.keys() - after.rest.children.keys()
+        else:
+            places = range(len(before.numbers))
+            gone = before.rest.children.keys()
+        return [*map(before.mark, places), *map(before.rest.marks.get, gone)]
+
+    def ways_to(self, numbers: set[int], without: Collection[str]) -> dict[int, Way]:
+        """Where objects stood when it began.
+
+        Args:
+            numbers: their identities.
+            without: roots that lead nowhere.
+        """
+        full = self.full
+        roots = {root: number for root, number in full.roots.items() if root not in without}
+        return ways(Survey(roots, full.children, full.marks), numbers)
 
     def _led_to(self, displaced: set[int], capturer: Capturer) -> list[Any]:
         open_ones = displaced - self._ways.keys()
@@ -223,6 +240,10 @@ class Entry:
 
 def _is_same(mark: Any, kind: Any) -> bool:
     return mark() is not None if type(mark) is weakref.ref else mark is kind
+
+
+def _alive(mark: Any) -> Any:
+    return mark() if type(mark) is weakref.ref else None
 
 
 class _Beside:

@@ -44,7 +44,7 @@ class Matching:
         displaced: node of an object that stood elsewhere then → the live one, MISSING where it can't be found.
 
     `unfit` maps the nodes whose live object was there before and has another structure now; `lost` are nodes of objects
-    that were there before and can't be found. `replaced` are live objects at places where a captured one is new.
+    that were there before and can't be found. `replaced` are live objects at places where a captured one is new, or none.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Matching:
         self.live: dict[int, Any] = {}
         self.template: dict[int, Any] = {}
         self._claimed: dict[int, int] = {}
+        self._dropped: list[Any] = []
         self._models: list[tuple[Ref, Any]] = []
         held: list[tuple[Ref, Any]] = []
         bases: list[tuple[Ref, Any]] = []
@@ -98,7 +99,7 @@ class Matching:
                         bases.append((child, value))
                     else:
                         queue.append((child, value, []))
-        self.replaced = [live for _, live in held if live is not MISSING]
+        self.replaced = [*(live for _, live in held if live is not MISSING), *self._dropped]
         self._make_templates([*held, *self._models])
         self.unfit = {ref: live for ref, live in self.unfit.items() if ref not in self.live}
 
@@ -138,6 +139,7 @@ class Matching:
         match node[0]:
             case "list" | "tuple":
                 yield from _by_index(node[1], live)
+                self._dropped += live[len(node[1]) :]
             case "slice":
                 yield from _by_index(node[1], (live.start, live.stop, live.step))
             case "dict":
@@ -235,9 +237,10 @@ class Matching:
 
     def _by_key(self, pairs: list[list[Ref]], live: Any) -> Iterator[Pair]:
         items = list(dict.items(live))
-        by_key: dict[Any, Any] = {
-            k: v for k, v in items if type(k) in (str, int, bool, float, bytes, type(None))
-        }
+        if len(items) > len(pairs):
+            kept = {key[1] for key, _ in pairs if not isinstance(key, int) and key[0] in ("s", "v")}
+            self._dropped += [value for key, value in items if not _is_plain(key) or key not in kept]
+        by_key: dict[Any, Any] = {k: v for k, v in items if _is_plain(k)}
         for position, (key, value) in enumerate(pairs):
             if isinstance(key, int):
                 # A key that is an object: by its position, if at all.
@@ -249,6 +252,10 @@ class Matching:
                 if found is MISSING and isinstance(value, int) and position < len(items):
                     self._models.append((value, items[position][1]))
                 yield value, found, f"[{key[1]!r}]"
+
+
+def _is_plain(key: Any) -> bool:
+    return type(key) in (str, int, bool, float, bytes, type(None))
 
 
 def _by_index(refs: list[Ref], live: Any) -> Iterator[Pair]:

@@ -148,6 +148,7 @@ class Walker:
         module = frame.f_globals.get("__name__")
         named = {f"{module}:{name}" for name in source.stored | source.loaded}
         stored = {f"{kind}:{name}" for name in source.stored for kind in ("name", module)}
+        stored -= _untouched(execution)
         return [*(stored & roots.keys()), *((set(global_roots) & roots.keys()) - named)]
 
     def changes(
@@ -170,17 +171,19 @@ class Walker:
         roots = self._surveyed(execution, global_roots)
         match = capturer.match
         now = survey(roots, self.is_own) if match is None else look(match, roots, self.is_own)
-        self._keep_lost(entry, now, capturer)
+        self._keep_lost(execution, entry, now, capturer)
         return entry.changes(now, capturer), sorted(entry.roots.keys() - roots.keys())
 
-    def _keep_lost(self, entry: Entry, now: Survey | Footprint, capturer: Capturer) -> None:
+    def _keep_lost(
+        self, execution: LoopExecution, entry: Entry, now: Survey | Footprint, capturer: Capturer
+    ) -> None:
         """Capture what no name of the loop leads to any more, and something else still holds."""
         lost = [value for value in entry.lost(now) if letgo.is_changing(value)]
         if not lost:
             return
         own = {id(value): 1 for value in entry.held}
         held = letgo.still_held(lost, self.is_own, own)
-        places = entry.ways_to(set(map(id, held))) if held else {}
+        places = entry.ways_to(set(map(id, held)), _untouched(execution)) if held else {}
         for value in held:
             way = places.get(id(value))
             if way is not None:
@@ -230,6 +233,15 @@ def sort_unavailable(execution: LoopExecution, capturer: Capturer) -> tuple[list
         else:
             reasons.append(reason)
     return reasons, dead
+
+
+def _untouched(execution: LoopExecution) -> set[str]:
+    """Local names whose objects of before a loop nothing in it reads: each iteration binds them first."""
+    source, frame = execution.source, execution.frame
+    if source is None or frame is None or frame.f_code.co_name == "<module>":
+        return set()
+    shared = {*frame.f_code.co_cellvars, *frame.f_code.co_freevars}
+    return {f"name:{name}" for name in source.first_stored - shared}
 
 
 def tainted_roots(execution: LoopExecution) -> tuple[str, ...]:

@@ -63,7 +63,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
         for place in PLACES
         for kind in KINDS
     }
-    texts = {name: Case(HEAD + PLACES[place].replace("{kind}", kind)) for name, (place, kind) in cases.items()}
+    texts = {
+        name: Case(HEAD + PLACES[place].replace("{kind}", kind)) for name, (place, kind) in cases.items()
+    }
     with Batch(tmp_path_factory.mktemp("let_go"), "numpy", "orjson") as batch:
         found = batch.ask(texts)
     return {cases[name]: dict(asked) for name, asked in found.items()}
