@@ -30,6 +30,8 @@ class Entry:
         self._before = before
         self.held: list[Any] = []
         """Of the objects that it found, those that something else holds and that no weak reference finds again."""
+        self.shared: dict[int, str] = {}
+        """Of the storages of tensors behind names that the loop may bind anew, those that something else uses → the name's root."""
         self._last = before if isinstance(before, Footprint) else None
         self._fresh: set[int] = set()  # of the plan's objects at the last look, by their places
         self._displaced: set[int] = set()  # and what hangs elsewhere at one of them, by its identity
@@ -86,6 +88,14 @@ class Entry:
         rest = after if isinstance(after, Survey) else after.rest
         numbers = frozenset() if isinstance(after, Survey) else frozenset(after.numbers)
         return [value for value in found if id(value) not in rest.children and id(value) not in numbers]
+
+    def lost_memory(self, after: Survey | Footprint) -> list[str]:
+        """The roots of tensors whose memory something else uses, too, and that no tensor shows any more."""
+        if not self.shared:
+            return []
+        rest = after if isinstance(after, Survey) else after.rest
+        numbers = frozenset() if isinstance(after, Survey) else frozenset(after.numbers)
+        return [r for n, r in self.shared.items() if n not in rest.children and n not in numbers]
 
     def _moved_marks(self, after: Survey | Footprint) -> list[Any]:
         """What finds the objects again that are not where they were; others may be among them."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from flor_dagster.recording.listing import lister_of
+from flor_dagster.recording.listing import TENSORS, lister_of
 from flor_dagster.recording.surveying import SCALARS, Way, follow, takes_references
 
 KIND = "gone"
@@ -55,6 +55,28 @@ def held_elsewhere(roots: Mapping[str, Any], names: Collection[str]) -> list[tup
     objects = list({id(roots[n]): roots[n] for n in names if is_lost(type(roots[n]))}.values())
     more = [count - 1 - times[id(value)] for value, count in zip(objects, _counts(objects), strict=True)]
     return [(value, number) for value, number in zip(objects, more, strict=True) if number > 0]
+
+
+def memory_of(roots: Mapping[str, Any], names: Collection[str]) -> dict[int, tuple[str, int]]:
+    """The storages of the tensors behind some roots that not these tensors alone use: number → a root, and how many use it.
+
+    Args:
+        roots: root name → object.
+        names: of the roots that are looked at.
+    """
+    torch = sys.modules.get("torch")
+    users = getattr(getattr(torch, "_C", None), "_storage_Use_Count", None)
+    tensors = [name for name in names if type(roots[name]) in TENSORS]
+    if users is None or not tensors:
+        return {}
+    probe = torch.empty(1)  # pyright: ignore[reportOptionalMemberAccess]
+    alone = users(probe.untyped_storage()._cdata)  # noqa: SLF001 - as surveys know storages
+    found: dict[int, tuple[str, int]] = {}
+    for name in tensors:
+        if roots[name].layout is torch.strided:  # pyright: ignore[reportOptionalMemberAccess]
+            number: int = roots[name].untyped_storage()._cdata  # noqa: SLF001
+            found[-number] = name, users(number) - alone + 1
+    return {number: (name, using) for number, (name, using) in found.items() if using > 1}
 
 
 def still_held(

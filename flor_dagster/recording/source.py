@@ -27,7 +27,8 @@ class LoopSource:
     """One `for` statement over a `flor.loop(...)`.
 
     `stored` are the names that the statement binds in its own scope, `targets` the loop's own among them, `loaded` the ones that it reads (nested functions
-    and its iterable included), `first_stored` those of `stored` whose value no iteration reads before it binds them,
+    and its iterable included), `first_stored` those of `stored` whose value no iteration reads before it binds them, `untouched` those of them that no function in
+    its scope reads,
     `tainted` those of its scope that hold clock or process values. `reason` says why its executions can't be skipped, empty if
     they can. `wrappers` are the dotted names of what pulls from it in the iterable (`enumerate`, `tqdm`), `touches` what its
     code reaches without naming it plainly. Lines are 1-based.
@@ -39,6 +40,7 @@ class LoopSource:
     targets: frozenset[str]
     loaded: frozenset[str]
     first_stored: frozenset[str]
+    untouched: frozenset[str]
     read_outside: frozenset[str]
     tainted: frozenset[str]
     breaks: tuple[tuple[int, int], ...]
@@ -147,6 +149,7 @@ def _describe(
         targets=mangled((n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)), owner),
         loaded=mangled(loaded, owner),
         first_stored=mangled(first, owner),
+        untouched=mangled(first - _read_by_functions(scope), owner),
         read_outside=mangled(_read_outside(node, scope), owner),
         tainted=mangled(tainted_names(tree, scope), owner),
         wrappers=tuple(_wrappers(node.iter)),
@@ -172,6 +175,17 @@ def _first_stored(node: ast.For | ast.AsyncFor) -> frozenset[str]:
                     n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
                 } - read
     return frozenset(safe - read)
+
+
+def _read_by_functions(scope: ast.AST) -> frozenset[str]:
+    """Names that functions and classes within a scope read, their own ones included."""
+    inner = [n for n in ast.walk(scope) if isinstance(n, SCOPES) and n is not scope]
+    return frozenset(
+        n.id
+        for other in inner
+        for n in ast.walk(other)
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+    )
 
 
 def _read_outside(node: ast.For | ast.AsyncFor, scope: ast.AST) -> frozenset[str]:

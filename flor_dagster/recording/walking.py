@@ -13,6 +13,7 @@ from flor_dagster.recording.entries import Entry
 from flor_dagster.recording.footprints import Footprint, look
 from flor_dagster.recording.globals import find_global
 from flor_dagster.recording.listening import listeners
+from flor_dagster.recording.listing import OF_TENSOR
 from flor_dagster.recording.memory import KnownMemory
 from flor_dagster.recording.outside import places_in
 from flor_dagster.recording.retracing import Place
@@ -123,7 +124,8 @@ class Walker:
             TooManyError: there are too many.
         """
         roots = self._surveyed(execution, global_roots)
-        held = letgo.held_elsewhere(roots, self._rebindable(execution, global_roots, roots))
+        names = self._rebindable(execution, global_roots, roots)
+        held = letgo.held_elsewhere(roots, names)
         place = self._places.get(execution.site)
         match = (
             None
@@ -135,6 +137,10 @@ class Walker:
             # What only the program's own objects hold beside the names is found at their places.
             inside = Counter(n for inner in entry.full.children.values() for n in inner.values())
             entry.held = [value for value, more in held if more > inside[id(value)]]
+        tensors = letgo.memory_of(roots, names)
+        if tensors:
+            on = Counter(inner.get(OF_TENSOR) for inner in entry.full.children.values())
+            entry.shared = {number: root for number, (root, users) in tensors.items() if users > on[number]}
         return entry
 
     @staticmethod
@@ -178,6 +184,9 @@ class Walker:
         self, execution: LoopExecution, entry: Entry, now: Survey | Footprint, capturer: Capturer
     ) -> None:
         """Capture what no name of the loop leads to any more, and something else still holds."""
+        for root in entry.lost_memory(now):
+            reason = f"`{root.partition(':')[2]}` shares its memory with something else, and the loop lets go of it"
+            capturer.state.unavailable[f"{letgo.KIND}:{root}"] = reason
         lost = [value for value in entry.lost(now) if letgo.is_changing(value)]
         if not lost:
             return
@@ -236,12 +245,13 @@ def sort_unavailable(execution: LoopExecution, capturer: Capturer) -> tuple[list
 
 
 def _untouched(execution: LoopExecution) -> set[str]:
-    """Local names whose objects of before a loop nothing in it reads: each iteration binds them first."""
+    """Roots whose objects of before a loop nothing in it reaches by these names: each iteration binds them first."""
     source, frame = execution.source, execution.frame
-    if source is None or frame is None or frame.f_code.co_name == "<module>":
+    if source is None or frame is None:
         return set()
     shared = {*frame.f_code.co_cellvars, *frame.f_code.co_freevars}
-    return {f"name:{name}" for name in source.first_stored - shared}
+    kind = frame.f_globals.get("__name__") if frame.f_code.co_name == "<module>" else "name"
+    return {f"{kind}:{name}" for name in source.untouched - shared}
 
 
 def tainted_roots(execution: LoopExecution) -> tuple[str, ...]:

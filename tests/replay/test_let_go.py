@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.replay.batch_lab import Batch, Case
@@ -82,3 +84,34 @@ def test_who_else_holds_it_sees_it_as_the_training_left_it(
         executed = asked.steps.get("was", 0)  # type: ignore[attr-defined]
         # What can be found again is captured; else all is executed.
         assert executed == 0 or (place in ("an attribute", "an item") and kind != "thing"), executed
+
+
+TENSOR = """\
+import torch
+import flor_dagster as flor
+
+now = torch.zeros(3)
+first = {alias}
+for epoch in flor.loop("epoch", range(3)):
+    for step in flor.loop("step", range(3)):
+        now += step + epoch + 1
+        if (epoch, step) == (0, 1):
+            now = torch.zeros(3)
+        flor.log("was", step)
+    #? flor.log("ASKED", [str(first), str(now)])
+    flor.log("size", epoch)
+#? flor.log("ASKED_end", [str(first), str(now)])
+"""
+ALIASES = ("now", "now.detach()", "now[:2]", "now.numpy()", "now.clone()")
+
+
+def test_who_else_holds_a_tensors_memory_sees_it_as_the_training_left_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    cases = {f"t{n}": Case(TENSOR.format(alias=alias)) for n, alias in enumerate(ALIASES)}
+    with Batch(tmp_path, "torch", "numpy", "orjson") as batch:
+        for name, answers in batch.ask(cases).items():
+            alias = ALIASES[int(name[1:])]
+            for asked in answers.values():
+                assert (asked.fidelity, asked.right) == ("exact", True), (alias, asked)
+                # An object is captured; of memory alone nothing is known but that something uses it.
+                assert bool(asked.steps["was"]) == (alias not in ("now", "now.clone()")), (alias, asked.steps)
