@@ -75,6 +75,20 @@ class Entry:
             unseen = sorted([*unseen, *(node for number, node in walked.items() if number not in seen)])
         return {"fresh": sorted(fresh), "displaced": self._led_to(displaced, capturer), "unseen": unseen}
 
+    def hold(self, others: Mapping[int, Any]) -> None:
+        """Keep those of some objects that are among the ones it found.
+
+        Args:
+            others: by identity; something else holds them.
+        """
+        if not others:
+            return
+        before = self._before
+        rest = before if isinstance(before, Survey) else before.rest
+        numbers = frozenset() if isinstance(before, Survey) else frozenset(before.numbers)
+        known = set(map(id, self.held))
+        self.held += [v for n, v in others.items() if n not in known and (n in rest.children or n in numbers)]
+
     def lost(self, after: Survey | Footprint) -> list[Any]:
         """The objects that it found, that are at none of its places any more, and that still live; in no order.
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from flor_dagster.recording.listing import TENSORS, lister_of
+from flor_dagster.recording.shape import frame_locals
 from flor_dagster.recording.surveying import SCALARS, Way, follow, takes_references
 
 KIND = "gone"
@@ -55,6 +56,33 @@ def held_elsewhere(roots: Mapping[str, Any], names: Collection[str]) -> list[tup
     objects = list({id(roots[n]): roots[n] for n in names if is_lost(type(roots[n]))}.values())
     more = [count - 1 - times[id(value)] for value, count in zip(objects, _counts(objects), strict=True)]
     return [(value, number) for value, number in zip(objects, more, strict=True) if number > 0]
+
+
+def named_elsewhere(
+    frame: types.FrameType | None, roots: Mapping[str, Any], is_own: Callable[[str], bool]
+) -> dict[int, Any]:
+    """Objects that other names than some roots stand for, in the functions that are open and their modules.
+
+    Only objects that can't be found again by a weak reference.
+
+    Args:
+        frame: the innermost of these functions.
+        roots: root name → object.
+        is_own: whether a module's name belongs to the program.
+    """
+    found: dict[int, Any] = {}
+    spaces: dict[int, dict[str, Any]] = {}
+    while frame is not None:
+        if is_own(str(frame.f_globals.get("__name__"))):
+            spaces[id(frame.f_globals)] = frame.f_globals
+            if frame.f_code.co_name != "<module>":
+                spaces[id(frame)] = frame_locals(frame)
+        frame = frame.f_back
+    for space in spaces.values():
+        found.update((id(value), value) for value in list(space.values()) if is_lost(type(value)))
+    for value in roots.values():
+        found.pop(id(value), None)
+    return found
 
 
 def memory_of(roots: Mapping[str, Any], names: Collection[str]) -> dict[int, tuple[str, int]]:

@@ -209,7 +209,7 @@ class Restorer:
         return self._pending.pop(name)
 
     def rebound(self) -> None:
-        """Where all names are bound again, an array in whose place another one was made must be gone, else somebody sees it.
+        """Where all names are bound again, what they let go of must be gone, else somebody sees it.
 
         Raises:
             CheckpointError: it is not.
@@ -217,19 +217,31 @@ class Restorer:
         if self._pending or not (self._replaced or self._let_go):
             return
         let_go, self._let_go = self._let_go, []
-        # Others are found again by the record, which captured them (see `letgo`).
-        if any(letgo.is_lost(type(v)) for v in letgo.still_held(let_go, self._is_own)):
+        replaced, self._replaced = self._replaced, []
+        kind = self._held(let_go)
+        if kind:
+            gc.collect()  # what refers to itself holds nothing
+            kind = self._held(let_go)
+        if kind:
             raise CheckpointError(
-                "something is let go of here that may have been changed in place before, and something that isn't captured holds it"
+                f"{kind} is let go of here that may have been changed in place before, and something that isn't captured holds it"
             )
         let_go.clear()
-        replaced, self._replaced = self._replaced, []
         if any(reference() is not None for reference in replaced):
             gc.collect()
         if any(reference() is not None for reference in replaced):
             raise CheckpointError(
                 "an array was changed in place in a way that can't be put back, and something that isn't captured holds it, too"
             )
+
+    def _held(self, let_go: list[Any]) -> str:
+        """What was let go of and something else holds, in words; empty where nothing does.
+
+        Only what the record can't find again: all else is captured (see `letgo`).
+        """
+        held = letgo.still_held(let_go, self._is_own) if let_go else []
+        kinds = [type(value).__name__ for value in held if letgo.is_lost(type(value))]
+        return f"an object of type `{kinds[0]}`" if kinds else ""
 
     def check_rebound(self) -> None:
         """The program goes on.

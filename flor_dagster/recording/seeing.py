@@ -165,6 +165,10 @@ class _Look(Capturer):
         for number, versions in self._versions.items():
             self.state.nodes[number][3] = f"{self.state.nodes[number][3]} {sorted(versions)}"
         roots, nodes = self.state.roots, self.state.nodes
+        # It refers to itself: nothing of the program may live until that is collected.
+        self._describers.clear()
+        for held in (self.objects, self.values, self._keep, self.pending, self.parts, self.touched):
+            held.clear()
         return Sight(outside, roots, nodes, _text_of([outside, roots, nodes]))
 
 

@@ -137,6 +137,7 @@ class Walker:
             # What only the program's own objects hold beside the names is found at their places.
             inside = Counter(n for inner in entry.full.children.values() for n in inner.values())
             entry.held = [value for value, more in held if more > inside[id(value)]]
+        entry.hold(letgo.named_elsewhere(execution.frame, roots, self.is_own))
         tensors = letgo.memory_of(roots, names)
         if tensors:
             on = Counter(inner.get(OF_TENSOR) for inner in entry.full.children.values())

@@ -89,10 +89,10 @@ VALUES = {"numpy": "float(weights.max())", "torch": "net.bias.item()", "workers"
 RESTORE = """
 import sys
 from flor_dagster.recording.replaying import ReplaySession
-restore = ReplaySession._restore
+restore = ReplaySession._put_back
 def spoiled(self, execution, name, index):
 {body}
-ReplaySession._restore = spoiled
+ReplaySession._put_back = spoiled
 """
 
 
