@@ -109,7 +109,7 @@ class Capturing:
                 )
                 if not self._global_roots.keys() - {site} and not sort_unavailable(execution, capturer)[0]:
                     self._prepare(capturer.sizes)
-                capturer = None  # holds what it captured; who holds what is counted below
+                del capturer  # holds what it captured; who holds what is counted below
             execution.outside = outside.readings(self._outside[site], sys.modules)
             execution.entry = self._walker.enter(execution, self._global_roots[site])
             execution.switches = switches.read_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import compress, count
 from operator import ne
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,8 @@ class Entry:
         self._fresh: set[int] = set()  # of the plan's objects at the last look, by their places
         self._displaced: set[int] = set()  # and what hangs elsewhere at one of them, by its identity
         self._ways: dict[int, Way | None] = {}
-        self._others = frozenset[
-            int
-        ]()  # identities of arrays at the last look that are parts of other ones than then
+        # Identities of arrays at the last look that are parts of other ones than then.
+        self._others = frozenset[int]()
 
     @property
     def roots(self) -> Mapping[str, int]:
@@ -83,11 +83,8 @@ class Entry:
         """
         if not others:
             return
-        before = self._before
-        rest = before if isinstance(before, Survey) else before.rest
-        numbers = frozenset() if isinstance(before, Survey) else frozenset(before.numbers)
-        known = set(map(id, self.held))
-        self.held += [v for n, v in others.items() if n not in known and (n in rest.children or n in numbers)]
+        there = _identities(self._before) - set(map(id, self.held))
+        self.held += [value for number, value in others.items() if number in there]
 
     def lost(self, after: Survey | Footprint) -> list[Any]:
         """The objects that it found, that are at none of its places any more, and that still live; in no order.
@@ -99,17 +96,15 @@ class Entry:
         found += self.held
         if not found:
             return []
-        rest = after if isinstance(after, Survey) else after.rest
-        numbers = frozenset() if isinstance(after, Survey) else frozenset(after.numbers)
-        return [value for value in found if id(value) not in rest.children and id(value) not in numbers]
+        there = _identities(after)
+        return [value for value in found if id(value) not in there]
 
     def lost_memory(self, after: Survey | Footprint) -> list[str]:
         """The roots of tensors whose memory something else uses, too, and that no tensor shows any more."""
         if not self.shared:
             return []
-        rest = after if isinstance(after, Survey) else after.rest
-        numbers = frozenset() if isinstance(after, Survey) else frozenset(after.numbers)
-        return [r for n, r in self.shared.items() if n not in rest.children and n not in numbers]
+        there = _identities(after)
+        return [root for number, root in self.shared.items() if number not in there]
 
     def _moved_marks(self, after: Survey | Footprint) -> list[Any]:
         """What finds the objects again that are not where they were; others may be among them."""
@@ -264,6 +259,11 @@ class Entry:
 
 def _is_same(mark: Any, kind: Any) -> bool:
     return mark() is not None if type(mark) is weakref.ref else mark is kind
+
+
+def _identities(look: Survey | Footprint) -> AbstractSet[int]:
+    """Of all that a look found."""
+    return look.children.keys() if isinstance(look, Survey) else look.rest.children.keys() | set(look.numbers)
 
 
 def _alive(mark: Any) -> Any:

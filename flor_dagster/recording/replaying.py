@@ -274,9 +274,7 @@ class ReplaySession(Session):
 
     def _restorer_of(self, run_id: str) -> Restorer:
         """What puts back the checkpoints of a run."""
-        return Restorer(
-            self._checkpoints, run_id, str(self.place.root), self.walker, self.generators, self.modules.is_own
-        )
+        return Restorer(self._checkpoints, run_id, str(self.place.root), self.walker, self.generators)
 
     def _put_back(self, execution: LoopExecution, name: str, index: int | None) -> None:
         """Put a checkpoint back; where that can't be done the process ends here.

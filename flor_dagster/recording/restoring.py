@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import CheckpointError, ReplayError
@@ -35,7 +35,6 @@ class Restorer:
         root: the top of the work tree here.
         walker: finds what belongs to an end state.
         generators: the shared random generators.
-        is_own: whether a module's code belongs to the repository.
     """
 
     def __init__(
@@ -45,14 +44,13 @@ class Restorer:
         root: str,
         walker: Walker,
         generators: Generators,
-        is_own: Callable[[str], bool],
     ) -> None:
         self._checkpoints = checkpoints
         self._run_id = run_id
         self._root = root
         self._walker = walker
         self._generators = generators
-        self._is_own = is_own
+        self._is_own = walker.is_own
         self._buffers = KeptBuffers(checkpoints, walker.known)
         self._manifests: dict[str, Manifest] = {}
         self._pending: dict[str, Any] = {}

@@ -15,7 +15,6 @@ def at(place, size):
     return array
 
 """
-ASKED = '#? flor.log("asked", (len(a), float(a.sum()), float(last.sum())))'
 BODY = """\
 {head}
     a, last = np.zeros(1), np.arange(6.0)
@@ -31,39 +30,38 @@ BODY = """\
             last = last[: -1 if len(last) > 2 else 9].copy()[:: 1 + step % 2]
         {asked}
         flor.log("size", len(a))
-        if epoch == 1 and os.environ.get("DIES"):
-            os._exit(9)
     flor.log("end", float(a.sum() + last.sum()))
 """
-HEADS = {
-    "a function's names": "import os\nimport numpy as np\nimport flor_dagster as flor\n\n"
-    + AT
-    + "def main():",
-    "a module's names": "import os\nimport numpy as np\nimport flor_dagster as flor\n\n" + AT + "if True:",
-}
+IMPORTS = f"import numpy as np\nimport flor_dagster as flor\n\n{AT}"
+HEADS = {"a function's names": f"{IMPORTS}def main():", "a module's names": f"{IMPORTS}if True:"}
 
 
-def script(where: str, asked: str = "pass") -> str:
-    text = BODY.format(head=HEADS[where], asked=asked)
+def script(where: str) -> str:
+    text = BODY.replace("{head}", HEADS[where])
     return text + "\nmain()\n" if "def main" in text else text
 
 
-def answered(lab: Lab, name: str = "asked") -> tuple[Report, list[object]]:
+def answered(lab: Lab, text: str, asked: str) -> tuple[Report, list[object]]:
+    """What comes of a statement that the recorded run did not have."""
+    lab.commit({"train.py": text.format(asked="pass")})
+    lab.train()
+    lab.write({"train.py": text.format(asked=f'flor.log("asked", {asked})')})
     with lab.open() as workspace:
-        report = workspace.answer(Question((name,), warm=False))
-        frame = workspace.store.dataframe(name)
-        return report, list(frame[name][frame[name].notna()])
+        report = workspace.answer(Question(("asked",), warm=False))
+        frame = workspace.store.dataframe("asked")
+        return report, list(frame["asked"][frame["asked"].notna()])
+
+
+def places_taken(lab: Lab) -> list[bool]:
+    """Where an array took the place of another one: what these tests are about."""
+    with lab.open() as workspace:
+        return [bool(taken) for taken in workspace.store.dataframe("same_place")["same_place"]]
 
 
 @pytest.mark.parametrize("where", HEADS)
 def test_arrays_of_other_shapes_at_the_places_of_dead_ones_are_put_back(lab: Lab, where: str) -> None:
-    lab.commit({"train.py": script(where)})
-    lab.train()
-    lab.write({"train.py": script(where, ASKED.removeprefix("#? "))})
-    report, values = answered(lab)
-    with lab.open() as workspace:
-        same = list(workspace.store.dataframe("same_place")["same_place"])
-    assert same.count(True) > 6, "no array took the place of another one: this test shows nothing"
+    report, values = answered(lab, script(where), "(len(a), float(a.sum()), float(last.sum()))")
+    assert sum(places_taken(lab)) > 6, "no array took the place of another one: this test shows nothing"
     assert [answer.cell.fidelity for answer in report.cells] == ["exact"], report.cells[0].cell
     assert lab.emitted(report.replays[0].id, "was") == 0
     assert report.children == 1
@@ -99,10 +97,7 @@ main()
 
 
 def test_a_resized_array_that_somebody_else_holds_is_not_replaced_by_another_one(lab: Lab) -> None:
-    lab.commit({"train.py": ALIAS.format(asked="pass")})
-    lab.train()
-    lab.write({"train.py": ALIAS.format(asked='flor.log("asked", (len(a), float(a.sum())))')})
-    report, values = answered(lab)
+    report, values = answered(lab, ALIAS, "(len(a), float(a.sum()))")
     assert values == [[3, 5.0], [5, 14.0], [7, 27.0]], report.cells[0].cell
     assert report.cells[0].cell.fidelity == "exact"
     assert lab.emitted(report.replays[-1].id, "went") == 6, "it was executed from the beginning"
@@ -131,12 +126,8 @@ for epoch in flor.loop("epoch", range(2)):
 
 
 def test_an_array_that_somebody_holds_stays_though_its_name_has_one_at_a_dead_ones_place(lab: Lab) -> None:
-    lab.commit({"train.py": HELD.format(asked="pass")})
-    lab.train()
-    lab.write({"train.py": HELD.format(asked='flor.log("asked", [*map(float, outer[0]), float(b.sum())])')})
-    report, values = answered(lab)
-    with lab.open() as workspace:
-        assert workspace.store.dataframe("same_place")["same_place"].iloc[0]
+    report, values = answered(lab, HELD, "[*map(float, outer[0]), float(b.sum())]")
+    assert places_taken(lab)[0]
     assert report.cells[0].cell.fidelity == "exact"
     assert values == [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 3.0]]
 
@@ -163,12 +154,8 @@ for epoch in flor.loop("epoch", range(2)):
 
 
 def test_an_array_at_the_place_of_a_part_of_another_one_is_not_written_into_that(lab: Lab) -> None:
-    lab.commit({"train.py": PART.format(asked="pass")})
-    lab.train()
-    lab.write({"train.py": PART.format(asked='flor.log("asked", [*map(float, (*order, *part, *y))])')})
-    report, values = answered(lab)
-    with lab.open() as workspace:
-        assert workspace.store.dataframe("same_place")["same_place"].iloc[0]
+    report, values = answered(lab, PART, "[*map(float, (*order, *part, *y))]")
+    assert places_taken(lab)[0]
     assert report.cells[0].cell.fidelity == "exact"
     assert values == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 4.0, 5.0, 6.0, 7.0] + [7.0] * 4] * 2
     assert report.children == 1
