@@ -13,6 +13,7 @@ from flor_dagster.errors import ReplayError
 
 if TYPE_CHECKING:
     from flor_dagster.replay.examining import LoopFinding
+    from flor_dagster.replay.variable_mentions import Mention
     from flor_dagster.replay.workspace import Workspace
 
 _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
@@ -23,14 +24,18 @@ _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 @project_command
 def doctor_command(workspace: Workspace, output: Output, script: str | None) -> int:
     """Look at the project's health; with a SCRIPT, at what keeps its loops from being skipped in replays."""
-    from flor_dagster.replay.examining import examine
+    from flor_dagster.replay.examining import examine, imported_sources
     from flor_dagster.replay.health import check_health
+    from flor_dagster.replay.variable_mentions import variables_named
 
     checks = check_health(workspace)
     loops: tuple[LoopFinding, ...] = ()
+    variables: tuple[Mention, ...] = ()
     if script is not None:
         name = _relative(workspace.root, script)
-        loops = examine(workspace.root, _files(workspace.root), name, workspace.store)
+        files = _files(workspace.root)
+        loops = examine(workspace.root, files, name, workspace.store)
+        variables = variables_named(imported_sources(workspace.root, files, name))
     bad = any(check.level == "problem" for check in checks) or any(not loop.skippable for loop in loops)
     output.document(
         {
@@ -43,6 +48,7 @@ def doctor_command(workspace: Workspace, output: Output, script: str | None) -> 
                 }
                 for loop in loops
             ],
+            "variables": variables,
         }
     )  # fmt: skip
     for check in checks:
@@ -57,6 +63,8 @@ def doctor_command(workspace: Workspace, output: Output, script: str | None) -> 
             output.text(f"  {obstacle.file or loop.file}:{obstacle.line}: {obstacle.sentence}{hint}")
         for sentence in loop.seen:
             output.text(f"  {sentence}")
+    for found in variables:
+        output.text(f"{found.file}:{found.line}: environment variable {found.name}: {found.sentence}")
     return FAILED if bad else DONE
 
 

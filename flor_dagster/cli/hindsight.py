@@ -15,8 +15,11 @@ from flor_dagster.cli.interpreting import (
     environment_option,
     one_interpreter,
     parse_tolerance,
+    parse_variables,
     python_option,
     rtol_option,
+    variable_files_option,
+    variables_option,
 )
 from flor_dagster.cli.output import DONE, FAILED, Output
 from flor_dagster.cli.progress import Remaining, shown
@@ -85,6 +88,8 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
 @rtol_option
 @python_option
 @environment_option
+@variables_option
+@variable_files_option
 @click.option(
     "--segments",
     type=click.IntRange(min=0),
@@ -120,6 +125,8 @@ def hindsight_command(
     rtol: tuple[str, ...],
     python: str | None,
     environment: str | None,
+    variables: tuple[str, ...],
+    variable_files: tuple[str, ...],
     segments: int,
     cold: bool,
     timeout_seconds: float | None,
@@ -146,6 +153,7 @@ def hindsight_command(
         tolerance=parse_tolerance(rtol),
         python=python,
         environment=environment,
+        variables=parse_variables(variables, variable_files),
         segments=segments,
         warm=not cold,
         timeout_seconds=timeout_seconds,
@@ -184,6 +192,7 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
         if part.todo
         for note in part.detail.get("notes", ())
     ]
+    said += _warnings(plan)
     said += [
         (f"{statement_key} {sentence}", part.run.key)
         for part in plan.runs

@@ -1,4 +1,4 @@
-"""The options of commands that execute old versions and compare: by which interpreter, and how near."""
+"""The options of commands that execute old versions and compare: by which interpreter, with which variables, and how near."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ python_option = click.option(
     metavar="PATH",
     help="The interpreter for the old versions; default: the one that each training run was recorded with.",
 )
+variables_option = click.option(
+    "--env-var",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Give replays this environment variable, or secret of the command line, in place of what was kept; without VALUE today's.",
+)
+variable_files_option = click.option(
+    "--env-file",
+    "variable_files",
+    multiple=True,
+    metavar="FILE",
+    help="Give replays the variables of this file, a NAME=VALUE per line: secrets stay off the command line.",
+)
 environment_option = click.option(
     "--env",
     "environment",
@@ -34,6 +48,23 @@ def one_interpreter(python: str | None, environment: str | None) -> None:
     """
     if python is not None and environment is not None:
         raise click.UsageError("--python and --env both choose the interpreter: give one of them.")
+
+
+def parse_variables(values: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+    """`--env-var` and `--env-file` as name → value.
+
+    Raises:
+        click.BadParameter: for what gives no name or no value.
+    """
+    if not values and not files:
+        return {}
+    from flor_dagster.errors import ReplayError
+    from flor_dagster.replay.given import read_supplied
+
+    try:
+        return read_supplied(values, files)
+    except ReplayError as error:
+        raise click.BadParameter(str(error), param_hint="--env-var / --env-file") from error
 
 
 def parse_tolerance(values: Sequence[str]) -> dict[str, float] | None:

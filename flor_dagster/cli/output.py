@@ -81,7 +81,8 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        shown = [field for field in dataclasses.fields(value) if not field.metadata.get("secret")]
+        return {field.name: jsonable(getattr(value, field.name)) for field in shown}
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, Iterable):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flor_dagster.cli.command import project_command
+from flor_dagster.cli.interpreting import parse_variables, variable_files_option, variables_option
 from flor_dagster.cli.output import DONE, FAILED, Output
 from flor_dagster.cli.wording import because
 
@@ -66,6 +67,13 @@ def _entrypoint(script: Path, root: Path) -> str:
 @click.option(
     "--allow-changed", is_flag=True, help="With --resume: go on also where code, libraries or setup differ."
 )
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Train with kernels and threads that every x86-64-v3 (or arm64) machine gives alike, so that replays elsewhere can be exact.",
+)
+@variables_option
+@variable_files_option
 @project_command
 def run_command(
     workspace: Workspace,
@@ -74,6 +82,9 @@ def run_command(
     arguments: tuple[str, ...],
     resume: str | None,
     allow_changed: bool,
+    portable: bool,
+    variables: tuple[str, ...],
+    variable_files: tuple[str, ...],
 ) -> int:
     """Train: run SCRIPT and record it.
 
@@ -88,11 +99,21 @@ def run_command(
             raise click.UsageError(
                 "--resume takes the arguments of the training run that died; --arg can't change them"
             )
+        if portable:
+            raise click.UsageError(
+                "--resume goes on as the training run that died was started: leave out --portable"
+            )
         from flor_dagster.replay.resuming import resume as go_on
 
-        run = go_on(workspace, resume, entrypoint, allow_changed=allow_changed, on_line=output.progress)
+        run = go_on(
+            workspace, resume, entrypoint, allow_changed=allow_changed,
+            variables=parse_variables(variables, variable_files), on_line=output.progress,
+        )  # fmt: skip
     else:
-        run = workspace.train(entrypoint, parse_arguments(arguments), on_line=output.progress)
+        run = workspace.train(
+            entrypoint, parse_arguments(arguments), portable=portable or None,
+            variables=parse_variables(variables, variable_files), on_line=output.progress,
+        )  # fmt: skip
     output.document({"run": run})
     output.text(_run_line(run))
     if run.status != "finished":

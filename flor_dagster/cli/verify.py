@@ -11,8 +11,11 @@ from flor_dagster.cli.interpreting import (
     environment_option,
     one_interpreter,
     parse_tolerance,
+    parse_variables,
     python_option,
     rtol_option,
+    variable_files_option,
+    variables_option,
 )
 from flor_dagster.cli.output import DONE, FAILED, Output
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 @rtol_option
 @python_option
 @environment_option
+@variables_option
+@variable_files_option
 @project_command
 def verify_command(
     workspace: Workspace,
@@ -39,6 +44,8 @@ def verify_command(
     rtol: tuple[str, ...],
     python: str | None,
     environment: str | None,
+    variables: tuple[str, ...],
+    variable_files: tuple[str, ...],
 ) -> int:
     """Execute each training run RUN again from its beginning and compare everything with its record, bit for bit.
 
@@ -49,6 +56,7 @@ def verify_command(
     from flor_dagster.replay.reproducing import verify_run
 
     one_interpreter(python, environment)
+    supplied = parse_variables(variables, variable_files)
     found = [
         verify_run(
             workspace,
@@ -57,6 +65,7 @@ def verify_command(
             tolerance=parse_tolerance(rtol),
             python=python,
             environment=environment,
+            variables=supplied,
         )
         for name in runs
     ]

@@ -53,6 +53,14 @@ class FlorProjectComponent(dg.Component, dg.Model, dg.Resolvable):
     max_cells: int = Field(
         default=50_000, description="Most cells (training runs by open questions) in Dagster."
     )
+    env_vars: list[str] = Field(
+        default_factory=list,
+        description="Environment variables that replays take from the Dagster run's environment, such as renewed secrets.",
+    )
+    env_file: str = Field(
+        default="",
+        description="A file of NAME=VALUE lines that replays are given; relative to the repository.",
+    )
     hindsight_cron: str = Field(
         default="",
         description="When open questions are answered by themselves, as a cron expression; empty: never.",
@@ -71,6 +79,8 @@ class FlorProjectComponent(dg.Component, dg.Model, dg.Resolvable):
             group_name=self.group_name,
             remote_url=self.remote_url,
             max_cells=self.max_cells,
+            env_vars=self.env_vars,
+            env_file=self.env_file,
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

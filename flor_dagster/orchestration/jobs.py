@@ -35,6 +35,10 @@ class TrainConfig(dg.Config):
         default="",
         description="A commit, branch or tag to train; empty: the files as they are in the repository's folder.",
     )
+    portable: bool = Field(
+        default=False,
+        description="Train with kernels and threads that every x86-64-v3 (or arm64) machine gives alike.",
+    )
 
 
 class HindsightConfig(dg.Config):
@@ -100,6 +104,7 @@ def build_train_job(
                     ref=config.ref or None,
                     tags=tags,
                     origin="dagster",
+                    portable=config.portable or None,
                     on_line=context.log.info,
                 )
             except FlorError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import dagster as dg
 
 from flor_dagster.errors import FlorError, NoRepositoryError
 from flor_dagster.recording import layout
+from flor_dagster.replay.given import read_supplied
 from flor_dagster.replay.workspace import Source, Workspace
 from flor_dagster.store.models import StatementRow
 
@@ -44,6 +46,9 @@ class FlorProject:
         group_name: Dagster group of the project's assets; the project's name where it is empty.
         remote_url: web address of the repository (`"https://github.com/me/digits"`), for links to commits and lines.
         max_cells: how many cells (training runs by open questions) may be registered with Dagster.
+        env_vars: names of environment variables that replays take from the Dagster run's own environment, also where they
+            were others when a training run was recorded: secrets that are renewed.
+        env_file: a file of `NAME=VALUE` lines that replays are given, likewise. No value of either gets into Dagster.
 
     Raises:
         ProjectError: a field that can't work.
@@ -57,6 +62,8 @@ class FlorProject:
     group_name: str = ""
     remote_url: str = ""
     max_cells: int = MAX_CELLS
+    env_vars: Sequence[str] = ()
+    env_file: str | Path = ""
     root: Path = field(init=False, repr=False, compare=False)
     assets: tuple[dg.AssetsDefinition, ...] = field(init=False, repr=False, compare=False)
 
@@ -97,7 +104,16 @@ class FlorProject:
             NoRepositoryError: the folder is not (in) a git repository.
             StoreError: the log store can't be opened.
         """
-        return KeyedWorkspace.open(self.root, entrypoints=self.scripts, store_url=self.store_url or None)
+        workspace = KeyedWorkspace.open(self.root, entrypoints=self.scripts, store_url=self.store_url or None)
+        workspace.supply = self._supplied
+        return workspace
+
+    def _supplied(self) -> Mapping[str, str]:
+        """What replays are given of this process's environment and of the file, read when it is needed."""
+        if not self.env_file and not self.env_vars:
+            return {}
+        names = [name for name in self.env_vars if name in os.environ]
+        return read_supplied(names, [self.root / Path(self.env_file).expanduser()] if self.env_file else [])
 
 
 class KeyedWorkspace(Workspace):

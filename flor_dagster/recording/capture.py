@@ -20,6 +20,7 @@ from flor_dagster.recording.adapters import registry
 from flor_dagster.recording.adapters.registry import Describe, Uncapturable
 from flor_dagster.recording.globals import PYTHONS_OWN, find_global, imported, library_attribute
 from flor_dagster.recording.hulls import storage_hulls
+from flor_dagster.recording.masking import known_secrets
 from flor_dagster.recording.memory import Copy, KnownMemory
 from flor_dagster.recording.outside import Place, places_in
 from flor_dagster.recording.shape import MISSING
@@ -387,6 +388,8 @@ class Capturer:
         node[:] = new
 
     def _text(self, value: str) -> Ref:
+        if known_secrets and (named := known_secrets.named(value)) is not None:
+            return ["k", named]
         if self._root_path and self._root_path in value and "\0" not in value:
             return ["p", value.replace(self._root_path, "\0")]
         return ["s", value]

@@ -14,19 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.recording import layout
+from flor_dagster.recording.kernels import kernel_facts, processor_features
+from flor_dagster.recording.masking import keyed_digest, masked_argv, project_key, secret_arguments
+from flor_dagster.recording.portable import is_portable
+from flor_dagster.recording.process_state import read_process_state
 from flor_dagster.recording.sharing import found as is_found
+from flor_dagster.recording.variables import numeric_variables, start_environment
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+def process_facts(home: Path, *, script: bool) -> dict[str, Any]:
+    """What the header says of the process at its start.
 
-def process_facts() -> dict[str, Any]:
-    """What the header says of the process at its start."""
+    Args:
+        home: the `.flor/` folder, whose key secrets of the command line are digested with.
+        script: whether a replay starts the program as this process was started. A function is called in a process that
+            others have set up: its numeric variables are those of now.
+    """
+    numeric = numeric_variables(start_environment() if script else os.environ)
+    secrets = secret_arguments(sys.argv)
+    key = project_key(home) if secrets else b""
     return {
-        "started": time.time_ns(), "pid": os.getpid(), "ppid": os.getppid(), "host": socket.gethostname(), "argv": list(sys.argv),
+        "started": time.time_ns(), "pid": os.getpid(), "ppid": os.getppid(), "host": socket.gethostname(),
+        "argv": masked_argv(sys.argv, secrets),
+        "masked": [[one.number, one.name, keyed_digest(key, one.value)] for one in secrets],
         "cwd": str(Path.cwd()), "began_in": str(layout.beginning()), "python": platform.python_version(), "executable": sys.executable,
-        "platform": platform.platform(), "hashseed": os.environ.get("PYTHONHASHSEED"),
-        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-        "cores": os.cpu_count(), "hardware": hardware_facts(),
+        "platform": platform.platform(), "hashseed": numeric.get("PYTHONHASHSEED"), "variables": numeric,
+        "portable": is_portable(numeric), "process": read_process_state(), "cores": os.cpu_count(), "hardware": hardware_facts(),
     }  # fmt: skip
 
 
@@ -58,7 +71,9 @@ def _is_installed(folder: str) -> bool:
 
 def hardware_facts() -> dict[str, Any]:
     """The machine, as the system's own files tell it: asking a GPU's library would start it up in this process."""
-    facts: dict[str, Any] = {"machine": platform.machine(), "cpu": "", "memory": None, "gpus": []}
+    facts: dict[str, Any] = {
+        "machine": platform.machine(), "cpu": "", "features": processor_features(), "memory": None, "gpus": [],
+    }  # fmt: skip
     with contextlib.suppress(OSError, ValueError):
         facts["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
@@ -118,6 +133,7 @@ def library_facts() -> dict[str, Any]:
     if torch is not None and hasattr(torch, "get_num_threads"):
         facts["torch_threads"] = torch.get_num_threads()
         facts["cuda"] = bool(torch.cuda.is_initialized())
+    facts["kernels"] = kernel_facts()
     facts["versions"] = {
         name: str(getattr(sys.modules[name], "__version__", ""))
         for name in ("numpy", "torch", "sklearn", "scipy", "pandas")

@@ -16,6 +16,7 @@ from flor_dagster.recording.adapters.registry import restorers
 from flor_dagster.recording.capture import Capturer
 from flor_dagster.recording.hulls import Hull, storage_hulls
 from flor_dagster.recording.letgo import reach
+from flor_dagster.recording.masking import known_secrets
 from flor_dagster.recording.matching import Matching
 from flor_dagster.recording.shape import MISSING
 from flor_dagster.recording.state import WATCHED, Ref, graph_digest
@@ -240,6 +241,13 @@ class Grafter:
                 result = struct.unpack(">d", bytes.fromhex(value))[0]
             case "p":
                 result = value.replace("\0", self._root_path)
+            case "k":
+                try:
+                    result = known_secrets.unnamed(value)
+                except KeyError as error:
+                    raise CheckpointError(
+                        f"the state holds the value of {error.args[0]}, a likely secret, which this replay was not given"
+                    ) from None
             case "z":
                 result = complex(*struct.unpack(">dd", bytes.fromhex(value)))
             case "b":

@@ -15,6 +15,8 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["o", context, t, channel, source, text]           what was printed or logged under `flor.capture`; channel: print or logging
     ["a", name, value, default, source]                an argument; source: default, given or history
     ["i", {...}]                                       the libraries' versions and thread counts, at the first loop
+    ["r", name, by, digest, value]                     an environment variable that the program read, at its first reading; by: own,
+                                                       library or listed; digest null where absent; value null where not kept
     ["b", root, {...}]                                 the state that it was in before the script drew from it, if another
     ["g", root, {...}]                                 the state that a shared random generator was first seen in
     ["k", {...}]                                       a checkpoint exists (its manifest's summary)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flor_dagster.recording import layout
+from flor_dagster.recording import layout, variable_reads
 from flor_dagster.recording.context import current
 from flor_dagster.recording.datafiles import watch_early
 from flor_dagster.recording.endings import at_end
@@ -243,6 +243,7 @@ os.register_at_fork(after_in_child=_disown_child)
 if not _off():
     keep_early()
     watch_early()
+    variable_reads.watch()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flor_dagster.recording import layout
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.journal import line_bytes
+from flor_dagster.recording.masking import known_secrets
 from flor_dagster.recording.values import encode
 
 if TYPE_CHECKING:
@@ -104,11 +105,7 @@ class Records:
         if site is None or site[2] != call:
             journal = self._journal
             self._heat(name, (code, frame.f_lasti, call, journal.fd, journal, self.line, self))
-        text = (
-            self.text(value)
-            if type(value) is float and value - value == 0.0
-            else encode(value, self.artifacts).encode()
-        )
+        text = self.text(value) if type(value) is float and value - value == 0.0 else self._encoded(value)
         iteration = current.get()
         if iteration is None or iteration.owner is not self._journal:
             kept = self._journal.write(b"[%d,0,%b]\n" % (call, text))
@@ -133,6 +130,11 @@ class Records:
             kept = self._with_places(iteration, lambda context: b"[%d,%d,%b]\n" % (call, context, text))
         if not kept:
             self._not_written()
+
+    def _encoded(self, value: Any) -> bytes:
+        """A value's text, without the secrets that this process knows."""
+        text = encode(value, self.artifacts)
+        return (known_secrets.mask(text) if known_secrets else text).encode()
 
     def _heat(self, name: str, site: Site) -> None:
         with self._lock:

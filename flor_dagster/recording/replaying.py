@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, ReplayError
-from flor_dagster.recording import layout, switches
+from flor_dagster.recording import layout, switches, variable_reads
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.collecting import lease
@@ -30,9 +31,12 @@ from flor_dagster.recording.guarding import Guard, doubts
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution
+from flor_dagster.recording.masking import known_secrets
 from flor_dagster.recording.restoring import Restorer
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.values import decode
+from flor_dagster.recording.variable_reads import Read
+from flor_dagster.recording.variables import is_numeric
 
 T = TypeVar("T")
 
@@ -96,6 +100,16 @@ class ReplaySession(Session):
         self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
         self.generators.meet()
+        variable_reads.listeners.append(self._variable_read)
+
+    def _variable_read(self, read: Read) -> None:
+        """A new statement reads an environment variable that the recorded run did not: what it was then, nobody knows."""
+        if threading.get_ident() in self.guard.wrote and not is_numeric(read.name):
+            known = self.plan.get("variables", ())
+            if read.name not in known:
+                doubts[f"variable {read.name}"] = (
+                    f"the statement reads the environment variable {read.name}, which the recorded run did not", False
+                )  # fmt: skip
 
     def finish(self, status: str, reason: str = "") -> None:
         """Note the end; what is in the journal counts once the parent has verified it."""
@@ -103,6 +117,8 @@ class ReplaySession(Session):
             return
         self.ended = True
         self.records.end()
+        if self._variable_read in variable_reads.listeners:
+            variable_reads.listeners.remove(self._variable_read)
         elsewhere = self.modules.below(self.plan["user_root"])
         if elsewhere:
             said = f"{elsewhere} was loaded from the work tree, where the version's own was to be loaded"
@@ -114,7 +130,7 @@ class ReplaySession(Session):
                 "failed",
                 f"{self.journal.lost} lines of the replay's journal could not be written",
             )
-        self.journal.entry("z", status, reason[:2000], time.time_ns())
+        self.journal.entry("z", status, known_secrets.mask(reason)[:2000], time.time_ns())
         self.journal.close()
         if self.topology.world_size > 1 and status == "finished":
             self._over(self.topology.rank).touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,15 +28,27 @@ from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
 from flor_dagster.recording.losses import Loss, Losses
+from flor_dagster.recording.masking import (
+    MASK,
+    keyed_digest,
+    known_secrets,
+    looks_like_credential,
+    project_key,
+    secret_arguments,
+    secret_name,
+    secrets_of,
+)
 from flor_dagster.recording.modules import Modules
 from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.records import Records
 from flor_dagster.recording.runlock import hold_lock, release_lock
-from flor_dagster.recording.settings import CheckpointSettings, checkpoint_settings
+from flor_dagster.recording.settings import CheckpointSettings, checkpoint_settings, keeps_values
 from flor_dagster.recording.telling import ToldLoops
 from flor_dagster.recording.trouble import Troubles
 from flor_dagster.recording.upkeep import Upkeep
 from flor_dagster.recording.values import encode
+from flor_dagster.recording.variable_notes import VariableNotes, read_early
+from flor_dagster.recording.variables import start_environment
 from flor_dagster.recording.versioning import VersionChild
 from flor_dagster.recording.walking import Walker
 
@@ -103,6 +116,9 @@ class Session:
         self.nth = nth
         self.name = name
         self._packages = ""
+        self._variables: VariableNotes | None = None
+        known_secrets.add(secrets_of(os.environ))
+        known_secrets.add({one.name: one.value for one in secret_arguments(sys.argv)})
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
         self.records = Records(self.journal, place.root, self.troubles, ArtifactStore(place.home))
@@ -165,6 +181,10 @@ class Session:
             store, self.run_id, self.journal, self.troubles, self.walker, self.topology.rank, settings
         )
         self.journal.entry("m", self.modules.loaded())
+        if self._versioned and self.nth == 1:
+            read_early(self.place.root, start_environment())
+        self._variables = VariableNotes(self.journal, self.place.home, plain=keeps_values(self.place.root))
+        self._variables.begin()
         folder = layout.run_folder(self.place.home, self.run_id)
         files().begin(self.place.root, self.place.home, folder, first=self.nth == 1)
         for root, state in self._early.items():
@@ -173,10 +193,11 @@ class Session:
 
     def header(self) -> dict[str, Any]:
         """What the journal says of the run and its process at the start."""
-        return self.topology.header() | process_facts() | import_facts(self.place.root) | {
+        script = ":" not in self.entrypoint and not self.entrypoint.startswith("<")
+        return self.topology.header() | process_facts(self.place.home, script=script) | import_facts(self.place.root) | {
             "mode": self.mode, "entrypoint": self.entrypoint, "module": self.module,
             "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": self._tags,
-            "given": jsonable(self.given), "parent": self.parent, "packages": self._packages,
+            "given": jsonable({k: MASK if isinstance(v, str) and secret_name(k) else v for k, v in self.given.items()}), "parent": self.parent, "packages": self._packages,
             "nth": self.nth, "name": self.name,
         }  # fmt: skip
 
@@ -190,6 +211,8 @@ class Session:
             channel.stop()
         self.upkeep.look(now=True)
         self.ended = True
+        if self._variables is not None:
+            self._variables.end()
         over = time.time_ns()  # what follows is our own business, no part of the training's time
         self.records.end()
         files().end()
@@ -202,6 +225,7 @@ class Session:
         self.journal.entry("m", self.modules.loaded())
         if self.journal.lost:
             self.journal.entry("w", "lost", f"{self.journal.lost} journal lines could not be written")
+        reason = known_secrets.mask(reason)
         self.journal.entry("z", status, reason[:2000], over)
         if self.journal.losses is not None:
             if self.journal.lost:
@@ -236,6 +260,8 @@ class Session:
     def disown(self) -> None:
         """In a forked child: nothing here belongs to it."""
         self.ended = True
+        if self._variables is not None:
+            self._variables.end()
         self.records.disown()
         self.journal.disown()
 
@@ -254,7 +280,9 @@ class Session:
 
     def keep_output(self, t: int, channel: str, source: str, text: str) -> None:
         """What the training printed or logged elsewhere, in the loop context where it did."""
-        self.journal.entry("o", self.records.context_id(self.here()), t, channel, source, text)
+        self.journal.entry(
+            "o", self.records.context_id(self.here()), t, channel, source, known_secrets.mask(text)
+        )
 
     # Arguments ------------------------------------------------------------------------------------------------------
 
@@ -268,10 +296,26 @@ class Session:
 
     def note_argument(self, name: str, value: Any, default: Any, source: str) -> None:
         """Say in the journal what an argument was; once, while it stays the same."""
-        line = f'["a",{json.dumps(str(name))},{encode(value)},{encode(default)},"{source}"]\n'
+        name = str(name)
+        line = f'["a",{json.dumps(name)},{self._argument_text(name, value)},{self._argument_text(name, default)},"{source}"]\n'
         if self.args.get(name) != line:
             self.args[name] = line
             self.journal.write(line.encode())
+
+    def _argument_text(self, name: str, value: Any) -> str:
+        """An argument's value as journal text; in the place of a likely secret stands its name."""
+        if type(value) is not str or not value:
+            return encode(value)
+        if secret_name(name) or looks_like_credential(value):
+            known_secrets.add({name: value})
+            named: str | None = f"\0{name}\0"
+        else:
+            named = known_secrets.named(value) if known_secrets else None
+        if named is None:
+            return encode(value)
+        key = project_key(self.place.home)
+        names = {one: keyed_digest(key, known_secrets.values[one]) for one in named.split("\0")[1::2]}
+        return json.dumps({"$": "masked", "v": named, "names": names})
 
     # Loops ----------------------------------------------------------------------------------------------------------
 

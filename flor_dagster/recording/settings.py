@@ -1,6 +1,13 @@
-"""What a project or a person sets about checkpoints: the environment first, then `[tool.flor.checkpoints]` of pyproject.toml.
+"""What a project or a person sets: the environment first, then `[tool.flor]` and `[tool.flor.checkpoints]` of pyproject.toml.
 
-| pyproject.toml | environment | means | default |
+| `[tool.flor]` | environment | means | default |
+| --- | --- | --- | --- |
+| `keep_variables` | `FLOR_KEEP_VARIABLES` | whether values of the environment variables that a program reads are kept in plain text; likely secrets never are | true |
+| `portable` | | whether `flor run` starts trainings with kernels that any machine of the kind gives alike | false |
+
+About checkpoints:
+
+| `[tool.flor.checkpoints]` | environment | means | default |
 | --- | --- | --- | --- |
 | `take` | `FLOR_CHECKPOINTS` | `auto`, `all` or `none` | `auto` |
 | `overhead` | `FLOR_CHECKPOINT_OVERHEAD` | the share of a run's time that they may cost | 0.015 |
@@ -72,7 +79,45 @@ def checkpoint_settings(root: Path | None) -> CheckpointSettings:
     return CheckpointSettings(**{key: _read(key, value, places[key]) for key, value in values.items()})
 
 
+def keeps_values(root: Path | None) -> bool:
+    """Whether values of the program's own environment variables may be kept in plain text (`keep_variables`).
+
+    A file that can't be read keeps none.
+    """
+    chosen = os.environ.get("FLOR_KEEP_VARIABLES")
+    if chosen:
+        return chosen.lower() not in ("0", "false", "no", "off")
+    try:
+        return _setting(root, "keep_variables") is not False
+    except ValueError:
+        return False
+
+
+def is_portable_project(root: Path | None) -> bool:
+    """Whether a project's trainings are to be portable (`portable = true` in `[tool.flor]`).
+
+    Raises:
+        ValueError: its pyproject.toml can't be read, or says neither true nor false.
+    """
+    value = _setting(root, "portable")
+    if value in (None, True, False):
+        return bool(value)
+    raise ValueError(
+        f"`portable` of [tool.flor] in {root}/pyproject.toml is {value!r}; it may be true or false"
+    )
+
+
+def _setting(root: Path | None, name: str) -> Any:
+    return None if root is None else _tool(root / "pyproject.toml").get(name)
+
+
 def _from_project(file: Path) -> Mapping[str, Any]:
+    found = _tool(file).get("checkpoints")
+    return found if isinstance(found, dict) else {}
+
+
+def _tool(file: Path) -> Mapping[str, Any]:
+    """The table `[tool.flor]` of a pyproject.toml; empty where there is none."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -82,7 +127,7 @@ def _from_project(file: Path) -> Mapping[str, Any]:
     import tomllib
 
     try:
-        found = tomllib.loads(text)["tool"]["flor"]["checkpoints"]
+        found = tomllib.loads(text)["tool"]["flor"]
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} can't be read: {error}") from error
     except (KeyError, TypeError):

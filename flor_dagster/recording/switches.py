@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import CheckpointError
+from flor_dagster.recording.masking import looks_like_credential, secret_name
 
 KIND = "process-settings"
 """The kind of their roots; no module can have this name."""
@@ -30,7 +31,6 @@ KIND = "process-settings"
 Value = str | int | bool | None
 
 _ENVIRON = "environ."
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _TEMPORARY = ("/tmp", "/var/tmp", "/var/folders")
 _HOOKS = "torch.hooks"
 _UNREADABLE = "<unreadable>"
@@ -111,7 +111,7 @@ def turned(before: Readings, root: str) -> tuple[dict[str, Value], list[str]]:
             value, old = _variable(now.environ, key), _variable(before.environ, key)
             if value == old or key.startswith("FLOR_"):
                 continue
-            if _SECRET.search(key):
+            if secret_name(key) or looks_like_credential(value or old or ""):
                 reasons.append(
                     f"the environment variable {key} is changed in the loop, and its name tells of a secret"
                 )

@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from flor_dagster.recording.masking import known_secrets
+
 if TYPE_CHECKING:
     from flor_dagster.recording.journal import JournalWriter
 
@@ -54,4 +56,4 @@ class Troubles:
             self._disk_told = self._disk_told or disk
         if not silent:
             warn(message)
-        self._journal.entry("w", "trouble", message)
+        self._journal.entry("w", "trouble", known_secrets.mask(message))

@@ -1,4 +1,4 @@
-"""Logged values as journal text and back, exactly.
+r"""Logged values as journal text and back, exactly.
 
 A value is JSON where JSON holds it exactly; everything else is a tagged object `{"$": kind, ...}`:
 
@@ -15,6 +15,8 @@ A value is JSON where JSON holds it exactly; everything else is a tagged object 
     {"$": "missing", "type": "pandas.NA"}             a library's own word for "no value"; read as None
     {"$": "object", "type": "m.Point", "v": {...}}    a dataclass, an enum, a frame: its parts by name
     {"$": "artifact", "digest": ..., "suffix": "png", "size": ..., "type": ..., "note": ...}    see `artifacts`
+    {"$": "masked", "v": "\0api_key\0", "names": {"api_key": digest}}    a text that holds likely secrets: their names in NUL
+                                                      characters in their places, and their keyed digests
     {"$": "unstored", "type": "...", "text": "..."}   what could be said of a value that can't be kept
     {"$": "error", "type": "ValueError", "message": "...", "line": 7}    a hindsight expression that failed
 
@@ -41,6 +43,7 @@ from typing import Any
 
 from flor_dagster.recording.artifacts import VALUE_SUFFIX, Artifact, ArtifactStore, picture
 from flor_dagster.recording.foreign import array_text, artifact_text, encode_foreign, structure
+from flor_dagster.recording.masking import known_secrets
 
 MAX_TEXT = 1_000_000
 MAX_DEPTH = 100
@@ -283,6 +286,8 @@ def decode(value: Any) -> Any:
             return ArrayValue(value["dtype"], tuple(value["shape"]), base64.b64decode(value["data"]))
         case "datetime" | "time" | "timedelta" | "decimal" | "fraction" | "uuid" | "path" | "bytes":
             return _decode_standard(value)
+        case "masked":
+            return known_secrets.unnamed_or_masked(value["v"])
         case "error":
             return Failure(value["type"], value["message"], value["line"])
         case _:

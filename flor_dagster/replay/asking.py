@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
@@ -48,6 +49,7 @@ def hindsight(
     iterations: Iterations | None = None,
     max_seconds: float | None = None,
     workers: int = 0,
+    variables: Mapping[str, str] | None = None,
     on_cell: Callable[[CellAnswer], None] | None = None,
     project: Path | str | None = None,
 ) -> Report:
@@ -63,6 +65,8 @@ def hindsight(
         iterations: as for `plan`.
         max_seconds: start nothing more once the estimate of what was started exceeds it.
         workers: children at once; 0 takes one per core.
+        variables: environment variables, and secrets of the command line, that the replays are given, by name: what a training
+            run read and that is not kept with it.
         on_cell: told of each asked cell as soon as it is known.
         project: as for `plan`.
 
@@ -71,7 +75,7 @@ def hindsight(
     """
     with Workspace.open(project) as workspace:
         question = _question(workspace, names, runs, where, latest, iterations, max_seconds, workers)
-        return workspace.answer(question, on_cell=on_cell)
+        return workspace.answer(replace(question, variables=variables or {}), on_cell=on_cell)
 
 
 def _question(

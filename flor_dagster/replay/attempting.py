@@ -142,7 +142,7 @@ class Passing:
         """One segment's journals against the record, rank by rank."""
         lines = {file: tuple(by_line) for file, by_line in outcome.statements.items()}
         verdicts = [
-            self._compare_one(record, again, loops, lines)
+            self._compare_one(job, record, again, loops, lines)
             for record, again, loops in zip(job.record.ranks, replayed, job.loops.ranks, strict=True)
         ]
         if len(verdicts) == 1:
@@ -153,10 +153,17 @@ class Passing:
         ])  # fmt: skip
 
     def _compare_one(
-        self, record: RunRecord, replayed: RunRecord, loops: LoopPlan, lines: Mapping[str, tuple[int, ...]]
+        self,
+        job: Job,
+        record: RunRecord,
+        replayed: RunRecord,
+        loops: LoopPlan,
+        lines: Mapping[str, tuple[int, ...]],
     ) -> Verdict:
         verdict = verify(record, replayed, loops, lines, self.tainted, self.tolerance)
-        doubt = "; ".join(filter(None, (self.doubt, machine_difference(record.header, replayed.header))))
+        given = job.record.given.doubt if job.record.given is not None else ""
+        doubts = (self.doubt, given, machine_difference(record.header, replayed.header))
+        doubt = "; ".join(filter(None, doubts))
         if doubt and verdict.fidelity in ("exact", "within tolerance"):
             return replace(verdict, fidelity="unverified", difference=doubt)
         return verdict

@@ -297,6 +297,7 @@ class Carrier:
             answered_cell(
                 self._run, statement, now.placed, result, replay.id, share=self._share(statement, now.placed),
                 approximate=self._approximate, branches=self._branches,
+                supplied=self._record.given.supplied if self._record.given is not None else (),
             )
             for statement in now.todo
         ]  # fmt: skip

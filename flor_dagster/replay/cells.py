@@ -20,7 +20,7 @@ def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str)
 
 def answered_cell(
     run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
-    share: Share, approximate: str, branches: Sequence[str] = (),
+    share: Share, approximate: str, branches: Sequence[str] = (), supplied: Sequence[str] = (),
 ) -> CellRow:  # fmt: skip
     """The cell of a statement that a replay came through with.
 
@@ -33,6 +33,7 @@ def answered_cell(
         share: what of the cell this settles; where iterations are left, it stays open.
         approximate: why the version may not be what ran; empty where it is.
         branches: places of branches on a value of the clock, the process or the machine.
+        supplied: what the asker gave in the place of what the run had, in words.
     """
     file, placement = placed.placements[statement.id]
     by_line = attempt.statements.get(file, {})
@@ -46,7 +47,8 @@ def answered_cell(
     good = len(values) - len(failures)
     verdict = attempt.verdict
     ranks = f" on {len(attempt.journals)} ranks" if len(attempt.journals) > 1 else ""
-    words = f"{good} value{'s' * (good != 1)}{ranks}, {verdict.sentence}"
+    given = f". {'; '.join(supplied)}" if supplied else ""
+    words = f"{good} value{'s' * (good != 1)}{ranks}, {verdict.sentence}{given}"
     status = "replayed" if share.whole else "open"
     if verdict.fidelity == "diverged":
         status, words = "failed", verdict.sentence

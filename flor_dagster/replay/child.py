@@ -18,9 +18,12 @@ from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
 from flor_dagster.recording import process as sessions
+from flor_dagster.recording import variable_reads
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
+from flor_dagster.recording.masking import SECRETS, known_secrets, unmasked_argv
+from flor_dagster.recording.process_state import give_back_process_state
 from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
@@ -52,6 +55,7 @@ def main(plan_path: str) -> int:
 
 def replay(plan: dict[str, Any]) -> int:
     """Replay by a plan, in this process."""
+    _take_secrets(os.environ.pop(SECRETS, ""))
     stack = Path(plan["stack"]).open("w", encoding="utf-8")  # noqa: SIM115 - open for as long as the process lives
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
@@ -71,19 +75,28 @@ def replay(plan: dict[str, Any]) -> int:
 
 def _begin_as_script(plan: dict[str, Any], *, made: bool = False) -> Path:
     """Confine and watch this process, and give it the recorded folder, arguments and import path; the script's path."""
+    give_back_process_state(plan["process"])
     confine(plan["user_root"], plan["own_folders"])
     watch(plan, made=made)
     watch_sums(plan)
+    variable_reads.watch()
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
-    sys.argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
+    argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
+    sys.argv = unmasked_argv(argv, {number: known_secrets.values[name] for number, name, _ in plan["masked"]})
     import_as_recorded(plan, path)
     return path
+
+
+def _take_secrets(text: str) -> None:
+    """Know the secrets that the coordinator gives: they stand in no file."""
+    known_secrets.add(json.loads(text or "{}"))
 
 
 def make_ranks(plan: dict[str, Any]) -> int:
     """Run the script in this process, which makes the ranks; each is replayed where it becomes one."""
     first = plan["ranks"][0]
+    _take_secrets(os.environ.get(SECRETS, ""))  # it stays there for the ranks
     path = _begin_as_script(first, made=True)
     os.environ["PYTHONPATH"] = plan["hook"]
     _await_rank(plan)
@@ -106,9 +119,11 @@ def await_rank(plan_path: str) -> None:
     """In a fresh interpreter that the script started: replay a rank here, if this becomes one."""
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
     first = plan["ranks"][0]
+    _take_secrets(os.environ.get(SECRETS, ""))
     confine(first["user_root"], first["own_folders"])
     watch(first, made=True)
     watch_sums(first)
+    variable_reads.watch()
     _await_rank(plan)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from flor_dagster.replay.chance import SHOWN, suspects
 from flor_dagster.replay.environments import choose_environment
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import Record, RunRecord
+from flor_dagster.replay.surroundings import library_facts_of, surrounding_differences
 
 _TRACED = ("numpy", "torch", "sklearn", "scipy", "pandas")
 
@@ -110,28 +111,14 @@ def _first_generators(replayed: RunRecord) -> str:
 
 
 def environment_differences(recorded: RunRecord, replayed: RunRecord) -> list[str]:
-    """Facts of the two processes that may change results: threads, hash seed, packages, interpreter, machine."""
-    found: list[str] = []
-    before, after = recorded.header, replayed.header
-    if before.get("hashseed") in (None, "random"):
-        found.append("the run had no fixed hash seed (PYTHONHASHSEED), so the order of its sets is lost")
-    for name, what in (("python", "Python"), ("platform", "platform"), ("cores", "number of cores")):
-        if before.get(name) != after.get(name) and before.get(name) is not None:
-            found.append(f"{what} was {before.get(name)} and is {after.get(name)}")
-    old, new = _facts(recorded), _facts(replayed)
-    if new.get("torch_threads") and old.get("torch_threads") != new.get("torch_threads"):
-        found.append(f"torch had {old.get('torch_threads')} threads and has {new.get('torch_threads')}")
-    threads = [
-        f"{name} was {value} and is {after['threads'].get(name)}"
-        for name, value in before.get("threads", {}).items()
-        if after.get("threads", {}).get(name, value) != value
+    """What of the two processes may change results, what decides numbers first: kernels, threads, versions, machine, hash seed."""
+    old, new = library_facts_of(recorded).get("versions", {}), library_facts_of(replayed).get("versions", {})
+    versions = [
+        f"{name} was {old[name]} and is {new[name]}"
+        for name in _TRACED
+        if old.get(name) and new.get(name) and old[name] != new[name]
     ]
-    found += threads
-    versions: Sequence[tuple[str, Any, Any]] = [
-        (name, old.get("versions", {}).get(name), new.get("versions", {}).get(name)) for name in _TRACED
-    ]
-    found += [f"{name} was {a} and is {b}" for name, a, b in versions if a and b and a != b]
-    return found
+    return versions + surrounding_differences(recorded, replayed)
 
 
 def package_differences(recorded: RunRecord, replayed: RunRecord, home: Path | None) -> list[str]:
@@ -144,7 +131,3 @@ def package_differences(recorded: RunRecord, replayed: RunRecord, home: Path | N
     except ReplayError:
         return []
     return [words for words in chosen.warnings if words.startswith("other packages differ")]
-
-
-def _facts(record: RunRecord) -> dict[str, Any]:
-    return next((parts[1] for _, kind, parts in record.events if kind == "i"), {})

@@ -15,6 +15,7 @@ from typing import Any
 from flor_dagster.errors import ReplayError
 from flor_dagster.recording.environment import packages_file
 from flor_dagster.replay.record import RunRecord
+from flor_dagster.replay.surroundings import foreseen_differences
 
 # Modules whose versions are recorded, by the distributions that they come from.
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}
@@ -94,6 +95,8 @@ def choose_environment(record: RunRecord, python: str | None, home: Path | None 
         warnings.append(
             f"other packages differ from those that were installed then: {', '.join(others[:SHOWN])}{more}"
         )
+    if record.given is not None:
+        warnings += foreseen_differences(record, record.given, interpreter, probe=bool(warnings))
     return Environment(interpreter, tuple(warnings))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.replay.surroundings import hardware_differences
 from flor_dagster.versions.repository import blob_id
 from flor_dagster.versions.submodules import compare_loaded
 
@@ -74,17 +75,21 @@ def why_doubtful(repository: Repository, store: LogStore, run: RunRow) -> str:
 def machine_difference(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> str:
     """How the machine of a replay differs from the recorded one; empty where it does not, as far as is known.
 
+    Another processor counts as none for a run that was recorded as portable, and replayed so: its values are exact by what is
+    compared.
+
     Args:
         recorded: the run's header.
         replayed: the replay's.
     """
     before, after = recorded.get("hardware") or {}, replayed.get("hardware") or {}
-    found = [
-        f"{words} was {before[key] or 'none'} and is {after[key] or 'none'}"
-        for key, words in (("machine", "the machine"), ("cpu", "the processor"), ("gpus", "the GPU"))
-        if key in before and key in after and before[key] != after[key]
-    ]
-    return "; ".join(found)
+    if (
+        recorded.get("portable")
+        and replayed.get("portable")
+        and before.get("machine") == after.get("machine")
+    ):
+        before, after = {"gpus": before.get("gpus")}, {"gpus": after.get("gpus")}
+    return "; ".join(hardware_differences(before, after))
 
 
 def _why_excluded(file: str, excluded: Mapping[str, str]) -> str:

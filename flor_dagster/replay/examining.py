@@ -68,9 +68,7 @@ def examine(root: Path, files: Sequence[str], script: str, store: LogStore | Non
     run = _latest(store, script) if store is not None else None
     seen = _seen(store, run) if store is not None and run is not None else {}
     found: list[LoopFinding] = []
-    texts = {
-        file: decode_source((root / file).read_bytes(), file) for file in _reachable(root, files, script)
-    }
+    texts = imported_sources(root, files, script)
     trees = {file: parsed(text) for file, text in texts.items()}
     foreseer = Foreseer({file: tree for file, tree in trees.items() if tree is not None})
     for file, tree in trees.items():
@@ -78,6 +76,15 @@ def examine(root: Path, files: Sequence[str], script: str, store: LogStore | Non
             said = tuple(f"in run {run.key}: {text}" for text in seen.get((file, name), ())) if run else ()
             found.append(LoopFinding(name, file, call.lineno, _obstacles(foreseer, file, tree, call), said))
     return tuple(sorted(found, key=lambda one: (one.file != script, one.file, one.line)))
+
+
+def imported_sources(root: Path, files: Sequence[str], script: str) -> dict[str, str]:
+    """The texts of a script and of the repository's files that it imports, by file.
+
+    Raises:
+        SourceSyntaxError: one of them can't be decoded.
+    """
+    return {file: decode_source((root / file).read_bytes(), file) for file in _reachable(root, files, script)}
 
 
 def _reachable(root: Path, files: Sequence[str], script: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -18,6 +17,8 @@ from flor_dagster.errors import ReplayError
 from flor_dagster.propagation import classify_effects, is_plain
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
+from flor_dagster.recording.masking import SECRETS, masker_of
+from flor_dagster.replay.given import give_back
 from flor_dagster.replay.inputs import Inputs, changed_since, other_in_version, put_kept, read_inputs
 from flor_dagster.replay.lines import shifted
 from flor_dagster.replay.outputs import explained
@@ -31,11 +32,7 @@ from flor_dagster.replay.units import Backend, Ended, Unit
 from flor_dagster.store.models import RunRow, StatementRow
 from flor_dagster.versions import Clone, Repository, link_untracked
 
-# What a child gets of this process's environment; old code sees nothing else.
-ALLOWED_VARIABLES = re.compile(
-    r"^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|"
-    r"CUDA_\w+|NVIDIA_\w+|HF_HOME|TORCH_HOME|XDG_\w+|SSL_CERT_\w+|(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS)$"
-)
+_OF_REPLAYS = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "FLOR_ORIGIN": "replay"}
 
 # Trackers that a script talks to write into the checkout, which goes with the replay, and stay off the network.
 _OUTPUTS = ".flor-outputs"
@@ -141,13 +138,14 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
             on_line(f"{job.run.key}: {job.loops.sentence}")
         unit = unit_of(job, plan_path, folder / f"output.{job.part}.txt", checkout.path)
         ended = backend.run(unit)
-        tail = _tail(Path(unit.output), checkout.path, job.user_root)
+        masker = masker_of(unit.environment, unit.late)
+        tail = tuple(map(masker, _tail(Path(unit.output), checkout.path, job.user_root)))
         for one in ranks if ended.why == "timeout" else ():
             one.hung = where_stuck(one.stack, checkout.path, statements)
         status, reason, worst = (
             _judge(ranks[0], ended) if len(ranks) == 1 else _judge_together(ranks, ended, report)
         )
-        reason = explained(reason, left_out)
+        reason = masker(explained(reason, left_out))
         for one in ranks:
             one.stack.unlink(missing_ok=True)
         if worst is not None and len(ranks) > 1:
@@ -193,12 +191,15 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
 
 def unit_of(job: Job, plan: Path, output: Path, root: Path) -> Unit:
     """The plain description of a job's work."""
-    header = job.record.header
-    recorded = header.get("executable")
+    recorded = job.record.header.get("executable")
     interpreter = recorded if recorded and os.access(recorded, os.X_OK) else sys.executable
+    given = job.record.given or give_back(job.record, job.home, {})
+    late = tracker_variables(root)
+    if given.secrets:
+        late[SECRETS] = json.dumps(dict(given.secrets))
     return Unit(
-        str(plan), str(root.resolve()), str(output), interpreter, _environment(header), tracker_variables(root),
-        job.libraries, job.timeout, job.seconds or job.loops.estimated_seconds, len(job.record.ranks),
+        str(plan), str(root.resolve()), str(output), interpreter, {**given.environment, **_OF_REPLAYS}, late,
+        job.libraries, job.timeout, job.seconds or job.loops.estimated_seconds, len(job.record.ranks), given.options,
     )  # fmt: skip
 
 
@@ -343,6 +344,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
         "part": job.part, "began": header.get("started") or 0,
+        "masked": header.get("masked") or [], "variables": sorted(record.variables), "process": header.get("process") or {},
         "module_name": header.get("module_name"), "paths": header.get("paths"), "recorded_root": header.get("root"),
     }  # fmt: skip
 
@@ -361,17 +363,6 @@ def _moved(texts: list[str], header: Mapping[str, Any], root: Path) -> list[str]
         str(root) + t[len(recorded) :] if t == recorded or t.startswith(recorded + os.sep) else t
         for t in texts
     ]
-
-
-def _environment(header: Mapping[str, Any]) -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if ALLOWED_VARIABLES.match(k)}
-    environment.update(header.get("threads", {}))
-    # A run without a fixed hash seed has an order of its own in every set of texts; a fixed one here at least repeats.
-    environment["PYTHONHASHSEED"] = header.get("hashseed") or "0"
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    environment["FLOR_ORIGIN"] = "replay"
-    return environment
 
 
 def _tail(output: Path, root: Path, user_root: Path) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from flor_dagster.recording.masking import Masker, masker_of
 from flor_dagster.replay.processes import STACK_SIGNAL, adopt_orphans, die_with_parent, end_family
 
 FIRST_BYTES = 16_384
@@ -75,7 +76,7 @@ def guard(
     kept.take(printed)
     if why == "timeout":
         kept.say(f"\nflor_dagster: stopped after {seconds:.0f} s\n")
-    kept.write(request["output"])
+    kept.write(request["output"], masker_of(request["environment"], request["late"]))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     unit = 1 if sys.platform == "darwin" else 1024
     return {
@@ -185,7 +186,8 @@ class _Kept:
     def say(self, text: str) -> None:
         self.add(text.encode())
 
-    def write(self, path: str) -> None:
+    def write(self, path: str, mask: Masker) -> None:
         gap = f"\n… {self.left_out} bytes left out …\n".encode() if self.left_out else b""
+        text = (self.first + gap + self.last).decode("utf-8", errors="surrogateescape")
         with open(path, "wb") as file:  # noqa: PTH123 - a worker needs no paths
-            file.write(self.first + gap + self.last)
+            file.write(mask(text).encode("utf-8", errors="surrogateescape"))

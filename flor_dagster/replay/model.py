@@ -32,6 +32,8 @@ class Question:
         segments: into how many parts each run is split at most; 0 takes as many as make the answer faster.
         timeout_seconds: the time that one child may take; None takes twenty times the run's, ten minutes at least.
         environment: `uv` makes the environment that each version's own lock file describes, and executes it there.
+        variables: environment variables, and secrets of the command line, that replays are given, by name: what a run read and
+            that is not kept with it, or that is to be another. They are kept nowhere.
     """
 
     statements: tuple[str, ...]
@@ -49,6 +51,9 @@ class Question:
     segments: int = 0
     timeout_seconds: float | None = None
     environment: str | None = None
+    variables: Mapping[str, str] = field(
+        default_factory=dict[str, str], repr=False, metadata={"secret": True}
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
 from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
+from flor_dagster.replay.given import give_back
 from flor_dagster.replay.holding import Held, held_by, said_by
 from flor_dagster.replay.iterations import absent_loops
 from flor_dagster.replay.locked import Lock, ask_environment, find_lock
@@ -123,7 +124,9 @@ class Preparer:
             record, environment, lock, why = self._read(run, question)
             if record is None:
                 for statement in todo:
-                    settled[statement.id] = plain_cell(run, statement, why.partition(":")[0], why)
+                    cell = plain_cell(run, statement, why.partition(":")[0], why)
+                    # Who asks again may have what is lacking here.
+                    settled[statement.id] = replace(cell, detail={"ask_again": True})
                 sentence, todo = why.partition(": ")[2], []
         if todo and record is not None:
             todo, placed = self._place(run, record, todo, settled, placements, question)
@@ -195,6 +198,10 @@ class Preparer:
             return None, None, None, f"refused: {reason}"
         self.look_again(run, record)
         lock: Lock | None = None
+        supplied = {**self._workspace.supply(), **question.variables}
+        record.given = give_back(record, self._workspace.home, supplied)
+        if record.given.missing:
+            return None, None, None, f"refused: {'; '.join(record.given.missing)}"
         try:
             if question.environment is not None:
                 read = functools.partial(self._workspace.repository.read, run.commit or "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flor_dagster.recording.journal import read_journal
+from flor_dagster.replay.given import Given, VariableRead, variables_of
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class RunRecord:
     """What a journal says of a run or a replay.
 
     `facts` are what the journal says of each checkpoint, by its name; `last_time` is the last time in it, in nanoseconds.
+    `variables` are the environment variables that the program read; `given` is what its replays are given, once that is known.
     Of several ranks it is the first one's, with the others' in `peers`, in the order of their ranks.
     """
 
@@ -84,6 +86,8 @@ class RunRecord:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     last_time: int = 0
     peers: tuple[RunRecord, ...] = ()
+    variables: dict[str, VariableRead] = field(default_factory=dict[str, VariableRead])
+    given: Given | None = None
 
     @property
     def ranks(self) -> tuple[RunRecord, ...]:
@@ -193,7 +197,7 @@ class _Reader:
         self._calls: dict[int, tuple[str, str, int]] = {}
         self._kinds: dict[str, Callable[[int, list[Any]], None]] = {
             "flor": self._header, "n": self._call, "c": self._context, "l": self._open, "e": self._close, "p": self._beside,
-            "a": self._argument, "b": self._begun, "g": self._generators, "k": self._checkpoint, "u": self._uncaptured, "z": self._end,
+            "a": self._argument, "b": self._begun, "g": self._generators, "k": self._checkpoint, "u": self._uncaptured, "r": self._variable, "z": self._end,
         }  # fmt: skip
 
     def take(self, position: int, parts: list[Any]) -> None:
@@ -249,6 +253,12 @@ class _Reader:
 
     def _argument(self, _: int, parts: list[Any]) -> None:
         self.record.args[parts[1]] = parts[2]
+
+    def _variable(self, _: int, parts: list[Any]) -> None:
+        read = variables_of(parts)
+        known = self.record.variables.get(read.name)
+        if known is None or known.by != "own":
+            self.record.variables[read.name] = read
 
     def _begun(self, _: int, parts: list[Any]) -> None:
         self.record.begin[parts[1]] = parts[2]

@@ -18,6 +18,7 @@ from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.exactness import why_doubtful
 from flor_dagster.replay.executing import Job
+from flor_dagster.replay.given import give_back
 from flor_dagster.replay.keeping import begin_replay, child_timeout, finished
 from flor_dagster.replay.locked import ask_environment, environment_of, find_lock
 from flor_dagster.replay.placing import PlacedVersion
@@ -106,6 +107,7 @@ def verify_run(
     tolerance: Mapping[str, float] | None = None,
     python: str | None = None,
     environment: str | None = None,
+    variables: Mapping[str, str] | None = None,
     on_line: OnLine | None = None,
 ) -> Verification:
     """Execute a training run again from its beginning and compare everything with its record, bit for bit.
@@ -118,6 +120,7 @@ def verify_run(
         tolerance: as in a question: name → relative difference, `*` for every other name.
         python: as in a question: the interpreter that executes it; None takes the one that it was recorded with.
         environment: as in a question: `uv` makes the environment that the version's own lock file describes.
+        variables: as in a question: what its replays are given besides what is kept with the run.
         on_line: told of what goes on, in words.
 
     Raises:
@@ -135,7 +138,7 @@ def verify_run(
     with FileLock(folder / f"{run.id}.lock"):
         verifier = _Verifier(workspace, run, on_line, tolerance)
         try:
-            warnings = verifier.choose(python, environment)
+            warnings = verifier.choose(python, environment, variables or {})
         except ReplayError as error:
             if environment is None:
                 raise  # what was asked can't be done for any run
@@ -178,9 +181,17 @@ class _Verifier:
             rates=rates_of(self._store.replays()),
         )  # fmt: skip
 
-    def choose(self, python: str | None, environment: str | None) -> tuple[str, ...]:
+    def choose(
+        self, python: str | None, environment: str | None, variables: Mapping[str, str]
+    ) -> tuple[str, ...]:
         """Choose what executes it, and make that where it is not there yet; how it differs from what the run had."""
         workspace, lock = self._workspace, None
+        supplied = {**workspace.supply(), **variables}
+        self._record.given = given = give_back(self._record, workspace.home, supplied)
+        if given.missing:
+            raise ReplayError(
+                f"training run {self._run.key} can't be executed again: {'; '.join(given.missing)}"
+            )
         if environment is not None:
             commit, recorded = self._run.commit or "", str(self._record.header.get("python") or "")
             read = functools.partial(workspace.repository.read, commit)

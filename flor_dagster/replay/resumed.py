@@ -32,6 +32,8 @@ from flor_dagster.recording.environment import library_facts
 from flor_dagster.recording.exits import EXIT_CHANGED, EXIT_RESTORE
 from flor_dagster.recording.journal import Entry, JournalWriter, read_journal
 from flor_dagster.recording.loops import LoopExecution, find_source
+from flor_dagster.recording.masking import SECRETS, known_secrets, unmasked_argv
+from flor_dagster.recording.process_state import give_back_process_state
 from flor_dagster.recording.records import Records
 from flor_dagster.recording.replaying import ReplaySession
 from flor_dagster.recording.session import Session
@@ -47,8 +49,11 @@ def main(plan_path: str) -> None:
     """Go on by the plan in a file."""
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
     script = Path(plan["root"]) / plan["entrypoint"]
+    known_secrets.add(json.loads(os.environ.pop(SECRETS, "{}")))
+    give_back_process_state(plan["process"])
     os.chdir(plan["cwd"])
-    sys.argv = list(plan["argv"]) or [str(script)]
+    argv = list(plan["argv"]) or [str(script)]
+    sys.argv = unmasked_argv(argv, {number: known_secrets.values[name] for number, name, _ in plan["masked"]})
     sys.path[0] = str(script.parent)
     namespace = new_main(script)
     sessions: list[ResumeSession] = []

@@ -11,7 +11,7 @@ import ast
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,10 @@ from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.exits import EXIT_CHANGED, EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.identity import new_run_id
+from flor_dagster.recording.masking import SECRETS, masked_lines, masker_of
 from flor_dagster.recording.source import find_loop
+from flor_dagster.recording.variables import is_numeric
+from flor_dagster.replay.given import give_back
 from flor_dagster.replay.record import Execution, RunRecord, read_record
 from flor_dagster.replay.restart import Restart, plan_restart
 from flor_dagster.replay.speaking import PACKAGE_PARENT, python_path, run_python
@@ -50,6 +53,7 @@ def resume(
     entrypoint: str = "",
     *,
     allow_changed: bool = False,
+    variables: Mapping[str, str] | None = None,
     on_line: OnLine | None = None,
 ) -> RunRow:
     """Go on with a training run that failed, was interrupted or lost, from its last restore point.
@@ -62,6 +66,7 @@ def resume(
         name: key, id or unique beginning of the run that died.
         entrypoint: the script, relative to the repository, where it is to be checked; empty takes the run's.
         allow_changed: go on also where code, libraries or setup differ: the result is then another training's.
+        variables: as in a question: what the run read and that is not kept with it.
         on_line: told what goes on, and each line that the script prints.
 
     Returns:
@@ -76,6 +81,10 @@ def resume(
     _check(workspace, run, entrypoint, allow_changed=allow_changed)
     journal = layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"
     record = read_record(journal)
+    supplied = {**workspace.supply(), **(variables or {})}
+    record.given = given = give_back(record, workspace.home, supplied)
+    if given.missing:
+        raise ReplayError(f"training run {run.key} can't be resumed: {'; '.join(given.missing)}")
     without: set[str] = set()
     reason = _no_point(record)
     while True:
@@ -198,14 +207,18 @@ def _go_on(
     plan_path = folder / "resume.json"
     plan = _plan(workspace, run, record, restart, run_id, allow_changed=allow_changed)
     plan_path.write_text(json.dumps(plan), encoding="utf-8")
-    header = record.header
-    environment = {k: v for k, v in os.environ.items() if k not in ("FLOR_RUN_ID", "FLOR_ARGS", "FLOR_TAGS")}
-    environment |= header.get("threads", {})
-    environment["PYTHONHASHSEED"] = header.get("hashseed") or "0"
-    environment |= {"FLOR_HOME": str(workspace.home), "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = python_path()
-    arguments = ["-P", "-c", _BOOT, PACKAGE_PARENT, str(plan_path)]
-    status, tail = run_python(arguments, workspace.root, environment, on_line)
+    given = record.given
+    assert given is not None
+    ours = ("FLOR_RUN_ID", "FLOR_ARGS", "FLOR_TAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in ours and not is_numeric(k)} | dict(
+        given.environment
+    )
+    environment |= {"FLOR_HOME": str(workspace.home), "PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path()}
+    late = {SECRETS: json.dumps(dict(given.secrets))} if given.secrets else {}
+    mask = masker_of(environment, late)
+    arguments = [*given.options, "-P", "-c", _BOOT, PACKAGE_PARENT, str(plan_path)]
+    status, tail = run_python(arguments, workspace.root, environment | late, masked_lines(on_line, mask))
+    tail = [mask(line) for line in tail]
     journal = folder / "journal.0.jsonl"
     ended = read_record(journal).ended if journal.exists() else None
     return status, tail, str(ended[2]) if ended else ""
@@ -237,7 +250,7 @@ def _plan(
         "sites": [[e.file, e.line, e.column] for e in executions if e.function != "<module>"],
         "tags": {**run.tags, "flor/parent": run.key, "flor/resumed_at": where},
         "blobs": workspace.repository.blob_ids(run.commit or ""), "libraries": libraries, "tainted": sorted(tainted),
-        "allow_changed": allow_changed,
+        "allow_changed": allow_changed, "masked": header.get("masked") or [], "process": header.get("process") or {},
     }  # fmt: skip
 
 

@@ -175,7 +175,15 @@ class _Server:
 
     def _child(self, request: Request) -> int:
         if not self._warm:
-            command = [request["interpreter"], "-P", "-c", BOOT, self._package_parent, request["plan"]]
+            command = [
+                request["interpreter"],
+                *request["options"],
+                "-P",
+                "-c",
+                BOOT,
+                self._package_parent,
+                request["plan"],
+            ]
             os.execve(command[0], command, {**request["environment"], **request["late"]})
         os.environ.update(request["late"])
         _leave_finalizers()

@@ -96,7 +96,7 @@ def launch_plan(
         port: where they meet.
     """
     for one, plan in zip(record.ranks, plans, strict=True):
-        plan["variables"] = _variables(one.header, str(port))
+        plan["variables"] = _variables(one.header, str(port)) | _own_numeric(record.header, one.header)
     hook = ""
     if made_by_script(record):
         folder = report.with_suffix(".hook")
@@ -105,6 +105,12 @@ def launch_plan(
         (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
         hook = str(folder)
     return {"ranks": list(plans), "hook": hook, "report": str(report)}
+
+
+def _own_numeric(first: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, str]:
+    """The numeric variables that a rank was started with otherwise than the first one (its GPU, its threads)."""
+    shared = first.get("variables") or {}
+    return {name: v for name, v in (header.get("variables") or {}).items() if shared.get(name) != v}
 
 
 def _variables(header: Mapping[str, Any], port: str) -> dict[str, str]:

@@ -13,6 +13,9 @@ from flor_dagster.errors import ReplayError
 from flor_dagster.recording import layout
 from flor_dagster.recording.identity import new_run_id
 from flor_dagster.recording.journal import correct_end
+from flor_dagster.recording.masking import Masker, masked_lines, secrets_of
+from flor_dagster.recording.portable import THREADS, portable_variables
+from flor_dagster.recording.settings import is_portable_project
 from flor_dagster.replay.speaking import python_path, run_python
 from flor_dagster.store.models import RunRow
 from flor_dagster.versions import Clone, link_untracked
@@ -42,6 +45,8 @@ def train(
     ref: str | None = None,
     tags: Mapping[str, str] | None = None,
     origin: str = "script",
+    portable: bool | None = None,
+    variables: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> RunRow:
     """Run a training script in a child process.
@@ -53,6 +58,9 @@ def train(
         ref: a commit or branch to train instead of the files on disk, in a checkout of our own.
         tags: kept with the run.
         origin: who started it.
+        portable: whether it is started with kernels that every machine of this one's kind gives alike; None takes what the
+            project's pyproject.toml says.
+        variables: environment variables besides this process's own.
         on_line: given each line that the script prints.
 
     Returns:
@@ -62,8 +70,13 @@ def train(
         TrainingFailedError: the script failed; the run is recorded, the message has its last lines.
     """
     run_id = new_run_id()
+    base = {**os.environ, **(variables or {})}
+    if portable or (portable is None and _is_portable(workspace.root)):
+        threads = base.get(THREADS, "")
+        base |= portable_variables() | ({THREADS: threads} if threads.isdecimal() else {})
+    mask = Masker(secrets_of(base).values())
     environment = {
-        **os.environ, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(workspace.home),
+        **base, "FLOR_RUN_ID": run_id, "FLOR_ARGS": json.dumps(dict(args)), "FLOR_HOME": str(workspace.home),
         "FLOR_TAGS": json.dumps(dict(tags or {})), "FLOR_ORIGIN": origin, "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     environment.setdefault("PYTHONHASHSEED", "0")
@@ -74,7 +87,7 @@ def train(
             raise ReplayError(
                 f"there is no script {entrypoint} in {workspace.root}" + (f" at {ref}" if ref else "")
             )
-        status, tail = run_python([str(root / entrypoint)], root, environment, on_line)
+        status, tail = run_python([str(root / entrypoint)], root, environment, masked_lines(on_line, mask))
     finally:
         if ref is not None:
             shutil.rmtree(root, ignore_errors=True)
@@ -83,7 +96,7 @@ def train(
     workspace.sync()
     found = workspace.store.runs(ids=[run_id])
     if status != 0:
-        said = "\n  ".join(tail) or "(it printed nothing)"
+        said = mask("\n  ".join(tail)) or "(it printed nothing)"
         name = f"training run {found[0].key}" if found else "the training"
         raise TrainingFailedError(
             f"{name} ({entrypoint}) failed with exit status {status}. Its last lines:\n  {said}",
@@ -95,6 +108,13 @@ def train(
             "`flor.log`, `flor.loop` in it.", None,
         )  # fmt: skip
     return found[0]
+
+
+def _is_portable(root: Path) -> bool:
+    try:
+        return is_portable_project(root)
+    except ValueError as error:
+        raise ReplayError(str(error)) from error
 
 
 def _checkout(workspace: Workspace, ref: str, run_id: str) -> Path:

@@ -24,6 +24,7 @@ class Unit:
         timeout: seconds after which it is ended.
         seconds: what it should take, for the order of many.
         processes: how many of them work at once in it: one, or as many as there are ranks.
+        options: the interpreter's, before everything else on its command line.
     """
 
     plan: str
@@ -36,6 +37,7 @@ class Unit:
     timeout: float = 600.0
     seconds: float = 0.0
     processes: int = 1
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ _BOOT = (
 START_SECONDS = 120.0
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
-Key = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]
+Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], tuple[str, ...]]
+"""Interpreter, its options, environment, libraries."""
 
 
 class WorkerLostError(ReplayError):
@@ -45,10 +46,15 @@ class Worker:
         interpreter: the Python that it runs.
         environment: all of its environment.
         libraries: what it imports beforehand; none makes it a starter of cold children.
+        options: the interpreter's.
     """
 
     def __init__(
-        self, interpreter: str, environment: dict[str, str], libraries: tuple[str, ...] = ()
+        self,
+        interpreter: str,
+        environment: dict[str, str],
+        libraries: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
     ) -> None:
         self._ids = itertools.count()
         self._lock = threading.Lock()
@@ -60,7 +66,7 @@ class Worker:
         self._sock = ours
         with theirs:
             self._process = subprocess.Popen(
-                [interpreter, "-P", "-c", _BOOT, PACKAGE_PARENT, str(theirs.fileno()), ",".join(libraries)],
+                [interpreter, *options, "-P", "-c", _BOOT, PACKAGE_PARENT, str(theirs.fileno()), ",".join(libraries)],
                 env={**environment, "FLOR_OFF": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors,
                 pass_fds=[theirs.fileno()], start_new_session=True, cwd="/",
             )  # fmt: skip
@@ -274,7 +280,7 @@ class LocalBackend:
                 if worker is not None:
                     return worker
         # Cold children are started by this interpreter; they execute their own.
-        worker = self._get((sys.executable, (), ()), dict(os.environ))
+        worker = self._get((sys.executable, (), (), ()), dict(os.environ))
         if worker is None:
             raise ReplayError(f"no child process can be started: {self.unsafe.get((), '')}")
         return worker
@@ -296,8 +302,8 @@ class LocalBackend:
         return future.result()
 
     def _start(self, key: Key, environment: dict[str, str]) -> Worker | None:
-        interpreter, _, libraries = key
-        worker = Worker(interpreter, environment, libraries)
+        interpreter, options, _, libraries = key
+        worker = Worker(interpreter, environment, libraries, options)
         trouble = worker.ready()
         if trouble:
             self.unsafe[libraries] = trouble
@@ -333,4 +339,4 @@ class LocalBackend:
 
 
 def _key(unit: Unit) -> Key:
-    return unit.interpreter, tuple(sorted(unit.environment.items())), unit.libraries or ()
+    return unit.interpreter, unit.options, tuple(sorted(unit.environment.items())), unit.libraries or ()

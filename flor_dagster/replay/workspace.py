@@ -85,6 +85,8 @@ class Workspace:
         self._linker = Linker(repository, store)
         self._placers: dict[bool, VersionPlacer] = {}
         self._backend: LocalBackend | None = None
+        self.supply: Callable[[], Mapping[str, str]] = dict[str, str]
+        """Gives the variables and secrets that every replay of this workspace is given; a question's own win over them."""
 
     @classmethod
     def open(
@@ -470,6 +472,8 @@ class Workspace:
         ref: str | None = None,
         tags: Mapping[str, str] | None = None,
         origin: str = "script",
+        portable: bool | None = None,
+        variables: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> RunRow:
         """Run a training script in a child process.
@@ -480,6 +484,9 @@ class Workspace:
             ref: a commit or branch to train instead of the files on disk, in a checkout of our own.
             tags: kept with the run.
             origin: who started it.
+            portable: whether it is started with kernels that every machine of this one's kind gives alike; None takes what
+                `[tool.flor]` of the project's pyproject.toml says.
+            variables: environment variables besides this process's own.
             on_line: given each line that the script prints.
 
         Returns:
@@ -490,7 +497,10 @@ class Workspace:
         """
         from flor_dagster.replay.training import train
 
-        return train(self, entrypoint, args, ref=ref, tags=tags, origin=origin, on_line=on_line)
+        return train(
+            self, entrypoint, args, ref=ref, tags=tags, origin=origin, portable=portable, variables=variables or {},
+            on_line=on_line,
+        )  # fmt: skip
 
 
 def dataframe(

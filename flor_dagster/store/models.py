@@ -128,8 +128,8 @@ class CellRow:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more is to be done for this cell."""
-        return self.status in SETTLED
+        """Whether nothing more is to be done for this cell. One that lacks what the next asker may have is asked again."""
+        return self.status in SETTLED and not self.detail.get("ask_again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def test_the_header_tells_the_process_and_the_machine(tmp_path: Path) -> None:
     run = project.run("import flor_dagster as flor\nflor.log('x', 1)\n", "--a", "b", OMP_NUM_THREADS="1")
     header = run.of("flor")[0][2]
     assert header["argv"] == ["train.py", "--a", "b"]
-    assert header["threads"]["OMP_NUM_THREADS"] == "1"
+    assert header["variables"]["OMP_NUM_THREADS"] == "1"
     assert (header["hashseed"], header["executable"], header["parent"]) == ("0", sys.executable, "")
     assert header["hardware"]["memory"] > 0
     assert header["pid"] > 0

@@ -1,0 +1,228 @@
+"""Which environment variables a program reads, through `os.environ` and `os.getenv`.
+
+What it reads is an input of the training run, whoever reads it for it: click, typer, argparse with an environment, hydra,
+pydantic-settings, dotenv. A variable that it finds absent is read, too. What the standard library reads for itself, and what
+the program has set itself, is none. Reads in C (`getenv`), and reads before `flor_dagster` is imported of names that stand
+in no source of the repository, are not seen.
+
+`os.environ` stays the object that it is; it gets a subclass of its own class that notes each name once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+By = Literal["own", "library", "listed"]
+"""Who read a variable: the program, or a library that configures it; another library; or the program, all of them at once."""
+
+_STRENGTH: dict[By, int] = {"listed": 0, "library": 1, "own": 2}
+
+# Libraries that read the environment for the program that uses them.
+_FOR_THE_PROGRAM = frozenset(
+    {
+        "click", "typer", "typer_slim", "rich_click", "asyncclick", "cloup", "configargparse", "jsonargparse", "simple_parsing", "tyro",
+        "fire", "absl", "hydra", "omegaconf", "pydantic_settings", "pydantic", "dotenv", "environs", "environ", "decouple", "dynaconf",
+        "confuse", "everett", "starlette", "traitlets", "gin", "ml_collections", "sacred", "yacs", "pyhocon", "envparse",
+    }
+)  # fmt: skip
+_STANDARD = str(Path(os.__file__).parent) + os.sep
+_OURS = str(Path(__file__).resolve().parents[1]) + os.sep
+_PASSES = frozenset(
+    {
+        os.__file__,
+        "<frozen os>",
+        "<frozen _collections_abc>",
+        str(Path(os.__file__).parent / "_collections_abc.py"),
+    }
+)
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A variable that was read: by whom, and its value then, None where it was absent."""
+
+    name: str
+    by: By
+    value: str | None
+
+
+reads: dict[str, Read] = {}
+"""What this process has read so far, by name."""
+
+listeners: list[Callable[[Read], None]] = []
+"""Told of each new read: the training run that is being recorded."""
+
+_set_here: set[str] = set()
+_yielded: dict[int, str] = {}
+"""The names that listings gave out, by their identity: who asks for the value of such a name reads nothing but the list."""
+_MAX_YIELDED = 10_000
+
+
+def watch() -> None:
+    """Note from here on what is read; once per process."""
+    kind = type(os.environ)
+    if "_Noted" in [base.__name__ for base in kind.__mro__]:
+        return
+
+    class _Noted(kind):  # type: ignore[misc, valid-type]
+        """`os.environ`, with what is read from it noted."""
+
+        def __getitem__(self, key: str) -> str:
+            try:
+                value = super().__getitem__(key)
+            except KeyError:
+                if _yielded.get(id(key)) is not key:
+                    _note(key, None, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                raise
+            if _yielded.get(id(key)) is not key:
+                _note(key, value, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            return value
+
+        def __setitem__(self, key: str, value: str) -> None:
+            super().__setitem__(key, value)
+            _changed(key)
+
+        def __delitem__(self, key: str) -> None:
+            super().__delitem__(key)
+            _changed(key)
+
+        def __iter__(self) -> Iterator[str]:
+            _note_listing(sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            if len(_yielded) > _MAX_YIELDED:
+                _yielded.clear()
+            for key in super().__iter__():
+                _yielded[id(key)] = key
+                yield key
+
+        def copy(self) -> dict[str, str]:
+            _note_listing(sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            return {os.fsdecode(k): os.fsdecode(v) for k, v in _raw().items()}
+
+    _Noted.__qualname__ = kind.__qualname__
+    _Noted.__module__ = kind.__module__
+    os.environ.__class__ = _Noted  # type: ignore[assignment]
+
+
+def read_before(folder: Path, files: list[str], environment: dict[str, str]) -> None:
+    """Note the variables that the repository's sources name and that may have been read before this was watched.
+
+    Args:
+        folder: the repository.
+        files: the sources that were loaded by then.
+        environment: what the process was started with.
+    """
+    candidates = {n for n in environment if n not in reads and n not in _set_here and not _skipped(n)}
+    for file in files:
+        if not candidates:
+            return
+        try:
+            text = (folder / file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        for name in sorted(
+            candidates.intersection(re.findall(r"""["']([A-Za-z_][A-Za-z0-9_]*)["']""", text))
+        ):
+            candidates.discard(name)
+            _keep(Read(name, "own", environment[name]))
+
+
+def _raw() -> Any:
+    """The mapping behind `os.environ`: looking into it is no reading."""
+    return getattr(os.environ, "_data", {})
+
+
+def _skipped(name: str) -> bool:
+    from flor_dagster.recording.variables import is_machine, is_numeric, is_of_session
+
+    return is_numeric(name) or is_machine(name) or is_of_session(name)
+
+
+def _changed(key: Any) -> None:
+    if isinstance(key, str):
+        _set_here.add(key)
+
+
+def _note(name: Any, value: str | None, frame: FrameType | None) -> None:
+    known = reads.get(name)
+    if (known is not None and known.by == "own") or name in _set_here or type(name) is not str:
+        return
+    by, _ = _reader(frame)
+    if (
+        by is not None
+        and (known is None or _STRENGTH[by] > _STRENGTH[known.by])
+        and not name.startswith("FLOR_")
+    ):
+        _keep(Read(name, by, value))
+
+
+def _keep(read: Read) -> None:
+    reads[read.name] = read
+    for listener in listeners:
+        listener(read)
+
+
+def _note_listing(frame: FrameType | None) -> None:
+    """The whole environment is read: by the program, or for it. What of it matters is not known, but for settings' fields."""
+    by, library = _reader(frame)
+    if by != "own":
+        return
+    fields = _fields_of_settings(frame) if library == "pydantic_settings" else None
+    for raw_name, raw_value in list(_raw().items()):
+        name, value = os.fsdecode(raw_name), os.fsdecode(raw_value)
+        if name in _set_here:
+            continue
+        if fields is not None:
+            if fields(name) and name not in reads:
+                _keep(Read(name, "own", value))
+        elif name not in reads and not _skipped(name):
+            _keep(Read(name, "listed", value))
+
+
+def _fields_of_settings(frame: FrameType | None) -> Callable[[str], bool] | None:
+    """Whether a class of pydantic-settings, which reads all variables at once, has a field for one; None where it can't be told."""
+    while frame is not None:
+        source = frame.f_locals.get("self")
+        config: Any = getattr(source, "config", None)
+        fields: Any = getattr(getattr(source, "settings_cls", None), "model_fields", None)
+        if isinstance(fields, dict) and isinstance(config, dict):
+            return _has_field(
+                fields, str(config.get("env_prefix") or ""), str(config.get("env_nested_delimiter") or "")
+            )
+        frame = frame.f_back
+    return None
+
+
+def _has_field(fields: dict[str, Any], prefix: str, nested: str) -> Callable[[str], bool]:
+    names = {f"{prefix}{name}".lower() for name in fields}
+    for field in fields.values():
+        alias = getattr(field, "validation_alias", None) or getattr(field, "alias", None)
+        choices = getattr(alias, "choices", None) or [alias]
+        names |= {choice.lower() for choice in choices if isinstance(choice, str)}
+    parts = tuple(name + nested.lower() for name in names) if nested else ()
+    return lambda variable: variable.lower() in names or variable.lower().startswith(parts or "\0")
+
+
+def _reader(frame: FrameType | None) -> tuple[By | None, str]:
+    """Who asked: the program or what reads for it, another library (with its name), or nobody that matters."""
+    while frame is not None and (frame.f_code.co_filename in _PASSES or frame.f_code.co_filename == __file__):
+        frame = frame.f_back
+    if frame is None:
+        return None, ""
+    file = frame.f_code.co_filename
+    installed = _INSTALLED.search(file)
+    if installed is not None:
+        if file.startswith(_OURS):
+            return None, ""
+        library = installed[1].removesuffix(".py")
+        return ("own" if library in _FOR_THE_PROGRAM else "library"), library
+    if file.startswith((_STANDARD, _OURS, "<frozen ")):
+        return None, ""
+    return "own", ""
