@@ -14,10 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = re.compile(
-    r"/lib(?P<name>scipy_openblas64_|scipy_openblas|openblas64_|openblas|blis|mkl_rt|gomp|iomp5?|omp)\b[^/]*\.(so|dylib)",
-    re.IGNORECASE,
-)
+_LIBRARIES = r"(?i)/lib(?P<name>scipy_openblas64_|scipy_openblas|openblas64_|openblas|blis|mkl_rt|gomp|iomp5?|omp)\b[^/]*\.(so|dylib)"
 _OPENMP = ("gomp", "iomp", "iomp5", "omp")
 _AFFIXES = (("", ""), ("", "64_"), ("", "_64"), ("scipy_", ""), ("scipy_", "64_"))
 
@@ -103,12 +100,12 @@ def _pools() -> list[dict[str, Any]]:
         {
             line[at:].strip()
             for line in text.splitlines()
-            if (at := line.find("/")) >= 0 and _LIBRARIES.search(line[at:])
+            if (at := line.find("/")) >= 0 and re.search(_LIBRARIES, line[at:])
         }
     )
     found: list[dict[str, Any]] = []
     for path in paths:
-        match = _LIBRARIES.search(path)
+        match = re.search(_LIBRARIES, path)
         assert match is not None
         with contextlib.suppress(Exception):
             facts = _ask(path, match["name"].lower())

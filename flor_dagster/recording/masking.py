@@ -24,7 +24,8 @@ SECRETS = "FLOR_SECRETS"
 MIN_LENGTH = 6
 """Shorter values are not looked for in texts: they would be found everywhere."""
 
-_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+# Patterns are compiled when they are first needed: importing this package must stay cheap.
+_WORDS = r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+"
 _SECRET_WORDS = frozenset(
     {
         "password", "passwd", "passphrase", "passcode", "pass", "pwd", "secret", "secrets", "token", "apikey", "credential",
@@ -46,21 +47,20 @@ _BEFORE_TOKEN = frozenset(
     {"max", "min", "num", "n", "per", "cls", "pad", "mask", "eos", "bos", "unk", "sep", "special", "next", "image", "first", "last", "end", "start"}
 )  # fmt: skip
 
-_CREDENTIAL = re.compile(
+_CREDENTIAL = (
     r"://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
     r"|\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeoprs]-[\w-]{10,}|sk-[\w-]{16,}|hf_[A-Za-z0-9]{16,}"
     r"|(AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|eyJ[\w-]{10,}\.[\w-]{6,}|dckr_pat_[\w-]{16,}|npm_[A-Za-z0-9]{20,}"
     r"|pypi-AgE[\w-]{16,}|SG\.[\w-]{16,}|[rsp]k_(live|test)_\w{10,}|dapi[0-9a-f]{32})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|\b(password|passwd|pwd|secret|token|api_?key|accountkey|sharedaccesskey)\s*=\s*[^\s;&]{4,}",
-    re.IGNORECASE,
+    r"|\b(password|passwd|pwd|secret|token|api_?key|accountkey|sharedaccesskey)\s*=\s*[^\s;&]{4,}"
 )
-_PLAIN = re.compile(r"[\w.,:;+@%=/~ \[\](){}*<>^!?|&'\"#-]*")
+_PLAIN = r"[\w.,:;+@%=/~ \[\](){}*<>^!?|&'\"#-]*"
 
 
 def secret_name(name: str) -> bool:
     """Whether a variable, an option or an argument of that name likely holds a secret: `HF_TOKEN`, `--api-key`, `dbPassword`."""
-    words = [word.lower() for word in _WORDS.findall(name)]
+    words = [word.lower() for word in re.findall(_WORDS, name)]
     for number, word in enumerate(words):
         before = words[number - 1] if number else ""
         after = words[number + 1] if number + 1 < len(words) else ""
@@ -73,14 +73,18 @@ def secret_name(name: str) -> bool:
         elif word in ("pass", "pat", "auth", "sas", "secret", "secrets", "cookie"):
             if after not in ("rate", "through", "count", "or") and (word != "pass" or len(words) > 1):
                 return True
-        elif word in _SECRET_WORDS or (word in ("key", "keys") and before in _KEY_BEFORE):
+        elif (
+            word in _SECRET_WORDS
+            or word.endswith(("password", "passwd", "passphrase", "apikey", "secretkey"))
+            or (word in ("key", "keys") and before in _KEY_BEFORE)
+        ):
             return True
     return False
 
 
 def looks_like_credential(value: str) -> bool:
     """Whether a value has the form of a secret: an issuer's token, a private key, a URL with a password."""
-    return bool(_CREDENTIAL.search(value))
+    return re.search(_CREDENTIAL, value, re.IGNORECASE) is not None
 
 
 def looks_random(value: str) -> bool:
@@ -108,7 +112,7 @@ def is_plain(name: str, value: str) -> bool:
     """Whether a value may be kept in plain text: short, of ordinary characters, and no likely secret by name or look."""
     return (
         len(value) <= 256
-        and bool(_PLAIN.fullmatch(value))
+        and re.fullmatch(_PLAIN, value) is not None
         and not secret_name(name)
         and not looks_like_credential(value)
         and not looks_random(value)
@@ -157,7 +161,7 @@ def keyed_digest(key: bytes, value: str) -> str:
 
 # Command lines ----------------------------------------------------------------------------------------------------------
 
-_OPTION = re.compile(r"(-{1,2}|\+{1,2})?([A-Za-z][\w.-]*)(=)?(.*)", re.DOTALL)
+_OPTION = r"(-{1,2}|\+{1,2})?([A-Za-z][\w.-]*)(=)?(.*)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ def secret_arguments(argv: Sequence[str]) -> tuple[MaskedArgument, ...]:
     found: list[MaskedArgument] = []
     pending = ""
     for number, text in enumerate(argv[1:], 1):
-        match = _OPTION.fullmatch(text)
+        match = re.fullmatch(_OPTION, text, re.DOTALL)
         if pending and not (text.startswith("-") and len(text) > 1 and not looks_like_credential(text)):
             found.append(MaskedArgument(number, pending, text))
             pending = ""

@@ -42,7 +42,7 @@ _PASSES = frozenset(
         str(Path(os.__file__).parent / "_collections_abc.py"),
     }
 )
-_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
+_INSTALLED = r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,13 @@ _MAX_YIELDED = 10_000
 def watch() -> None:
     """Note from here on what is read; once per process."""
     kind = type(os.environ)
-    if "_Noted" in [base.__name__ for base in kind.__mro__]:
+    if hasattr(kind, "_flor_notes"):
         return
 
     class _Noted(kind):  # type: ignore[misc, valid-type]
         """`os.environ`, with what is read from it noted."""
+
+        _flor_notes = True
 
         def __getitem__(self, key: str) -> str:
             try:
@@ -106,7 +108,7 @@ def watch() -> None:
             _note_listing(sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return {os.fsdecode(k): os.fsdecode(v) for k, v in _raw().items()}
 
-    _Noted.__qualname__ = kind.__qualname__
+    _Noted.__name__, _Noted.__qualname__ = kind.__name__, kind.__qualname__
     _Noted.__module__ = kind.__module__
     os.environ.__class__ = _Noted  # type: ignore[assignment]
 
@@ -172,7 +174,7 @@ def _keep(read: Read) -> None:
 def _note_listing(frame: FrameType | None) -> None:
     """The whole environment is read: by the program, or for it. What of it matters is not known, but for settings' fields."""
     by, library = _reader(frame)
-    if by != "own":
+    if by != "own" or library == "dotenv":  # which only has them at hand for what its file refers to
         return
     fields = _fields_of_settings(frame) if library == "pydantic_settings" else None
     for raw_name, raw_value in list(_raw().items()):
@@ -180,7 +182,7 @@ def _note_listing(frame: FrameType | None) -> None:
         if name in _set_here:
             continue
         if fields is not None:
-            if fields(name) and name not in reads:
+            if fields(name) and (name not in reads or reads[name].by != "own"):
                 _keep(Read(name, "own", value))
         elif name not in reads and not _skipped(name):
             _keep(Read(name, "listed", value))
@@ -217,7 +219,7 @@ def _reader(frame: FrameType | None) -> tuple[By | None, str]:
     if frame is None:
         return None, ""
     file = frame.f_code.co_filename
-    installed = _INSTALLED.search(file)
+    installed = re.search(_INSTALLED, file)
     if installed is not None:
         if file.startswith(_OURS):
             return None, ""

@@ -20,65 +20,241 @@ locale and time zone, glibc's allocator and tunables, the dynamic linker's prelo
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 
 from flor_dagster.recording.masking import looks_like_credential, secret_name
 
-_NUMERIC = re.compile(
-    r"(OMP|GOMP|KMP|LIBOMP|MKL|OPENBLAS|GOTO|BLIS|FLAME|VECLIB|NPY|NUMPY|NUMBA|NUMEXPR|SCIPY|SKLEARN|LOKY|JOBLIB"
-    r"|ATEN|TORCH|TORCHINDUCTOR|TORCHDYNAMO|TORCH_CUDNN|PYTORCH|DNNL|ONEDNN|CUBLAS|CUBLASLT|CUDA|CUDNN|CUFFT|CUSOLVER|NVIDIA|NVFUSER|NVTE"
-    r"|NCCL|GLOO|HIP|HSA|ROCR|ROCM|ROCBLAS|HIPBLASLT|MIOPEN|XLA|JAX|LIBTPU|TPU|TF|TF2|KERAS|TRITON|ARROW|POLARS|RAYON|TBB|OPENCV|ACL"
-    r"|ACCELERATE|FLASH_ATTENTION|XFORMERS|BITSANDBYTES|PYTHON|LC|MALLOC|JEMALLOC|TCMALLOC)_\w+"
-    r"|PYTHON[A-Z]\w*|MALLOC_CONF|GLIBC_TUNABLES|LD_PRELOAD|DYLD_INSERT_LIBRARIES|LANG|LANGUAGE|TZ|TOKENIZERS_PARALLELISM"
+# By what stands before the first underscore, or the whole name. Sets, not patterns: compiling those would take a good part of
+# the time that importing this package may take.
+_NUMERIC = frozenset(
+    [
+        "OMP",
+        "GOMP",
+        "KMP",
+        "LIBOMP",
+        "MKL",
+        "OPENBLAS",
+        "GOTO",
+        "BLIS",
+        "FLAME",
+        "VECLIB",
+        "NPY",
+        "NUMPY",
+        "NUMBA",
+        "NUMEXPR",
+        "SCIPY",
+        "SKLEARN",
+        "LOKY",
+        "JOBLIB",
+        "ATEN",
+        "TORCH",
+        "TORCHINDUCTOR",
+        "TORCHDYNAMO",
+        "PYTORCH",
+        "DNNL",
+        "ONEDNN",
+        "CUBLAS",
+        "CUBLASLT",
+        "CUDA",
+        "CUDNN",
+        "CUFFT",
+        "CUSOLVER",
+        "NVIDIA",
+        "NVFUSER",
+        "NVTE",
+        "NCCL",
+        "GLOO",
+        "HIP",
+        "HSA",
+        "ROCR",
+        "ROCM",
+        "ROCBLAS",
+        "HIPBLASLT",
+        "MIOPEN",
+        "XLA",
+        "JAX",
+        "LIBTPU",
+        "TPU",
+        "TF",
+        "TF2",
+        "KERAS",
+        "TRITON",
+        "ARROW",
+        "POLARS",
+        "RAYON",
+        "TBB",
+        "OPENCV",
+        "ACL",
+        "ACCELERATE",
+        "XFORMERS",
+        "BITSANDBYTES",
+        "PYTHON",
+        "LC",
+        "MALLOC",
+        "JEMALLOC",
+        "TCMALLOC",
+    ]
 )
-
-# Terraform's, which share TensorFlow's first letters; its TF_VAR_ and TF_TOKEN_ variables often hold secrets.
-_OTHERS = re.compile(
-    r"TF_(CLI|VAR|TOKEN|LOG|DATA_DIR|WORKSPACE|PLUGIN|INPUT|REATTACH|REGISTRY|STATE|IGNORE|IN_AUTOMATION)\w*"
+_NUMERIC_NAMES = frozenset(
+    [
+        "GLIBC_TUNABLES",
+        "LD_PRELOAD",
+        "DYLD_INSERT_LIBRARIES",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TOKENIZERS_PARALLELISM",
+        "FLASH_ATTENTION_DETERMINISTIC",
+    ]
 )
+_TERRAFORM = frozenset(
+    [
+        "CLI",
+        "VAR",
+        "TOKEN",
+        "LOG",
+        "DATA",
+        "WORKSPACE",
+        "PLUGIN",
+        "INPUT",
+        "REATTACH",
+        "REGISTRY",
+        "STATE",
+        "IGNORE",
+        "IN",
+    ]
+)
+"""Terraform's variables begin with TensorFlow's letters; `TF_VAR_…` and `TF_TOKEN_…` often hold secrets."""
 
-_MACHINE = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TEMP|TMP|(DY)?LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|XDG_\w+|SSL_CERT_\w+|HF_HOME"
-    r"|(CUDA|ROCM|HIP|TORCH|KERAS|JAX|TRITON|NUMBA|TORCHINDUCTOR|CUPY)_(HOME|PATH|ROOT|CACHE_DIR|CACHE_PATH|EXTENSIONS_DIR|COMPILATION_CACHE_DIR)"
-    r"|CUDA_(BIN|LIB|INC|TOOLKIT|INSTALL)_?\w*(PATH|DIR|ROOT)|NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_\w+|PRODUCT_NAME)|TZDIR|LOCPATH"
+_MACHINE = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "HF_HOME",
+        "TZDIR",
+        "LOCPATH",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "NVIDIA_PRODUCT_NAME",
+    ]
 )
 """`NVIDIA_VISIBLE_DEVICES` and its like tell a container's runtime what to mount; nothing in the process reads them."""
+_MACHINE_PREFIXES = (
+    "XDG_",
+    "SSL_CERT_",
+    "NVIDIA_REQUIRE_",
+    "CUDA_BIN_",
+    "CUDA_LIB_",
+    "CUDA_INC_",
+    "CUDA_TOOLKIT_",
+    "CUDA_INSTALL_",
+)
+_PLACES = ("_HOME", "_PATH", "_ROOT", "_CACHE_DIR", "_EXTENSIONS_DIR")
+_PLACED = frozenset(
+    ["CUDA", "ROCM", "HIP", "TORCH", "KERAS", "JAX", "TRITON", "NUMBA", "TORCHINDUCTOR", "CUPY"]
+)
 
 # Where the interpreter finds its files, and how it talks; the replay sets its own.
 _INTERPRETERS_OWN = frozenset(
-    {
-        "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED",
-        "PYTHONDONTWRITEBYTECODE", "PYTHONBREAKPOINT", "PYTHONINSPECT", "PYTHONDEBUG", "PYTHONVERBOSE", "PYTHONCASEOK",
-        "PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHON_HISTORY", "PYTHON_BASIC_REPL", "PYTHON_COLORS", "PYTHONSAFEPATH",
-        "PYTHONPROFILEIMPORTTIME", "PYTHONDUMPREFS", "PYTHONDUMPREFSFILE",
-    }
-)  # fmt: skip
+    [
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONUSERBASE",
+        "PYTHONSTARTUP",
+        "PYTHONPYCACHEPREFIX",
+        "PYTHONUNBUFFERED",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONBREAKPOINT",
+        "PYTHONINSPECT",
+        "PYTHONDEBUG",
+        "PYTHONVERBOSE",
+        "PYTHONCASEOK",
+        "PYTHONEXECUTABLE",
+        "PYTHONPLATLIBDIR",
+        "PYTHON_HISTORY",
+        "PYTHON_BASIC_REPL",
+        "PYTHON_COLORS",
+        "PYTHONSAFEPATH",
+        "PYTHONPROFILEIMPORTTIME",
+        "PYTHONDUMPREFS",
+        "PYTHONDUMPREFSFILE",
+    ]
+)
 
 # What a shell, a desktop, a terminal or a launcher says of itself: it differs from session to session, and no value depends on it.
-_SESSION = re.compile(
-    r"_|PWD|OLDPWD|SHLVL|TERM|TERM_\w+|COLORTERM|COLUMNS|LINES|LS_COLORS|LESS\w*|PAGER|EDITOR|VISUAL|HIST\w+|PS[0-4]|PROMPT\w*|MAIL"
-    r"|HOSTNAME|HOSTTYPE|MACHTYPE|OSTYPE|DISPLAY|WAYLAND_\w+|XAUTHORITY|DBUS_\w+|DESKTOP_\w+|GNOME_\w+|KDE_\w+|GTK_\w+|QT_\w+"
-    r"|SESSION_\w+|WINDOWID|WINDOWPATH|SSH_\w+|GPG_\w+|TMUX\w*|STY|SUDO_\w+|VSCODE_\w+|PYCHARM_\w+|JPY_\w+|CONDA_\w+|_CE_\w+|PYENV_\w*"
-    r"|INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_\w+|MEMORY_PRESSURE_\w+|MOTD_\w+|NVM_\w+|FLOR_\w*|DAGSTER_\w*|PYTEST_\w*|COV_CORE_\w+|GIT_\w+|DEBIAN_FRONTEND"
-    r"|MAKE\w*|MFLAGS|BASH_\w*|ZSH\w*|LSCOLORS|CLICOLOR|NO_COLOR|FORCE_COLOR|GREP_\w+"
+_SESSION = frozenset(
+    [
+        "_",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "COLORTERM",
+        "COLUMNS",
+        "LINES",
+        "LSCOLORS",
+        "PAGER",
+        "EDITOR",
+        "VISUAL",
+        "PS1",
+        "PS2",
+        "PS3",
+        "PS4",
+        "MAIL",
+        "HOSTNAME",
+        "HOSTTYPE",
+        "MACHTYPE",
+        "OSTYPE",
+        "DISPLAY",
+        "XAUTHORITY",
+        "WINDOWID",
+        "WINDOWPATH",
+        "STY",
+        "INVOCATION_ID",
+        "MFLAGS",
+        "CLICOLOR",
+        "DEBIAN_FRONTEND",
+    ]
 )
+_SESSION_PREFIXES = (
+    "TERM", "LS_", "LESS", "HIST", "PROMPT", "WAYLAND_", "DBUS_", "DESKTOP_", "GNOME_", "KDE_", "GTK_", "QT_", "SESSION_", "SSH_", "GPG_",
+    "TMUX", "SUDO_", "VSCODE_", "PYCHARM_", "JPY_", "CONDA_", "_CE_", "PYENV_", "JOURNAL_", "SYSTEMD_", "MEMORY_PRESSURE_", "MOTD_",
+    "NVM_", "FLOR_", "DAGSTER_", "PYTEST_", "COV_CORE_", "GIT_", "MAKE", "BASH_", "ZSH", "NO_COLOR", "FORCE_COLOR", "GREP_",
+)  # fmt: skip
 
 
 def is_numeric(name: str) -> bool:
     """Whether a variable decides how numbers come out, whoever reads it."""
-    return bool(_NUMERIC.fullmatch(name)) and not is_machine(name) and not _OTHERS.fullmatch(name)
+    if name in _NUMERIC_NAMES:
+        return True
+    first, underscore, rest = name.partition("_")
+    if not underscore:
+        return first.startswith("PYTHON") and first != "PYTHON" and not is_machine(name)
+    if first == "TF" and rest.partition("_")[0] in _TERRAFORM:
+        return False
+    return (first in _NUMERIC or first.startswith("PYTHON")) and not is_machine(name)
 
 
 def is_machine(name: str) -> bool:
     """Whether a variable says where things lie on this machine, or how the interpreter is set up on it."""
-    return name in _INTERPRETERS_OWN or bool(_MACHINE.fullmatch(name))
+    if name in _MACHINE or name in _INTERPRETERS_OWN or name.startswith(_MACHINE_PREFIXES):
+        return True
+    return name.endswith(_PLACES) and name.partition("_")[0] in _PLACED
 
 
 def is_of_session(name: str) -> bool:
     """Whether a variable tells of the terminal, the desktop or the launcher: no program's values depend on it."""
-    return bool(_SESSION.fullmatch(name))
+    return name in _SESSION or name.startswith(_SESSION_PREFIXES)
 
 
 def start_environment() -> Mapping[str, str]:

@@ -24,7 +24,7 @@ def record(events: Events | None = None, facts: dict[str, Any] | None = None, **
         "hashseed": "0",
         "python": "3.11.7",
         "cores": 2,
-        "threads": {"OMP_NUM_THREADS": "1"},
+        "variables": {"OMP_NUM_THREADS": "1"},
         "executable": sys.executable,
     }
     execution = Execution(0, "epoch#0", "epoch", None, None, "train.py", "<module>", 1, 0, 0, 0)
@@ -44,8 +44,12 @@ def differs(*roots: str) -> Events:
         ({"cores": 4}, {}, "number of cores was 4 and is 2"),
         ({"python": "3.12.1"}, {}, "Python was 3.12.1 and is 3.11.7"),
         ({"hashseed": None}, {}, "no fixed hash seed (PYTHONHASHSEED), so the order of its sets is lost"),
-        ({"threads": {"OMP_NUM_THREADS": "4"}}, {}, "OMP_NUM_THREADS was 4 and is 1"),
-        ({"facts": {"torch_threads": 8}}, {"facts": {"torch_threads": 1}}, "torch had 8 threads and has 1"),
+        ({"variables": {"OMP_NUM_THREADS": "4"}}, {}, "the variable OMP_NUM_THREADS was 4 and is 1"),
+        (
+            {"facts": {"kernels": {"torch": {"threads": 8}}}},
+            {"facts": {"kernels": {"torch": {"threads": 1}}}},
+            "torch's threads were 8 and are 1",
+        ),
         (
             {"facts": {"versions": {"numpy": "1.9"}}},
             {"facts": {"versions": {"numpy": "2.4"}}},

@@ -1,0 +1,314 @@
+"""Which environment variables decide values, which are read, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flor_dagster.recording.masking import (
+    KnownSecrets,
+    Masker,
+    is_plain,
+    keyed_digest,
+    looks_like_credential,
+    masked_argv,
+    project_key,
+    secret_arguments,
+    secret_name,
+    unmasked_argv,
+)
+from flor_dagster.recording.variables import is_machine, is_numeric, is_of_session
+from tests.recording.record_lab import Project
+
+NUMERIC = (
+    "OMP_NUM_THREADS GOMP_CPU_AFFINITY KMP_AFFINITY MKL_CBWR MKL_NUM_THREADS OPENBLAS_CORETYPE GOTO_NUM_THREADS BLIS_ARCH_TYPE "
+    "NPY_DISABLE_CPU_FEATURES NUMBA_CPU_NAME NUMEXPR_MAX_THREADS ATEN_CPU_CAPABILITY TORCH_NUM_THREADS PYTORCH_CUDA_ALLOC_CONF "
+    "DNNL_MAX_CPU_ISA ONEDNN_MAX_CPU_ISA CUBLAS_WORKSPACE_CONFIG CUDA_VISIBLE_DEVICES CUDNN_DETERMINISTIC NVIDIA_TF32_OVERRIDE "
+    "NCCL_ALGO GLOO_SOCKET_IFNAME XLA_FLAGS JAX_ENABLE_X64 TF_DETERMINISTIC_OPS PYTHONHASHSEED PYTHONOPTIMIZE PYTHONUTF8 PYTHON_GIL "
+    "PYTHONINTMAXSTRDIGITS LC_ALL LC_NUMERIC LANG TZ MALLOC_ARENA_MAX MALLOC_CONF GLIBC_TUNABLES LD_PRELOAD TOKENIZERS_PARALLELISM "
+    "TORCHINDUCTOR_MAX_AUTOTUNE"
+)
+
+
+@pytest.mark.parametrize("name", NUMERIC.split())
+def test_what_decides_numbers_is_told_by_its_name(name: str) -> None:
+    assert is_numeric(name)
+    assert not is_machine(name)
+
+
+def test_what_says_where_things_lie_decides_no_numbers() -> None:
+    for name in [
+        "PATH",
+        "HOME",
+        "CUDA_HOME",
+        "TORCH_HOME",
+        "JAX_CACHE_DIR",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "XDG_CACHE_HOME",
+        "SSL_CERT_FILE",
+    ]:
+        assert is_machine(name), name
+        assert not is_numeric(name), name
+    for name in [
+        "LR",
+        "DATA_DIR",
+        "TF_VAR_password",
+        "TF_TOKEN_app_terraform_io",
+        "TF_CLI_CONFIG_FILE",
+        "LANGCHAIN_KEY",
+        "MKLDIR",
+    ]:
+        assert not is_numeric(name), name
+    for name in ["TERM", "SSH_AUTH_SOCK", "VSCODE_PID", "PWD", "LS_COLORS"]:
+        assert is_of_session(name), name
+
+
+SECRETS = (
+    "HF_TOKEN WANDB_API_KEY AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID DB_PWD api-key apiKey dbPassword PASSWORD PGPASSWORD GITHUB_PAT "
+    "AUTH_TOKEN OPENAI_KEY token JWT SLACK_BOT_TOKEN AZURE_CLIENT_SECRET DATABASE_DSN NVIDIA_API_KEY private_key passphrase HTTP_COOKIE"
+)
+NO_SECRETS = (
+    "PWD max_tokens num_tokens token_dim cls_token author KEYS n_keys key compass pass_rate monkey LR DATA_DIR TOKENIZERS_PARALLELISM "
+    "vocab_token_ids hidden_dim passes keyboard tokenizer secretary_model_of bypass patience authentic"
+)
+
+
+@pytest.mark.parametrize("name", SECRETS.split())
+def test_a_secret_is_told_by_its_name(name: str) -> None:
+    assert secret_name(name)
+
+
+@pytest.mark.parametrize("name", NO_SECRETS.split())
+def test_a_name_that_only_resembles_one_is_no_secret(name: str) -> None:
+    assert not secret_name(name)
+
+
+def test_a_secret_is_told_by_its_form_under_any_name() -> None:
+    # Put together here: no file of the project holds a text of such a form.
+    for value in (
+        "gh" + "p_" + "a1B2" * 9, "hf" + "_" + "abcD" * 8, "AK" + "IA" + "ABCDEFGHIJKLMNOP", "s" + "k-" + "ab12" * 8,
+        "postgresql://user:" + "w0rd" + "@host/db", "ey" + "J" + "hbGciOiJIUzI1" + ".eyJzdWIi", "password=" + "hunter22",
+    ):  # fmt: skip
+        assert looks_like_credential(value)
+        assert not is_plain("SETTING", value)
+    for value in (
+        "0.05",
+        "true",
+        "/data/sets/a b",
+        "adamw",
+        "http://host:80/x",
+        "a,b,c",
+        "cuda:0",
+        "2026-11-30",
+    ):
+        assert is_plain("SETTING", value), value
+    assert not is_plain("SETTING", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b")
+    assert not is_plain("SETTING", "x" * 300)
+
+
+def test_a_command_line_is_kept_without_its_secrets_and_made_whole_again() -> None:
+    argv = [
+        "t.py",
+        "--api-key=abc123",
+        "--password",
+        "hunter22",
+        "--lr",
+        "0.1",
+        "db_token=zzz9",
+        "--token",
+        "-v",
+        "--max-tokens",
+        "9",
+    ]
+    secrets = secret_arguments(argv)
+    assert [(one.number, one.name, one.value) for one in secrets] == [
+        (1, "api-key", "abc123"), (3, "password", "hunter22"), (6, "db_token", "zzz9"),
+    ]  # fmt: skip
+    masked = masked_argv(argv, secrets)
+    assert not any(word in " ".join(masked) for word in ("abc123", "hunter22", "zzz9"))
+    assert unmasked_argv(masked, {one.number: one.value for one in secrets}) == argv
+
+
+def test_digests_are_under_a_key_of_the_project_that_only_its_owner_reads(tmp_path: Path) -> None:
+    key = project_key(tmp_path)
+    assert project_key(tmp_path) == key
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    (tmp_path / "other").mkdir()
+    assert keyed_digest(key, "a") != keyed_digest(project_key(tmp_path / "other"), "a")
+
+
+def test_texts_are_masked_whole_values_first() -> None:
+    mask = Masker(["secret-1", "secret-1-longer", "abc"])
+    assert mask("x secret-1-longer y secret-1 abc") == "x *** y *** abc"
+    assert mask("https://u:pw@host") == "https://u:***@host"
+
+
+def test_names_stand_for_known_secrets_and_are_put_back() -> None:
+    known = KnownSecrets()
+    known.add({"A_TOKEN": "abc-123-x", "A_WORD": "password", "A_NUMBER": "12345678"})
+    named = known.named("Bearer abc-123-x!")
+    assert named == "Bearer \0A_TOKEN\0!"
+    assert known.unnamed(named) == "Bearer abc-123-x!"
+    assert known.named("password 12345678") is None  # an ordinary word or number is found everywhere
+    with pytest.raises(KeyError):
+        KnownSecrets().unnamed(named)
+
+
+# What a program reads ----------------------------------------------------------------------------------------------------
+
+
+def _reads(tmp_path: Path, source: str, **variables: str) -> dict[str, tuple[str, bool, str | None]]:
+    """Name → (by, whether it was there, the value where it was kept) of a script's run."""
+    project = Project(tmp_path / "p", git=True)
+    run = project.run("import flor_dagster as flor\n" + source + "\nflor.log('x', 1)\n", **variables)
+    return {parts[1]: (parts[2], parts[3] is not None, parts[4]) for parts in run.of("r")}
+
+
+def test_what_the_program_reads_is_noted_with_its_value_where_it_is_no_secret(tmp_path: Path) -> None:
+    found = _reads(
+        tmp_path, "import os\nos.environ['LR']; os.getenv('ABSENT'); os.environ.get('MY_TOKEN')\n'FLAG' in os.environ",
+        LR="0.5", MY_TOKEN="s3cret-value", FLAG="1", UNREAD="x",
+    )  # fmt: skip
+    assert found["LR"] == ("own", True, "0.5")
+    assert found["ABSENT"] == ("own", False, None)
+    assert found["MY_TOKEN"] == ("own", True, None)
+    assert found["FLAG"][2] == "1"
+    assert "UNREAD" not in found
+
+
+def test_what_the_program_has_set_itself_is_no_input(tmp_path: Path) -> None:
+    found = _reads(
+        tmp_path,
+        "import os\nos.environ['MADE'] = '1'\nos.environ['MADE']\nos.environ.setdefault('GIVEN', '2')",
+        GIVEN="3",
+    )
+    assert "MADE" not in found
+    assert found["GIVEN"][2] == "3"
+
+
+def test_what_libraries_read_for_the_program_is_the_programs_own(tmp_path: Path) -> None:
+    source = """
+import argparse, os, sys
+import click
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", default=os.environ.get("ARG_LR", "1"))
+parser.parse_args([])
+@click.command()
+@click.option("--width", envvar="CLICK_WIDTH")
+def main(width): pass
+main([], standalone_mode=False)
+from dotenv import load_dotenv
+open("settings.env", "w").write("FROM_FILE=1\\nFROM_SHELL=2\\n")
+load_dotenv("settings.env")
+from pydantic_settings import BaseSettings, SettingsConfigDict
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="APP_")
+    rate: float = 0.1
+Settings()
+"""
+    found = _reads(
+        tmp_path, source, ARG_LR="0.1", CLICK_WIDTH="7", FROM_SHELL="9", APP_RATE="0.25", APP_OTHER="1"
+    )
+    assert found["ARG_LR"] == ("own", True, "0.1")
+    assert found["CLICK_WIDTH"] == ("own", True, "7")
+    assert found["FROM_SHELL"] == ("own", True, "9")
+    assert found["APP_RATE"] == ("own", True, "0.25")
+    # pydantic-settings and dotenv read all at once; what matters are the fields, and the names in the file.
+    assert "APP_OTHER" not in found
+
+
+def test_what_is_read_before_the_package_is_imported_is_noted_by_its_name_in_the_source(
+    tmp_path: Path,
+) -> None:
+    project = Project(tmp_path / "p", git=True)
+    project.write({"settings.py": "import os\nRATE = os.environ['EARLY_RATE']\n"})
+    run = project.run(
+        "import os\nfolder = os.environ.get('EARLY_FOLDER')\nimport settings\nimport flor_dagster as flor\nflor.log('x', 1)\n",
+        EARLY_RATE="0.5", EARLY_FOLDER="/data", EARLY_UNREAD="1",
+    )  # fmt: skip
+    found = {parts[1]: parts[4] for parts in run.of("r")}
+    assert found["EARLY_RATE"] == "0.5"
+    assert found["EARLY_FOLDER"] == "/data"
+    assert "EARLY_UNREAD" not in found
+
+
+def test_a_copy_of_the_whole_environment_is_a_listing(tmp_path: Path) -> None:
+    found = _reads(tmp_path, "import os\nevery = {**os.environ}\nos.environ.copy()", LISTED="1", TERM="vt100")
+    assert found["LISTED"] == ("listed", True, "1")
+    assert "TERM" not in found
+
+
+def test_nothing_is_kept_in_plain_text_where_a_project_says_so(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", git=True)
+    project.write({"pyproject.toml": "[tool.flor]\nkeep_variables = false\n"})
+    run = project.run(
+        "import flor_dagster as flor\nimport os\nos.environ['LR']\nflor.log('x', 1)\n", LR="0.5"
+    )
+    ((_, name, _, digest, value),) = run.of("r")
+    assert (name, value) == ("LR", None)
+    assert digest
+
+
+def test_reading_stays_cheap_and_the_environment_stays_what_it_is() -> None:
+    code = (
+        "import copy, os, pickle, subprocess\n"
+        "import flor_dagster.recording.process\n"
+        "assert isinstance(os.environ, os._Environ) and type(os.environ).__name__ == '_Environ'\n"
+        "os.environ['NEW'] = '1'\n"
+        "assert os.getenv('NEW') == '1' and subprocess.run(['printenv', 'NEW'], capture_output=True).stdout == b'1\\n'\n"
+        "del os.environ['NEW']\n"
+        "assert 'NEW' not in os.environ and os.environ.pop('NEW', 5) == 5\n"
+        "assert dict(os.environ) == os.environ.copy() == {**os.environ} and len(os.environ) == len(list(os.environ))\n"
+        "from unittest import mock\n"
+        "with mock.patch.dict(os.environ, {'NEW': '2'}):\n    assert os.environ['NEW'] == '2'\n"
+        "assert 'NEW' not in os.environ and (os.environ | {'Z': '1'})['Z'] == '1'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+# What is kept of the process ---------------------------------------------------------------------------------------------
+
+
+def test_the_header_holds_flags_umask_limits_and_numeric_variables(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", git=True)
+    (project.root / "train.py").write_text("import flor_dagster as flor\nflor.log('x', 1)\n")
+    from tests.recording.record_lab import environment
+
+    subprocess.run(
+        [sys.executable, "-O", "-X", "dev", "-W", "ignore::UserWarning", "train.py", "--password=pa55-word"],
+        cwd=project.root, env=environment(OPENBLAS_CORETYPE="Haswell", NVIDIA_API_KEY="nv-secret-1"), check=True,
+        preexec_fn=lambda: os.umask(0o027),
+    )  # fmt: skip
+    header = json.loads(project.journals[0].read_text().splitlines()[0])[2]
+    assert header["variables"]["OPENBLAS_CORETYPE"] == "Haswell"
+    assert "NVIDIA_API_KEY" not in header["variables"]
+    assert header["process"]["flags"]["optimize"] == 1
+    options = header["process"]["options"]
+    assert options[0] == "-O"
+    assert options[1:3] == ["-X", "dev"]
+    assert options[-1] == "ignore::UserWarning"
+    assert header["process"]["umask"] == 0o027
+    assert header["argv"] == ["train.py", "--password=***"]
+    assert "pa55-word" not in project.journals[0].read_text()
+
+
+def test_the_libraries_are_asked_what_they_use_and_never_imported(tmp_path: Path) -> None:
+    source = "import flor_dagster as flor\n{more}\nfor i in flor.loop('epoch', range(1)):\n    flor.log('x', i)\nimport sys\nflor.log('loaded', 'numpy' in sys.modules)\n"
+    project = Project(tmp_path / "p", git=True)
+    bare = project.run(source.format(more=""))
+    assert "numpy" not in bare.of("i")[0][1]["kernels"]
+    assert bare.records()[-1][2] is False
+    run = project.run(source.format(more="import numpy"), OPENBLAS_NUM_THREADS="1")
+    kernels = run.of("i")[0][1]["kernels"]
+    assert kernels["numpy"]
+    blas = [pool for pool in kernels.get("pools", ()) if "openblas" in pool["name"]]
+    if blas:  # another build of numpy has another BLAS
+        assert blas[0]["threads"] == 1
+        assert blas[0]["kernel"]
