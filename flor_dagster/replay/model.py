@@ -112,8 +112,12 @@ class Report:
 
     @property
     def failed(self) -> tuple[CellAnswer, ...]:
-        """The cells whose replay failed or diverged; each names its run and reason."""
-        return tuple(answer for answer in self.cells if answer.cell.status == "failed")
+        """The cells whose replay failed or diverged, or that lack what the asker may give; each names its run and reason."""
+        return tuple(
+            answer
+            for answer in self.cells
+            if answer.cell.status == "failed" or (answer.cell.status == "refused" and not answer.cell.settled)
+        )
 
     @property
     def complete(self) -> bool:
