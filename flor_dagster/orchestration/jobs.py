@@ -166,7 +166,10 @@ def build_hindsight_job(
             for result in answers.cells.values():
                 if result.cell.settled:
                     yield cell_materialization(project, result, key)
-                elif result.cell.status in ("failed", "refused"):  # what is lacking here may be there next time
+                elif result.cell.status in (
+                    "failed",
+                    "refused",
+                ):  # what is lacking here may be there next time
                     failures.append(failure_text(result))
             yield fidelity_evaluation(workspace, key)
         settled = sum(result.cell.settled for result in answers.cells.values())

@@ -18,7 +18,7 @@ from flor_dagster.propagation import classify_effects, is_plain
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.masking import SECRETS, masker_of
-from flor_dagster.replay.given import give_back
+from flor_dagster.replay.given import given_back
 from flor_dagster.replay.inputs import Inputs, changed_since, other_in_version, put_kept, read_inputs
 from flor_dagster.replay.lines import shifted
 from flor_dagster.replay.outputs import explained
@@ -193,7 +193,7 @@ def unit_of(job: Job, plan: Path, output: Path, root: Path) -> Unit:
     """The plain description of a job's work."""
     recorded = job.record.header.get("executable")
     interpreter = recorded if recorded and os.access(recorded, os.X_OK) else sys.executable
-    given = job.record.given or give_back(job.record, job.home, {})
+    given = job.record.given or given_back(job.record, job.home, {})
     late = tracker_variables(root)
     if given.secrets:
         late[SECRETS] = json.dumps(dict(given.secrets))

@@ -57,7 +57,7 @@ class Given:
     doubt: str = ""
 
 
-def give_back(
+def given_back(
     record: RunRecord, home: Path, supplied: Mapping[str, str], today: Mapping[str, str] | None = None
 ) -> Given:
     """Work out what a run's replays are given.

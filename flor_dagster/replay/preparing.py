@@ -20,7 +20,7 @@ from flor_dagster.replay.cells import plain_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
 from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
-from flor_dagster.replay.given import give_back
+from flor_dagster.replay.given import given_back
 from flor_dagster.replay.holding import Held, held_by, said_by
 from flor_dagster.replay.iterations import absent_loops
 from flor_dagster.replay.locked import Lock, ask_environment, find_lock
@@ -199,7 +199,7 @@ class Preparer:
         self.look_again(run, record)
         lock: Lock | None = None
         supplied = {**self._workspace.supply(), **question.variables}
-        record.given = give_back(record, self._workspace.home, supplied)
+        record.given = given_back(record, self._workspace.home, supplied)
         if record.given.missing:
             return None, None, None, f"refused: {'; '.join(record.given.missing)}"
         try:

@@ -18,7 +18,7 @@ from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.exactness import why_doubtful
 from flor_dagster.replay.executing import Job
-from flor_dagster.replay.given import give_back
+from flor_dagster.replay.given import given_back
 from flor_dagster.replay.keeping import begin_replay, child_timeout, finished
 from flor_dagster.replay.locked import ask_environment, environment_of, find_lock
 from flor_dagster.replay.placing import PlacedVersion
@@ -187,7 +187,7 @@ class _Verifier:
         """Choose what executes it, and make that where it is not there yet; how it differs from what the run had."""
         workspace, lock = self._workspace, None
         supplied = {**workspace.supply(), **variables}
-        self._record.given = given = give_back(self._record, workspace.home, supplied)
+        self._record.given = given = given_back(self._record, workspace.home, supplied)
         if given.missing:
             raise ReplayError(
                 f"training run {self._run.key} can't be executed again: {'; '.join(given.missing)}"

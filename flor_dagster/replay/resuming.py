@@ -24,7 +24,7 @@ from flor_dagster.recording.identity import new_run_id
 from flor_dagster.recording.masking import SECRETS, masked_lines, masker_of
 from flor_dagster.recording.source import find_loop
 from flor_dagster.recording.variables import is_numeric
-from flor_dagster.replay.given import give_back
+from flor_dagster.replay.given import given_back
 from flor_dagster.replay.record import Execution, RunRecord, read_record
 from flor_dagster.replay.restart import Restart, plan_restart
 from flor_dagster.replay.speaking import PACKAGE_PARENT, python_path, run_python
@@ -82,7 +82,7 @@ def resume(
     journal = layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"
     record = read_record(journal)
     supplied = {**workspace.supply(), **(variables or {})}
-    record.given = given = give_back(record, workspace.home, supplied)
+    record.given = given = given_back(record, workspace.home, supplied)
     if given.missing:
         raise ReplayError(f"training run {run.key} can't be resumed: {'; '.join(given.missing)}")
     without: set[str] = set()
