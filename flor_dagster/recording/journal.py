@@ -15,7 +15,8 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["o", context, t, channel, source, text]           what was printed or logged under `flor.capture`; channel: print or logging
     ["a", name, value, default, source]                an argument; source: default, given or history
     ["i", {...}]                                       the libraries' versions and thread counts, at the first loop
-    ["b", root, {...}]                                 the state that it was in before the script drew from it, if another
+    ["b", root, {...}, drawn]                          the state that it was in before the script drew from it, if another; the
+                                                       fourth element where its library was imported before this package
     ["g", root, {...}]                                 the state that a shared random generator was first seen in
     ["k", {...}]                                       a checkpoint exists (its manifest's summary)
     ["u", loop, index, [reason, …]]                    an end state that could not be captured (index null: the loop's)

@@ -163,7 +163,7 @@ class Watcher:
                 self._look_at_data(path)
 
     def _note_writing(self, path: str) -> None:
-        session = sessions.active
+        session = sessions.present()
         wrote = session.guard.wrote.get(threading.get_ident()) if isinstance(session, ReplaySession) else None
         if wrote is not None and path.startswith(self._root + os.sep) and not path.endswith(_CODE):
             wrote.append(path)
