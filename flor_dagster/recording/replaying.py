@@ -39,6 +39,9 @@ T = TypeVar("T")
 on_restore: list[Callable[[], None]] = []
 """Called when an end state was put back."""
 
+before_end: list[Callable[[], None]] = []
+"""Called before a replay's own end is noted."""
+
 
 def plain_flor_asset(*positional: Any, **keywords: Any) -> Any:
     """In a replay `@flor_asset` leaves the function as it is."""
@@ -113,6 +116,8 @@ class ReplaySession(Session):
         """Note the end; what is in the journal counts once the parent has verified it."""
         if self.ended:
             return
+        for told in before_end if status == "finished" else ():
+            told()
         self.ended = True
         self.records.end()
         elsewhere = self.modules.below(self.plan["user_root"])

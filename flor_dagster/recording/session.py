@@ -119,6 +119,11 @@ class Session:
         """The training run's id."""
         return self.topology.run_id
 
+    @property
+    def loops_begun(self) -> int:
+        """How many loop executions have begun."""
+        return self._loops
+
     # Life -----------------------------------------------------------------------------------------------------------
 
     def _open_journal(self) -> JournalWriter:

@@ -18,6 +18,8 @@ from flor_dagster.errors import ReplayError
 from flor_dagster.propagation import classify_effects, is_plain
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
+from flor_dagster.recording.questions import OUTPUTS
+from flor_dagster.replay.answers import give_back
 from flor_dagster.replay.inputs import Inputs, changed_since, other_in_version, put_kept, read_inputs
 from flor_dagster.replay.lines import shifted
 from flor_dagster.replay.outputs import explained
@@ -38,7 +40,7 @@ ALLOWED_VARIABLES = re.compile(
 )
 
 # Trackers that a script talks to write into the checkout, which goes with the replay, and stay off the network.
-_OUTPUTS = ".flor-outputs"
+_OUTPUTS = OUTPUTS
 TAIL_LINES = 20
 """So many of the last lines of a child are kept with what became of it."""
 
@@ -175,20 +177,22 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
                 return False
             # The run may have found its folder.
             missed.append(name)
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            if not inputs.answers.missing_early(os.path.dirname(name)):  # noqa: PTH120 - as the run named it
+                (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             return True
         except OSError:
             return False
 
     placed = link_untracked(job.user_root, checkout, left_out)
     put_kept(inputs, checkout)
+    give_back(inputs.answers, checkout)
     changed = (
         *changed_since(inputs, job.user_root, versioned),
         *other_in_version(inputs, checkout, versioned),
     )
     return {
         "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
-        "changed": {c.name: [c.sentence, c.certain] for c in changed},
+        "changed": {c.name: [c.sentence, c.certain] for c in changed}, "answers": inputs.answers.plan(inputs.read),
     }  # fmt: skip
 
 
