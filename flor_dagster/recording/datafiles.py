@@ -6,7 +6,8 @@ open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
 
 A line of `files.jsonl` in the run's folder is `[path, size, time]`, the path relative to the repository where it lies in it, the
 time in nanoseconds, and a fourth element where a copy is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
-some are not noted (`more`), and the content digests of small files (`digests`), taken at the end. Loader workers add to the same file.
+some are not noted (`more`), and the content digests of small files (`digests`), taken at the end; what the program asked for
+(`asked`) or listed (`listed`), when, and what it was told, each time that this was something else. Loader workers add to the same file.
 """
 
 # ruff: noqa: PTH100, PTH109, PTH116, PTH118, PTH120 - every opening of a training comes by here: texts, not Path objects
@@ -23,9 +24,11 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
 
 MAX_FILES = 20_000
 """So many files are noted per process; what is behind them is said to be unknown."""
@@ -88,6 +91,9 @@ class Files:
         self._noted: dict[str, os.stat_result] = {}
         self._before: dict[str, str] = {}
         """Path → digest of what was read, of small files that the training then wrote over."""
+        self._answers: dict[tuple[str, str], Any] = {}
+        """(what was asked, path) → what was answered last."""
+        self._early: list[dict[str, Any]] = []
         self._root = ""
         self._home = ""
         self._folder: Path | None = None
@@ -108,6 +114,7 @@ class Files:
             self._root, self._home, self._folder = f"{root}{os.sep}", f"{home}{os.sep}", folder
             early = self._noted if first else {}
             before = self._before if first else {}
+            asked, self._early, self._answers = self._early if first else [], [], {}
             self._noted, self._known, self._kept, self._pid = {}, set(), 0, os.getpid()
             self._before = before
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -116,6 +123,8 @@ class Files:
             for path, status in early.items():
                 if not path.startswith(self._home):
                     self._tell(path, status)
+            for answer in asked:
+                self._note_answer(answer)
 
     def end(self) -> None:
         """The run is over."""
@@ -123,7 +132,7 @@ class Files:
             with contextlib.suppress(OSError):
                 self._write([], {"digests": self._digests()})
         fd, self._fd = self._fd, -1
-        self._noted, self._known = {}, set()
+        self._noted, self._known, self._answers, self._early = {}, set(), {}, []
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -179,12 +188,52 @@ class Files:
         except Exception:  # noqa: BLE001 - whatever is wrong with it, `open` will say so
             pass
 
+    # What is asked of the file system -------------------------------------------------------------------------------
+
+    def asked(self, path: str, status: os.stat_result | None) -> None:
+        """Something was asked for."""
+        said: dict[str, Any] = {"is": kind_of(status)}
+        if said["is"] == "file" and status is not None:
+            said |= {"size": status.st_size, "time": status.st_mtime_ns}
+        self._answered("asked", path, said, said)
+
+    def listed(self, path: str, names: Callable[[], Sequence[str]]) -> None:
+        """A folder was listed."""
+        changed = plain_stat(path).st_mtime_ns
+        if self._answers.get(("listed", path)) != changed:
+            self._answered("listed", path, names_said(names()), changed)
+
+    def _answered(self, kind: str, path: str, said: dict[str, Any], known_by: Any) -> None:
+        before = self._answers.get((kind, path))
+        if before == known_by or not self._counts(path) or len(self._answers) >= MAX_FILES:
+            return
+        who = who_asks()
+        if who is None:
+            return
+        self._answers[kind, path] = known_by
+        facts = {kind: path, "t": time.time_ns(), "own": who.own, **said}
+        if who.existence:
+            facts["existence"] = True
+        self._note_answer(facts)
+
+    def _note_answer(self, facts: dict[str, Any]) -> None:
+        if self._fd < 0:
+            self._early.append(facts)
+            return
+        kind = "asked" if "asked" in facts else "listed"
+        path = facts[kind]
+        if f"{path}{os.sep}" == self._root:
+            path = "."
+        elif path.startswith(self._home) or (not path.startswith(self._root) and f"{os.sep}." in path):
+            return  # ours, or a folder where libraries keep what they like
+        self._write([], facts | {kind: self._name(path)})
+
     def _counts(self, path: str) -> bool:
         return is_data(path) and not (self._home and path.startswith(self._home))
 
     def _note(self, path: str) -> None:
         try:
-            status = os.stat(path)
+            status = plain_stat(path)
         except OSError:
             return
         if not stat.S_ISREG(status.st_mode) or (self._home and path.startswith(self._home)):
@@ -258,6 +307,7 @@ def files() -> Files:
         _watched = Watched(io.open)
         # One object by both names, as before.
         io.open = builtins.open = _watched  # type: ignore[assignment]
+        listen_to_questions(_watched.files)
     return _watched.files
 
 

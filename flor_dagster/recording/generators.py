@@ -6,6 +6,7 @@ early as they can be: when this package is imported, or behind the import of the
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +18,12 @@ from flor_dagster.recording.imports import when_imported
 HOMES = {"random:python": "random", "random:numpy": "numpy.random.mtrand", "random:torch": "torch"}
 """Root name → the module behind whose import the generator is there."""
 
+_WORDS = 624
+"""Where a Mersenne twister stands that nobody has drawn from."""
+
 _early: dict[str, Any] = {}
+_drawn: dict[str, bool] = {}
+"""Root name → whether something had drawn from it before this package was imported; of libraries that were imported before it."""
 
 
 def global_generators() -> dict[str, Any]:
@@ -92,18 +98,36 @@ def keep_early() -> None:
         _early[root] = _twin(global_generators()[root])
 
     for root, home in HOMES.items():
+        before = home in sys.modules
         when_imported(home, lambda root=root: keep(root))
+        if before and root in _early:
+            _drawn[root] = _is_drawn(_early[root])
 
 
-def early_states() -> dict[str, dict[str, Any]]:
-    """What `keep_early` kept, where the generator has moved on since: root name → state."""
-    moved: dict[str, dict[str, Any]] = {}
+def _is_drawn(generator: Any) -> bool:
+    """Whether somebody drew from a generator since it was seeded, as far as its state says; torch's is seeded alike everywhere."""
+    if type(generator) is random.Random:
+        return generator.getstate()[1][-1] != _WORDS
+    if type(generator).__module__.startswith("numpy"):
+        state = generator.get_state(legacy=False)
+        return state["bit_generator"] == "MT19937" and state["state"]["pos"] != _WORDS
+    return False
+
+
+def early_entries() -> list[tuple[Any, ...]]:
+    """What `keep_early` kept, where it matters: root name and state.
+
+    For a library that was there before this package, a third element says whether something had drawn from it by then.
+    """
+    found: list[tuple[Any, ...]] = []
     now = global_generators()
     for root, twin in _early.items():
         before = generator_state(root, twin)
-        if before != generator_state(root, now[root]):
-            moved[root] = before
-    return moved
+        if root in _drawn and (_drawn[root] or before != generator_state(root, now[root])):
+            found.append((root, before, _drawn[root]))
+        elif before != generator_state(root, now[root]):
+            found.append((root, before))
+    return found
 
 
 def imported_state(root: str) -> dict[str, Any] | None:
@@ -124,6 +148,11 @@ def put_state(root: str, recorded: Mapping[str, Any], generator: Any) -> None:
     Grafter(recorded["nodes"], lambda digest: digest.encode()).restore({root: (recorded["ref"], generator)})
 
 
+def is_in(recorded: Mapping[str, Any], root: str, generator: Any) -> bool:
+    """Whether a generator is in a state that a journal holds."""
+    return json.dumps(generator_state(root, generator)) == json.dumps(recorded)
+
+
 def begin_with(states: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the shared generators into recorded states: now, or behind the import of their libraries."""
 
@@ -137,9 +166,13 @@ def begin_with(states: Mapping[str, Mapping[str, Any]]) -> None:
 class Generators:
     """Notices the shared random generators that are in use from some moment on.
 
+    `held` is set while one that is seen first is not to be told of.
+
     Args:
         met: told of each one, with its root name, when it is seen first.
     """
+
+    held = False
 
     def __init__(self, met: Callable[[str, Any], None]) -> None:
         self._met = met
@@ -148,7 +181,7 @@ class Generators:
     def meet(self) -> dict[str, Any]:
         """All that are there now."""
         found = global_generators()
-        for root in found.keys() - self._known:
+        for root in () if self.held else found.keys() - self._known:
             self._known.add(root)
             self._met(root, found[root])
         return found

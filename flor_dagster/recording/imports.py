@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import sys
 from collections.abc import Callable
@@ -68,3 +69,29 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
     if not _watch.callbacks and _watch not in sys.meta_path:
         sys.meta_path.insert(0, _watch)  # pyright: ignore[reportArgumentType] - find_spec is all that the machinery asks for
     _watch.callbacks[name] = callback
+
+
+def when_asked_for(package: str, callback: Callable[[], None]) -> None:
+    """Call back before code outside a package imports it, or something of it, by a statement for the first time.
+
+    So it is also seen where the package is there already.
+
+    Args:
+        package: its full name.
+        callback: called once, in the importing thread.
+    """
+    plain = builtins.__import__
+    inside = f"{package}."
+    waiting = [callback]
+
+    def listening(name: str, names: Any = None, *more: Any, **named: Any) -> Any:
+        level = more[2] if len(more) > 2 else named.get("level", 0)
+        if waiting and level == 0 and f"{name}.".startswith(inside):
+            importer = str((names or named.get("globals") or {}).get("__name__"))
+            if not f"{importer}.".startswith(inside):
+                if builtins.__import__ is listening:
+                    builtins.__import__ = plain
+                waiting.pop()()
+        return plain(name, *(() if names is None else (names,)), *more, **named)
+
+    builtins.__import__ = listening

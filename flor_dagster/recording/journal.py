@@ -17,7 +17,8 @@ is (journal, byte offset). The first element tells the kind; a number there mean
     ["i", {...}]                                       the libraries' versions and thread counts, at the first loop
     ["r", name, by, digest, value]                     an environment variable that the program read, at its first reading; by: own,
                                                        library or listed; digest null where absent; value null where not kept
-    ["b", root, {...}]                                 the state that it was in before the script drew from it, if another
+    ["b", root, {...}, drawn]                          the state that it was in before the script drew from it, if another; the
+                                                       fourth element where its library was imported before this package
     ["g", root, {...}]                                 the state that a shared random generator was first seen in
     ["k", {...}]                                       a checkpoint exists (its manifest's summary)
     ["u", loop, index, [reason, …]]                    an end state that could not be captured (index null: the loop's)

@@ -15,7 +15,7 @@ from flor_dagster.recording import layout, variable_reads
 from flor_dagster.recording.context import current
 from flor_dagster.recording.datafiles import watch_early
 from flor_dagster.recording.endings import at_end
-from flor_dagster.recording.generators import early_states, keep_early
+from flor_dagster.recording.generators import early_entries, keep_early
 from flor_dagster.recording.identity import Topology, new_run_id
 from flor_dagster.recording.ranks import find_rank, find_topology
 from flor_dagster.recording.session import PARENT_RUN, Session
@@ -31,10 +31,18 @@ ranks_follow = False
 wanted = 1
 """In a replay: which of the runs of the recorded process it is of."""
 
+asked: Callable[[], bool] | None = None
+"""In a replay: whether the flor call of now comes from a hindsight statement, which the recorded run did not have."""
+
+outside = False
+"""In a replay of a function: its module's code runs, which was run before the recorded run began."""
+
 _starting = threading.RLock()
 _disabled = False
 _number = 0
 _silent = False
+_ahead: Session | None = None
+"""In a replay: the session, where hindsight statements came before the first flor call of the recorded run."""
 _in_block = False
 _warned: set[str] = set()
 _forked_from: str | None = None
@@ -49,8 +57,29 @@ def start() -> Session | None:
             return active
         if _silent or (factory is None and (_off() or _is_child())):
             return None
+        if factory is not None and asked is not None and asked():
+            return _ahead_of_run()
         active = _begin()
         return active
+
+
+def _ahead_of_run() -> Session | None:
+    """The session for a hindsight statement that comes before the recorded run's first flor call: that one begins the run."""
+    global _ahead
+    if _ahead is None and factory is not None and not outside and _number + 1 == wanted:
+        _ahead = factory()
+    return _ahead
+
+
+def ahead() -> Session | None:
+    """The session that a hindsight statement is evaluated for; None where the run that is asked for is not near."""
+    with _starting:
+        return active or _ahead_of_run()
+
+
+def present() -> Session | None:
+    """The session of this process, if it has one by now."""
+    return active or _ahead
 
 
 def replaying() -> Session | None:
@@ -84,11 +113,14 @@ def _begin(
     name: str = "", tags: Mapping[str, str] | None = None, args: Mapping[str, Any] | None = None
 ) -> Session | None:
     """Begin the next run of this process. In a replay only the one that is asked for begins."""
-    global _number, _silent
+    global _ahead, _number, _silent
     _number += 1
     if factory is not None:
-        session = factory() if _number == wanted else None
+        session = (_ahead or factory()) if _number == wanted else None
+        _ahead = None
         _silent = session is None
+        if session is not None:
+            session.reached()
         return session
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     begin = Path(script).parent if script else Path.cwd()
@@ -108,7 +140,7 @@ def _begin(
             place, entrypoint, topology=find_topology(place.home, parent=_forked_from or "", made=_is_made()),
             tags=_environment_object("FLOR_TAGS") | dict(tags or {}), origin=origin,
             args=dict(args or {}) | _environment_object("FLOR_ARGS"), versioned=versioned,
-            begin=early_states() if _number == 1 else None, nth=_number, name=name,
+            begin=early_entries() if _number == 1 else (), nth=_number, name=name,
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001 - recording must never break the training
         warn(f"this run is not recorded: {type(error).__name__}: {error}")
@@ -165,6 +197,7 @@ def run_block(
         return
     with _starting:
         _over(active)
+        _drop_ahead()
         session = active = _begin(name, tags, args)
         _in_block = True
     token = current.set(None)
@@ -185,6 +218,14 @@ def run_block(
         _in_block = False
         current.reset(token)
         _over(session, status, reason)
+
+
+def _drop_ahead() -> None:
+    """What hindsight statements logged before a block would have been logged before its run."""
+    global _ahead
+    if _ahead is not None:
+        _ahead.withdraw()
+    _ahead = None
 
 
 def commit() -> str:
@@ -222,9 +263,12 @@ def _environment_object(name: str) -> dict[str, Any]:
 
 def _disown_child() -> None:
     """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in."""
-    global active, factory, _forked_from, _number, _silent, _starting
+    global active, factory, _ahead, _forked_from, _number, _silent, _starting
     _starting = threading.RLock()  # another thread of the parent may have held it
     before = "" if active is None else active.run_id
+    if _ahead is not None:
+        _ahead.disown()
+        _ahead = None
     ours = ranks_follow and active is None and find_rank() is None
     if active is not None:
         active.disown()

@@ -26,7 +26,7 @@ from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.collecting import lease
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
-from flor_dagster.recording.generators import put_state
+from flor_dagster.recording.generators import is_in, put_state
 from flor_dagster.recording.guarding import Guard, doubts
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 on_restore: list[Callable[[], None]] = []
 """Called when an end state was put back."""
+
+before_end: list[Callable[[], None]] = []
+"""Called before a replay's own end is noted."""
 
 
 def plain_flor_asset(*positional: Any, **keywords: Any) -> Any:
@@ -99,6 +102,11 @@ class ReplaySession(Session):
         self.restorer = self._restorer_of(self.run_id)
         self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
+        self.generators.held = True
+
+    def reached(self) -> None:
+        """The script came to the recorded run's first flor call: what runs before it has the generators' states of then."""
+        self.generators.held = False
         self.generators.meet()
         variable_reads.listeners.append(self._variable_read)
 
@@ -111,10 +119,19 @@ class ReplaySession(Session):
                     f"the statement reads the environment variable {read.name}, which the recorded run did not", False
                 )  # fmt: skip
 
+    def withdraw(self) -> None:
+        """What was logged until now came before the recorded run began."""
+        self.ended = True
+        self.records.end()
+        self.journal.close()
+        self.journal.path.unlink(missing_ok=True)
+
     def finish(self, status: str, reason: str = "") -> None:
         """Note the end; what is in the journal counts once the parent has verified it."""
         if self.ended:
             return
+        for told in before_end if status == "finished" else ():
+            told()
         self.ended = True
         self.records.end()
         if self._variable_read in variable_reads.listeners:
@@ -169,8 +186,19 @@ class ReplaySession(Session):
     def generator_met(self, root: str, generator: Any) -> None:
         """Put a shared random generator where the recorded run's was when it was first seen."""
         recorded = self.plan.get("generators", {}).get(root)
-        if recorded:
-            put_state(root, recorded, generator)
+        if not recorded:
+            return
+        drawn_alike = self.plan.get("begin", {}).keys() if self.topology.world_size == 1 else ()
+        if root in drawn_alike and not self.restored_at and not is_in(recorded, root, generator):
+            library = root.partition(":")[2]
+            doubts[root] = (
+                (
+                    f"the random generator of {library} was in another state when the run began: "
+                    "what runs before that drew otherwise from it"
+                ),
+                False,
+            )
+        put_state(root, recorded, generator)
 
     def stop(self) -> NoReturn:
         """The plan's end: nothing of the script runs after it, not even its `finally` blocks."""
@@ -343,11 +371,22 @@ class ReplaySession(Session):
 
     def begin(self, key: str, unknown: bool) -> None:
         """Before a hindsight expression, which may call code of which nothing is known."""
-        self.guard.begin(key, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        with self._nothing_met():
+            self.guard.begin(key, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     def end(self, key: str) -> None:
         """After it: all that the program can see must be what it was."""
-        self.guard.end(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        with self._nothing_met():
+            self.guard.end(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    @contextlib.contextmanager
+    def _nothing_met(self) -> Generator[None]:
+        """A hindsight statement is no place at which the recorded run saw a generator first."""
+        held, self.generators.held = self.generators.held, True
+        try:
+            yield
+        finally:
+            self.generators.held = held
 
     def _end_changed(self, key: str, names: list[str]) -> NoReturn:
         """A hindsight expression changed something: nothing that follows could be trusted."""

@@ -72,7 +72,7 @@ class Session:
         module: the name that an entry point's module was imported by.
         nth: which of the runs of its process this is, from 1.
         name: what `flor.run` calls it.
-        begin: the states of shared random generators before the script drew from them, where they have moved on since.
+        begin: the states of shared random generators before the script drew from them (`generators.early_entries`).
     """
 
     mode = "record"
@@ -90,7 +90,7 @@ class Session:
         module: str = "",
         nth: int = 1,
         name: str = "",
-        begin: Mapping[str, Any] | None = None,
+        begin: Iterable[tuple[Any, ...]] = (),
     ) -> None:
         self.place = place
         self.entrypoint = entrypoint
@@ -102,7 +102,7 @@ class Session:
         self._tags = dict(tags)
         self._origin = origin
         self._versioned = versioned
-        self._early = dict(begin or {})
+        self._early = begin
         self._loops = 0
         self._lock = threading.Lock()
         self._environment_noted = False
@@ -134,6 +134,11 @@ class Session:
     def run_id(self) -> str:
         """The training run's id."""
         return self.topology.run_id
+
+    @property
+    def loops_begun(self) -> int:
+        """How many loop executions have begun."""
+        return self._loops
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -187,8 +192,8 @@ class Session:
         self._variables.begin()
         folder = layout.run_folder(self.place.home, self.run_id)
         files().begin(self.place.root, self.place.home, folder, first=self.nth == 1)
-        for root, state in self._early.items():
-            self.journal.entry("b", root, state)
+        for early in self._early:
+            self.journal.entry("b", *early)
         self.generators.meet()
 
     def header(self) -> dict[str, Any]:
@@ -256,6 +261,12 @@ class Session:
     def stop(self) -> NoReturn:
         """A replay's end; a recording has none."""
         raise NotImplementedError
+
+    def reached(self) -> None:
+        """In a replay: the script came to the first flor call of the recorded run; a recording begins with it."""
+
+    def withdraw(self) -> None:
+        """In a replay: what was logged until now came before the recorded run began."""
 
     def disown(self) -> None:
         """In a forked child: nothing here belongs to it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.parsing import parse_python
 from flor_dagster.recording.tainting import tainted_branches, tainted_names_at
-from flor_dagster.replay.inputs import changed_since, read_inputs, shown
+from flor_dagster.replay.inputs import SHOWN, changed_since, read_inputs, shown
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.record import RunRecord
 from flor_dagster.replay.verifying import tainted_statements
@@ -52,7 +52,14 @@ def logging_files(record: RunRecord) -> list[str]:
 
 
 def data_warnings(workspace: Workspace, run: RunRow, record: RunRecord) -> tuple[str, ...]:
-    """The data files that a run read and that are missing, or others, now."""
+    """The data files that a run read, listed or asked for and that are missing, or others, now."""
     versioned = frozenset(workspace.placer().tree(run.commit or "").paths())
     inputs = read_inputs(workspace.home, run.id, record)
-    return shown(changed_since(inputs, workspace.root, versioned))
+    changed = changed_since(inputs, workspace.root, versioned)
+    known = {c.name for c in changed}
+    gone = [
+        words
+        for words in inputs.answers.gone(workspace.root, versioned)
+        if words.partition(",")[0] not in known
+    ]
+    return (*shown(changed), *gone[:SHOWN])

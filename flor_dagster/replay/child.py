@@ -22,11 +22,13 @@ from flor_dagster.recording import variable_reads
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
+from flor_dagster.recording.imports import when_asked_for
 from flor_dagster.recording.masking import SECRETS, known_secrets, unmasked_argv
 from flor_dagster.recording.process_state import give_back_process_state
 from flor_dagster.recording.ranks import find_rank
 from flor_dagster.recording.replaying import ReplaySession, pin_torch_threads
 from flor_dagster.recording.session import Session
+from flor_dagster.replay.beginning import begin_here, from_asked
 from flor_dagster.replay.confining import confine
 from flor_dagster.replay.grouping import watch_sums
 from flor_dagster.replay.importing import import_as_recorded
@@ -63,6 +65,7 @@ def replay(plan: dict[str, Any]) -> int:
     path = _begin_as_script(plan)
     sessions.wanted = plan.get("nth") or 1
     sessions.factory = lambda: ReplaySession(plan)
+    sessions.asked = lambda: from_asked(plan)
     builtins.__dict__["__flor__"] = _Lazy()
     if plan.get("other_machine"):
         pin_torch_threads(plan)
@@ -102,7 +105,7 @@ def make_ranks(plan: dict[str, Any]) -> int:
     _await_rank(plan)
     status = 0
     try:
-        _run(path, "", path.stem, first | {"begin": {}})
+        _run(path, "", path.stem, first | {"begin": {}, "drawn": {}})
         _wind_up()
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
@@ -132,6 +135,7 @@ def _await_rank(plan: dict[str, Any]) -> None:
     sessions.wanted = plan["ranks"][0].get("nth") or 1
     sessions.ranks_follow = True
     sessions.factory = lambda: _session_of_rank(plan)
+    sessions.asked = lambda: from_asked(plan["ranks"][0])
     builtins.__dict__["__flor__"] = _Lazy()
 
 
@@ -151,7 +155,7 @@ def _session_of_rank(plan: dict[str, Any]) -> Session | None:
 
 
 def _end_rank(plan: dict[str, Any], status: str, reason: str) -> None:
-    session = sessions.active
+    session = sessions.present()
     if (
         session is not None
         and plan.get("ended_badly")
@@ -208,11 +212,11 @@ class _Lazy:
 
     def has(self, name: str) -> bool:
         """Asked for each local name that a loop stores, at each of its iterations."""
-        session = sessions.active
+        session = sessions.present()
         return session.has(name) if isinstance(session, ReplaySession) else self.__getattr__("has")(name)
 
     def __getattr__(self, name: str) -> Any:
-        session = sessions.active or sessions.start()
+        session = sessions.ahead()
         # Before the run that is asked for begins, nothing is put back and nothing watched.
         return _nothing if session is None else getattr(session, name)
 
@@ -256,14 +260,19 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
             raise FlorError(f"{path} can't be imported")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
+        sessions.outside = True
         spec.loader.exec_module(module)
+        sessions.outside = False
         target: Any = getattr(module, function)
         # A function's recording begins with its call, whatever its module drew before.
         begin_with({**plan["generators"], **plan["begin"]})
         plan["generators"] = {}
         target()
         return
-    begin_with(plan["begin"])
+    drawn: dict[str, bool] = plan["drawn"]
+    begin_with({root: state for root, state in plan["begin"].items() if root not in drawn})
+    if drawn:
+        when_asked_for("flor_dagster", lambda: begin_here(plan["begin"], drawn))
     main_module = new_main(path)
     if plan.get("module_name"):  # python -m
         main_module.__spec__ = importlib.util.find_spec(plan["module_name"])

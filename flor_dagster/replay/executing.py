@@ -18,6 +18,8 @@ from flor_dagster.propagation import classify_effects, is_plain
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.masking import SECRETS, masker_of
+from flor_dagster.recording.questions import OUTPUTS
+from flor_dagster.replay.answers import give_back
 from flor_dagster.replay.given import given_back
 from flor_dagster.replay.inputs import Inputs, changed_since, other_in_version, put_kept, read_inputs
 from flor_dagster.replay.lines import shifted
@@ -35,7 +37,7 @@ from flor_dagster.versions import Clone, Repository, link_untracked
 _OF_REPLAYS = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "FLOR_ORIGIN": "replay"}
 
 # Trackers that a script talks to write into the checkout, which goes with the replay, and stay off the network.
-_OUTPUTS = ".flor-outputs"
+_OUTPUTS = OUTPUTS
 TAIL_LINES = 20
 """So many of the last lines of a child are kept with what became of it."""
 
@@ -122,12 +124,13 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
         left_out: list[str] = []
         data = _put_data(inputs, job, checkout.path, left_out)
         (checkout.path / _OUTPUTS).mkdir(exist_ok=True)
-        statements = _write_files(job, repository, checkout.path)
+        statements, asked = _write_files(job, repository, checkout.path)
         ranks = [
             _rank_of(folder, job, record, loops)
             for record, loops in zip(job.record.ranks, job.loops.ranks, strict=True)
         ]
-        plans = [_child_plan(job, checkout.path, one, statements) | {"data": data} for one in ranks]
+        told = {"data": data, "asked": asked}
+        plans = [_child_plan(job, checkout.path, one, statements) | told for one in ranks]
         report = folder / f"ranks.{job.part}.json"
         plan, plan_path = plans[0], folder / f"plan.{job.part}.json"
         if len(plans) > 1:
@@ -172,20 +175,22 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
                 return False
             # The run may have found its folder.
             missed.append(name)
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            if not inputs.answers.missing_early(os.path.dirname(name)):  # noqa: PTH120 - as the run named it
+                (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             return True
         except OSError:
             return False
 
     placed = link_untracked(job.user_root, checkout, left_out)
     put_kept(inputs, checkout)
+    give_back(inputs.answers, checkout)
     changed = (
         *changed_since(inputs, job.user_root, versioned),
         *other_in_version(inputs, checkout, versioned),
     )
     return {
         "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
-        "changed": {c.name: [c.sentence, c.certain] for c in changed},
+        "changed": {c.name: [c.sentence, c.certain] for c in changed}, "answers": inputs.answers.plan(inputs.read),
     }  # fmt: skip
 
 
@@ -282,14 +287,17 @@ def _judge_together(ranks: Sequence[_Rank], ended: Ended, report: Path) -> tuple
     return code, f"rank {ranks[first].record.rank}: {reason}", ranks[first]
 
 
-def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict[int, str]]:
-    """Write the patched files into the checkout; file → line → statement key."""
+def _write_files(
+    job: Job, repository: Repository, root: Path
+) -> tuple[dict[str, dict[int, str]], dict[str, list[int]]]:
+    """Write the patched files into the checkout; file → line → statement key, and file → all lines of hindsight statements."""
     by_id = {s.id: s for s in job.statements}
     loops: dict[str, set[tuple[int, int]]] = {}
     for execution in (e for record in job.record.ranks for e in record.executions.values()):
         if execution.function != "<module>" and not Path(execution.file).is_absolute():
             loops.setdefault(execution.file, set()).add((execution.line, execution.column))
     statements: dict[str, dict[int, str]] = {}
+    asked: dict[str, list[int]] = {}
     for file in sorted({*loops, *job.placed.files}):
         placed = job.placed.files.get(file)
         text = placed.text if placed is not None else repository.read(job.run.commit or "", file)
@@ -315,7 +323,9 @@ def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict
         patched: Patched = patch(text, file, sites, guarded)
         _write_text(root / file, patched.source)
         statements[file] = patched.statements
-    return statements
+        spans = [one.lines for one in guarded]
+        asked[file] = [new for new, old in patched.origin.items() if any(a <= old <= b for a, b in spans)]
+    return statements, asked
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -337,7 +347,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "user_root": str(job.user_root), "journal": str(rank.journal), "entrypoint": job.run.entrypoint,
         "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "argv": _moved(header.get("argv", []), header, root),
         "cwd": _moved([_folder_of(job.run.entrypoint, header) or str(root)], header, root)[0], "args": record.args,
-        "begin": record.begin, "generators": record.generators, "loops": rank.loops.loops, "statements": statements,
+        "begin": record.begin, "drawn": record.drawn, "generators": record.generators, "loops": rank.loops.loops, "statements": statements,
         "ended_badly": not record.finished, "stack": str(rank.stack),
         "own_folders": [str(root.resolve()), str(rank.journal.parent)],
         "torch_threads": facts.get("torch_threads"),

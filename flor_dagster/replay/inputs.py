@@ -16,6 +16,7 @@ from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.datafiles import FILE_NAME, KEPT_FOLDER, content_digest
+from flor_dagster.replay.answers import Answers, read_answers
 from flor_dagster.replay.record import RunRecord
 
 SHOWN = 5
@@ -30,6 +31,7 @@ class Inputs:
         read: path → size and time (nanoseconds) at its first reading; relative to the repository where it lies in it.
         kept: path → a copy of what was read.
         digests: path → digest of its content, of small files.
+        answers: what it was told when it asked the file system.
         looped: when the run's first loop began, or the run, where it has none; what was written later is no input.
         complete: whether all that was read was noted.
     """
@@ -40,6 +42,7 @@ class Inputs:
     looped: int
     complete: bool = True
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
+    answers: Answers = field(default_factory=lambda: Answers({}))
 
     def leaves_out(self, name: str, written: int) -> bool:
         """Whether the file of that name, written then, is not for a replay: made or changed since the loops began, or kept."""
@@ -78,17 +81,19 @@ def read_inputs(home: Path, run_id: str, record: RunRecord) -> Inputs:
     kept: dict[str, Path] = {}
     known, complete = False, True
     digests: dict[str, str] = {}
+    answered: list[dict[str, Any]] = []
     for name, *more in _lines(folder / FILE_NAME):
         if not isinstance(name, str):
             known = True
             facts: dict[str, Any] = more[0] if more and isinstance(more[0], dict) else {}
             complete &= not facts.get("more")
             digests |= facts.get("digests", {})
+            answered.append(facts)
         elif name not in read and len(more) >= 2:
             read[name] = (int(more[0]), int(more[1]))
             if len(more) > 2 and (folder / KEPT_FOLDER / str(more[2])).is_file():
                 kept[name] = folder / KEPT_FOLDER / str(more[2])
-    return Inputs(known, read, kept, looped, complete, digests)
+    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped))
 
 
 def _lines(path: Path) -> list[list[Any]]:

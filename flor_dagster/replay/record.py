@@ -69,6 +69,7 @@ class Record(NamedTuple):
 class RunRecord:
     """What a journal says of a run or a replay.
 
+    `drawn` says of the generators whose `begin` is that of the import of this package whether they were drawn from before it.
     `facts` are what the journal says of each checkpoint, by its name; `last_time` is the last time in it, in nanoseconds.
     `variables` are the environment variables that the program read; `given` is what its replays are given, once that is known.
     Of several ranks it is the first one's, with the others' in `peers`, in the order of their ranks.
@@ -83,6 +84,7 @@ class RunRecord:
     begin: dict[str, Any]
     generators: dict[str, Any]
     ended: list[Any] | None
+    drawn: dict[str, bool] = field(default_factory=dict[str, bool])
     facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     last_time: int = 0
     peers: tuple[RunRecord, ...] = ()
@@ -262,6 +264,8 @@ class _Reader:
 
     def _begun(self, _: int, parts: list[Any]) -> None:
         self.record.begin[parts[1]] = parts[2]
+        if len(parts) > 3:
+            self.record.drawn[parts[1]] = parts[3]
 
     def _generators(self, _: int, parts: list[Any]) -> None:
         self.record.generators[parts[1]] = parts[2]

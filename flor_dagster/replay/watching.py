@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +27,16 @@ from flor_dagster.recording import process as sessions
 from flor_dagster.recording.datafiles import is_data
 from flor_dagster.recording.exits import EXIT_RESTORE
 from flor_dagster.recording.guarding import doubts
-from flor_dagster.recording.replaying import ReplaySession, on_restore
+from flor_dagster.recording.questions import (
+    OUTPUTS,
+    hide,
+    kind_of,
+    listen_to_questions,
+    names_said,
+    who_asks,
+)
+from flor_dagster.recording.replaying import ReplaySession, before_end, on_restore
+from flor_dagster.replay.answers import difference, of_tools
 from flor_dagster.replay.auditing import listen
 
 # The version holds them, whatever became of the user's.
@@ -51,6 +60,7 @@ def watch(plan: Mapping[str, Any], *, made: bool = False) -> None:
     watcher = Watcher(plan)
     watcher.begin()
     on_restore.append(watcher.restored)
+    before_end.append(watcher.ended)
     if made:
         os.register_at_fork(after_in_child=watcher.follow)
 
@@ -87,6 +97,9 @@ class Watcher:
         """Written by this process before that."""
         self._mixed: set[str] = set()
         """Appended to, behind what the training left."""
+        self._unwritten: dict[str, str] = {}
+        """What libraries asked for that is of another moment, and have not written since: path → in words."""
+        self._answers: Mapping[str, Mapping[str, list[Any]]] = {"asked": {}, "listed": {}, **data["answers"]}
         self._pid = os.getpid()
         self._restored = False
         self._busy = False
@@ -94,20 +107,71 @@ class Watcher:
     def begin(self) -> None:
         """Look at what is opened, and at what is asked whether it exists, from here on."""
         listen(("open", "os.rename", "sqlite3.connect"), self.hook)
-        plain = os.stat
+        hide(self._root, OUTPUTS)
+        listen_to_questions(self)
 
-        def stat(path: Any, *more: Any, **named: Any) -> os.stat_result:
-            if self._restored and not self._busy and not isinstance(path, int) and os.getpid() == self._pid:
-                self._busy = True
-                try:
-                    real = _real(path)
-                    if real and real not in self._own and self._is_late(real):
-                        _end_stale(self._shown(real))
-                finally:
-                    self._busy = False
-            return plain(path, *more, **named)
+    # Questions -----------------------------------------------------------------------------------------------------
 
-        os.stat = stat
+    def asked(self, path: str, status: os.stat_result | None) -> None:
+        """For `questions.listen_to_questions`."""
+        if self._busy or os.getpid() != self._pid:
+            return
+        self._busy = True
+        try:
+            said: dict[str, Any] = {"is": kind_of(status)}
+            if said["is"] == "file" and status is not None:
+                said["size"] = status.st_size
+            real = _real(path)
+            if real and real not in self._own:
+                self._compare_answer("asked", real, said, stale=self._restored and self._is_late(real))
+        finally:
+            self._busy = False
+
+    def listed(self, path: str, names: Callable[[], Sequence[str]]) -> None:
+        """Likewise."""
+        if self._busy or os.getpid() != self._pid:
+            return
+        self._busy = True
+        try:
+            real = _real(path)
+            told = self._answers["listed"].get(self._name(real)[0])
+            if told:
+                self._compare_answer("listed", real, names_said(names()), stale=False)
+        finally:
+            self._busy = False
+
+    def _compare_answer(self, kind: str, path: str, said: Mapping[str, Any], stale: bool) -> None:
+        """Whether the recorded run was told the same, and could be told it after what was skipped."""
+        name, _ = self._name(path)
+        session = sessions.present()
+        early = session is None or session.loops_begun == 0
+        told = self._answers[kind].get(name, ())
+        late = [one for one in told if not one[0]]
+        mine = [one for one in told if one[0]] if early else [*[one for one in told if one[0]][-1:], *late]
+        varied = self._restored and any(difference(kind, late[0][2], one[2]) for one in late[1:])
+        if not stale and not varied and not mine:
+            return
+        who = who_asks()
+        if who is None:
+            return
+        if stale or varied:
+            words = f"{self._shown(path)} is asked for, which skipped code may have written"
+            if not who.to_write or kind == "listed":
+                give_up(words)
+            self._unwritten[path] = words
+            return
+        words = [difference(kind, one[2], said) for one in mine]
+        if all(words):
+            verb = {"asked": "asked for", "listed": "listed"}[kind]
+            sentence = f"{name}, which this run {verb}, {words[0]}"
+            if self._restored:
+                give_up(sentence)
+            doubts[f"{kind} {name}"] = sentence, mine[0][1] and not of_tools(name)
+
+    def ended(self) -> None:
+        """The replay is over: what libraries asked for and did not write may have decided something."""
+        for words in self._unwritten.values():
+            give_up(words)
 
     def follow(self) -> None:
         """In a forked child: one that may become a rank is watched, a rank's or a loader's own worker is not."""
@@ -129,6 +193,7 @@ class Watcher:
             if event == "os.rename":
                 if _real(args[0]) in self._own:
                     self._own.add(_real(args[1]))
+                    self._unwritten.pop(_real(args[1]), None)
             elif path := _real(args[0]):
                 mode, flags = (*args[1:3], None, None)[:2] if event == "open" else (None, os.O_CREAT)
                 self._opened(
@@ -151,6 +216,7 @@ class Watcher:
         there = os.path.lexists(path)
         if "w" in mode or "x" in mode or flags & os.O_TRUNC or (not there and flags & os.O_CREAT):
             self._own.add(path)
+            self._unwritten.pop(path, None)
             self._mixed.discard(path)
         elif "a" in mode or flags & os.O_APPEND:
             # What it is appended to is what the training left, not what it found.
@@ -163,7 +229,7 @@ class Watcher:
                 self._look_at_data(path)
 
     def _note_writing(self, path: str) -> None:
-        session = sessions.active
+        session = sessions.present()
         wrote = session.guard.wrote.get(threading.get_ident()) if isinstance(session, ReplaySession) else None
         if wrote is not None and path.startswith(self._root + os.sep) and not path.endswith(_CODE):
             wrote.append(path)
@@ -231,6 +297,8 @@ class Watcher:
         for number, root in enumerate(self._roots):
             if path.startswith(root + os.sep):
                 return path[len(root) + 1 :], number == 0
+            if path == root:
+                return ".", number == 0
         return path, False
 
 

@@ -32,6 +32,7 @@ class PrivateIndex:
         file: Where the copy lies.
         excluded: Path to reason, of what lies in the work tree and is not in the index.
         approximate: Path to reason, of what the index has otherwise than it lies on disk.
+        sparse: What git was told not to put into the work tree: it was not there for the training either.
         warnings: Sentences about what could be kept less well than it should.
     """
 
@@ -40,6 +41,7 @@ class PrivateIndex:
     excluded: dict[str, str] = field(default_factory=dict[str, str])
     approximate: dict[str, str] = field(default_factory=dict[str, str])
     warnings: list[str] = field(default_factory=list[str])
+    sparse: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
         try:
@@ -68,6 +70,11 @@ class PrivateIndex:
         self.excluded.clear()
         self.approximate.clear()
         self.warnings.clear()
+        self.sparse.clear()
+
+    def leave_out_sparse(self) -> None:
+        """Take out what a sparse checkout does not have."""
+        self.git("update-index", "--force-remove", "-z", "--stdin", stdin=joined(self.sparse))
 
     def path(self, name: str) -> Path:
         """Where a file of the index lies on disk."""
@@ -100,6 +107,8 @@ def _unhide(index: PrivateIndex, patterns: tuple[str, ...]) -> None:
         tag, name = row[0], row[2:]
         if name.startswith(".flor/"):
             ours.append(name)
+        elif tag in "Ss" and not os.path.lexists(index.path(name)):
+            index.sparse.append(name)
         elif (tag == "S" or tag.islower()) and os.path.lexists(index.path(name)):
             if secret_pattern(name, patterns):
                 reason = "hidden from git and looks like a secret: the version has it as committed"

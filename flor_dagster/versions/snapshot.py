@@ -127,7 +127,7 @@ def _snapshot(repository: Repository, settings: SnapshotSettings, depth: int = 0
 
 def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Version:
     branch = index.git("symbolic-ref", "--quiet", "--short", "HEAD", check=False)
-    head, entries, tree = _take(index, settings, depth)
+    head, entries, tree, whole = _take(index, settings, depth)
     index.approximate.update(not_given_back(index, entries))
     commit = head.commit if head is not None and head.tree == tree else _commit(index, tree, head)
     _keep_reachable(index, commit, head)
@@ -136,7 +136,7 @@ def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Versio
         tree=tree,
         head=None if head is None else head.commit,
         branch=branch.text if branch.status == 0 else None,
-        dirty=head is None or commit != head.commit,
+        dirty=head is None or whole != head.tree,
         excluded=tuple(sorted(index.excluded.items())),
         root=index.repository.root,
         warnings=(*settings.troubles, *index.warnings),
@@ -146,19 +146,22 @@ def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Versio
 
 def _take(
     index: PrivateIndex, settings: SnapshotSettings, depth: int, attempts: int = _ATTEMPTS
-) -> tuple[_Head | None, list[Entry], str]:
-    """HEAD, the index once it holds what lies on disk, and its tree."""
+) -> tuple[_Head | None, list[Entry], str, str]:
+    """HEAD, the index once it holds what lies on disk, its tree, and that with what a sparse checkout does not have."""
     index.forget()
     head = _head(index)
     take_files(index, settings)
     entries = index.entries()
     _keep_submodules(index, entries, settings, depth)
-    tree = index.git("write-tree").text
+    tree = whole = index.git("write-tree").text
+    if index.sparse:
+        index.leave_out_sparse()
+        entries, tree = index.entries(), index.git("write-tree").text
     moved = _changed_meanwhile(index)
     if moved and attempts > 1:
         return _take(index, settings, depth, attempts - 1)
     index.approximate.update(dict.fromkeys(moved, "changed while the version was made"))
-    return head, entries, tree
+    return head, entries, tree, whole
 
 
 def _changed_meanwhile(index: PrivateIndex) -> list[str]:

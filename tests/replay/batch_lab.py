@@ -187,6 +187,7 @@ class Batch:
 
     def _train(self, lab: Lab, name: str, case: Case) -> Path:
         for file, text in case.data.items():
+            (lab.root / file).parent.mkdir(exist_ok=True)
             (lab.root / file).write_text(text)
         if case.prepare:
             subprocess.run([sys.executable, "-c", case.prepare], cwd=lab.root, check=True)

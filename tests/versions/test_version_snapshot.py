@@ -306,14 +306,17 @@ def test_files_hidden_from_git_are_seen(repo, flag):
     assert repo.fingerprint() == before
 
 
-def test_sparse_checkout_keeps_what_is_not_on_disk(repo):
+def test_what_a_sparse_checkout_does_not_have_the_training_did_not_have(repo):
     repo.write("other/big.py")
     repo.commit("other")
     repo.git("sparse-checkout", "set", "--cone", "--sparse-index", "pkg")
     assert not (repo.root / "other").exists()
+    assert not snapshot(repo.root).dirty
     repo.write("train.py", "changed\n")
     before = repo.fingerprint()
-    assert set(content(repo, snapshot(repo.root))) == {"train.py", "pkg/model.py", "other/big.py"}
+    version = snapshot(repo.root)
+    assert set(content(repo, version)) == {"train.py", "pkg/model.py"}
+    assert version.dirty
     assert repo.fingerprint() == before
 
 

@@ -1,0 +1,53 @@
+"""The begin of a replay, up to the recorded run's first flor call: what comes before it, and with which generators."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from flor_dagster.recording.generators import global_generators, is_in, put_state
+from flor_dagster.recording.guarding import doubts
+
+
+def from_asked(plan: Mapping[str, Any]) -> bool:
+    """Whether a hindsight statement, or what it calls, made the call of now.
+
+    Such a call is not the one that began the recorded run.
+
+    Args:
+        plan: the child's; `asked` holds the lines of the hindsight statements in each file of the checkout.
+    """
+    lines = {os.path.join(plan["root"], file): set(some) for file, some in plan["asked"].items()}  # noqa: PTH118 - as in frames
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if frame.f_lineno in lines.get(frame.f_code.co_filename, ()):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def begin_here(states: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, bool]) -> None:
+    """The script imports this package: the shared generators go where they were when the recorded one did.
+
+    Args:
+        states: root name → the recorded state.
+        drawn: of the generators that are meant, whether something had drawn from them by then. What it drew is known to be
+            the same only where the states are.
+    """
+    now = global_generators()
+    for root in drawn.keys() & states.keys() & now.keys():
+        if is_in(states[root], root, now[root]):
+            continue
+        if drawn[root]:
+            library = root.partition(":")[2]
+            doubts[root] = (
+                (
+                    f"what was drawn from the random generator of {library} before `import flor_dagster` can't be drawn again: "
+                    "import flor_dagster first, or set a seed"
+                ),
+                False,
+            )
+        put_state(root, states[root], now[root])
