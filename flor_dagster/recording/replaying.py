@@ -103,16 +103,16 @@ class ReplaySession(Session):
         self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
         self.generators.held = True
+        variable_reads.listeners.append(self._variable_read)
 
     def reached(self) -> None:
         """The script came to the recorded run's first flor call: what runs before it has the generators' states of then."""
         self.generators.held = False
         self.generators.meet()
-        variable_reads.listeners.append(self._variable_read)
 
     def _variable_read(self, read: Read) -> None:
         """A new statement reads an environment variable that the recorded run did not: what it was then, nobody knows."""
-        if threading.get_ident() in self.guard.wrote and not is_numeric(read.name):
+        if read.by != "library" and threading.get_ident() in self.guard.wrote and not is_numeric(read.name):
             known = self.plan.get("variables", ())
             if read.name not in known:
                 doubts[f"variable {read.name}"] = (
