@@ -206,16 +206,14 @@ def test_a_resumed_training_that_dies_again_is_resumed_again(lab: Lab) -> None:
     with lab.open() as workspace:
         run: str | None = None
         for number, epoch in enumerate(("1", "3", "-"), 1):
-            os.environ["DIE"] = epoch
+            # What the dead run read of its environment is given back, unless it is given anew.
             try:
                 if run is None:
-                    workspace.train("train.py", {})
+                    workspace.train("train.py", {}, variables={"DIE": epoch})
                 else:
-                    resume(workspace, run)
+                    resume(workspace, run, variables={"DIE": epoch})
             except ReplayError:
                 assert epoch != "-"
-            finally:
-                del os.environ["DIE"]
             run = newest(workspace, number)
         assert run is not None
         assert workspace.store.run(run).status == "finished"
