@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from flor_dagster.propagation.names import (
     BUILTINS,
     deleted,
+    dotted,
     imported,
     parameters,
     stored,
@@ -25,6 +26,7 @@ from flor_dagster.propagation.tree import Block, Node, Tree
 UNBOUND = -1
 State = Mapping[str, frozenset[int]]
 _NOT_BOUND = frozenset({UNBOUND})
+_EXITS = frozenset(["sys.exit", "exit", "quit", "os._exit", "os.abort"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class Definitions:
             return _join(after, entered) if _swallows(syntax) else after
         if isinstance(syntax, ast.Match):
             return self._match(node, self._bind(node, state))
-        if isinstance(syntax, (ast.Return, ast.Raise)):
+        if isinstance(syntax, (ast.Return, ast.Raise)) or self._never_ends(syntax):
             return None
         if isinstance(syntax, (ast.Break, ast.Continue)):
             if self._loops:
@@ -201,6 +203,17 @@ class Definitions:
                 changed[name] = _NOT_BOUND
             return changed
         return self._bind(node, state)
+
+    def _never_ends(self, syntax: ast.stmt | ast.Module) -> bool:
+        """Whether a statement is one that nothing runs after: `assert False`, `sys.exit()`."""
+        if isinstance(syntax, ast.Assert):
+            return _is_false(syntax.test)
+        call = syntax.value if isinstance(syntax, ast.Expr) else None
+        name = dotted(call.func) if isinstance(call, ast.Call) else ""
+        if name not in _EXITS:
+            return False
+        sites = self._sites[0].get(name.partition(".")[0], frozenset())
+        return all(isinstance(self._tree.nodes[n].syntax, ast.Import) for n in sites)
 
     def _bind(self, node: Node, state: State) -> State:
         names, dotted_names = self._bound[node.number], self._dotted[node.number]
@@ -306,6 +319,12 @@ def _handler_and_case_names(node: Node) -> list[str]:
 
 def _is_true(test: ast.expr) -> bool:
     return isinstance(test, ast.Constant) and bool(test.value)
+
+
+def _is_false(test: ast.expr) -> bool:
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return _is_true(test.operand)
+    return isinstance(test, ast.Constant) and not test.value
 
 
 def _swallows(syntax: ast.With | ast.AsyncWith) -> bool:
