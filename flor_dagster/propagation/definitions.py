@@ -9,7 +9,7 @@ jump is no place.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flor_dagster.propagation.names import (
@@ -26,6 +26,7 @@ from flor_dagster.propagation.tree import Block, Node, Tree
 UNBOUND = -1
 State = Mapping[str, frozenset[int]]
 _NOT_BOUND = frozenset({UNBOUND})
+_MOST_LAYERS = 32
 _EXITS = frozenset(["sys.exit", "exit", "quit", "os._exit", "os.abort"])
 
 
@@ -52,6 +53,54 @@ _STAR = Reach(frozenset(), definite=True, origin="star")
 class _Jumps:
     breaks: list[State] = field(default_factory=list[State])
     continues: list[State] = field(default_factory=list[State])
+
+
+class _Layered(Mapping[str, frozenset[int]]):
+    """A state as what it changes in another one: a straight run of statements does not copy all names for each."""
+
+    __slots__ = ("below", "depth", "own")
+
+    def __init__(self, below: State, own: dict[str, frozenset[int]], depth: int) -> None:
+        self.below, self.own, self.depth = below, own, depth
+
+    @classmethod
+    def over(cls, below: State, own: dict[str, frozenset[int]]) -> _Layered:
+        """What changes on top of a state."""
+        depth = below.depth + 1 if isinstance(below, _Layered) else 1
+        if depth > _MOST_LAYERS:
+            return cls(_flat(below), own, 1)
+        return cls(below, own, depth)
+
+    def __getitem__(self, name: str) -> frozenset[int]:
+        state: State = self
+        while isinstance(state, _Layered):
+            found = state.own.get(name)
+            if found is not None:
+                return found
+            state = state.below
+        return state[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.flat())
+
+    def __len__(self) -> int:
+        return len(self.flat())
+
+    def flat(self) -> dict[str, frozenset[int]]:
+        """All of it."""
+        layers: list[dict[str, frozenset[int]]] = []
+        state: State = self
+        while isinstance(state, _Layered):
+            layers.append(state.own)
+            state = state.below
+        found = dict(state)
+        for layer in reversed(layers):
+            found.update(layer)
+        return found
+
+
+def _flat(state: State) -> dict[str, frozenset[int]]:
+    return state.flat() if isinstance(state, _Layered) else dict(state)
 
 
 class Definitions:
@@ -198,10 +247,7 @@ class Definitions:
                 (jumps.breaks if isinstance(syntax, ast.Break) else jumps.continues).append(state)
             return None
         if isinstance(syntax, ast.Delete):
-            changed = dict(state)
-            for name in deleted(syntax):
-                changed[name] = _NOT_BOUND
-            return changed
+            return _Layered.over(state, dict.fromkeys(deleted(syntax), _NOT_BOUND))
         return self._bind(node, state)
 
     def _never_ends(self, syntax: ast.stmt | ast.Module) -> bool:
@@ -222,12 +268,9 @@ class Definitions:
         if not names and not dotted_names and not proved:
             return state
         here = frozenset({node.number})
-        changed = dict(state)
-        for name in proved:
-            changed[name] = state[name] - _NOT_BOUND
-        for name in (*names, *dotted_names):
-            changed[name] = here
-        return changed
+        changed = {name: state[name] - _NOT_BOUND for name in proved}
+        changed.update(dict.fromkeys((*names, *dotted_names), here))
+        return _Layered.over(state, changed)
 
     def _if(self, node: Node, state: State) -> State | None:
         after = self._block(node.blocks[0], state)
@@ -280,7 +323,7 @@ class Definitions:
         end = self._block(final[0], _join_all([done, raised]))
         if done is None or end is None:
             return None
-        changed = dict(done)
+        changed = _flat(done)
         for item in final[0].items:
             for inner in item.walk():
                 for name in self._bound[inner.number]:
@@ -348,6 +391,7 @@ def _join(a: State | None, b: State | None) -> State | None:
         return b if a is None else a
     if a is b:
         return a
+    a, b = _flat(a), _flat(b)
     joined: dict[str, frozenset[int]] = {}
     for name, sites in a.items():
         others = b.get(name, _NOT_BOUND)
