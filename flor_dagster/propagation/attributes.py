@@ -10,18 +10,22 @@ from flor_dagster.propagation.paths import scope_of
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.resolved import Position, Resolved
 from flor_dagster.propagation.tree import Block, Node
+from flor_dagster.propagation.updates import Updates
 
-# Objects that carry settings; their attributes are the settings' names.
-_CONFIG = re.compile(
+CONFIG = re.compile(
     r"(args?|opts?|options|cfg|conf|config|c|hp|hps|hyp|hparams|params|flags|settings|ns)(\.|$)",
     re.IGNORECASE,
 )
+"""Objects that carry settings; their attributes are the settings' names."""
 
 
 class Attributes:
     """Resolves attributes and keys of the new version at places of the old one."""
 
-    def __init__(self, matching: Matching, renames: Renames, new: Definitions, old: Definitions) -> None:
+    def __init__(
+        self, matching: Matching, renames: Renames, new: Definitions, old: Definitions, updates: Updates
+    ) -> None:
+        self._updates = updates
         self._matching = matching
         self._renames = renames
         self._new, self._old = new, old
@@ -53,12 +57,22 @@ class Attributes:
                     return Resolved(chain, other, 0.5)
                 if owner.refused is None:
                     return Resolved(chain, chain, -3.0, refused="no-attribute")
+        if chain.count(".") > 1 and owner.refused is None and owner.old_name != name:
+            # What another object is called by that name need not have the same parts.
+            direct = f"{owner.old_name}.{attribute}"
+            if not any(covers(direct, c) for c in self._chains):
+                other = self._renamed_chain(chain, scope_of(block), old_at)
+                if other is not None:
+                    return Resolved(chain, other, 0.5)
+                return Resolved(chain, chain, -3.0, refused="no-attribute")
         reach = self._new.reach(block, index, chain)
         partners = self._matching.partner
         expected = {partners[d].number for d in reach.definitions if d in partners}
         if not expected:
             return Resolved(chain, chain, 0.0)
         found = self._old.reach(old_block, old_index, chain)
+        if self._updates.differ(chain, reach.definitions, found.definitions, at, old_at):
+            return Resolved(chain, chain, -1.6, refused="other-definition")
         return Resolved(chain, chain, 1.0 if found.definitions & expected else -1.6)
 
     def _is_data(self, name: str, block: Block, index: int) -> bool:
@@ -109,12 +123,12 @@ class Attributes:
                     return other
         # Configuration moves from one object to another, and keeps the names of what it configures.
         last = chain.rpartition(".")[2]
-        if not (_CONFIG.match(chain.partition(".")[0])):
+        if not (CONFIG.match(chain.partition(".")[0])):
             return None
         same = sorted(
             c
             for c in self._chains
-            if c.rpartition(".")[2] == last and _CONFIG.match(c) and c != chain and usable(c)
+            if c.rpartition(".")[2] == last and CONFIG.match(c) and c != chain and usable(c)
         )
         return same[0] if len(same) == 1 else None
 

@@ -9,12 +9,13 @@ jump is no place.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flor_dagster.propagation.names import (
     BUILTINS,
     deleted,
+    dotted,
     imported,
     parameters,
     stored,
@@ -25,6 +26,8 @@ from flor_dagster.propagation.tree import Block, Node, Tree
 UNBOUND = -1
 State = Mapping[str, frozenset[int]]
 _NOT_BOUND = frozenset({UNBOUND})
+_MOST_LAYERS = 32
+_EXITS = frozenset(["sys.exit", "exit", "quit", "os._exit", "os.abort"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,54 @@ _STAR = Reach(frozenset(), definite=True, origin="star")
 class _Jumps:
     breaks: list[State] = field(default_factory=list[State])
     continues: list[State] = field(default_factory=list[State])
+
+
+class _Layered(Mapping[str, frozenset[int]]):
+    """A state as what it changes in another one: a straight run of statements does not copy all names for each."""
+
+    __slots__ = ("below", "depth", "own")
+
+    def __init__(self, below: State, own: dict[str, frozenset[int]], depth: int) -> None:
+        self.below, self.own, self.depth = below, own, depth
+
+    @classmethod
+    def over(cls, below: State, own: dict[str, frozenset[int]]) -> _Layered:
+        """What changes on top of a state."""
+        depth = below.depth + 1 if isinstance(below, _Layered) else 1
+        if depth > _MOST_LAYERS:
+            return cls(_flat(below), own, 1)
+        return cls(below, own, depth)
+
+    def __getitem__(self, name: str) -> frozenset[int]:
+        state: State = self
+        while isinstance(state, _Layered):
+            found = state.own.get(name)
+            if found is not None:
+                return found
+            state = state.below
+        return state[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.flat())
+
+    def __len__(self) -> int:
+        return len(self.flat())
+
+    def flat(self) -> dict[str, frozenset[int]]:
+        """All of it."""
+        layers: list[dict[str, frozenset[int]]] = []
+        state: State = self
+        while isinstance(state, _Layered):
+            layers.append(state.own)
+            state = state.below
+        found = dict(state)
+        for layer in reversed(layers):
+            found.update(layer)
+        return found
+
+
+def _flat(state: State) -> dict[str, frozenset[int]]:
+    return state.flat() if isinstance(state, _Layered) else dict(state)
 
 
 class Definitions:
@@ -188,7 +239,7 @@ class Definitions:
             return _join(after, entered) if _swallows(syntax) else after
         if isinstance(syntax, ast.Match):
             return self._match(node, self._bind(node, state))
-        if isinstance(syntax, (ast.Return, ast.Raise)):
+        if isinstance(syntax, (ast.Return, ast.Raise)) or self._never_ends(syntax):
             return None
         if isinstance(syntax, (ast.Break, ast.Continue)):
             if self._loops:
@@ -196,11 +247,19 @@ class Definitions:
                 (jumps.breaks if isinstance(syntax, ast.Break) else jumps.continues).append(state)
             return None
         if isinstance(syntax, ast.Delete):
-            changed = dict(state)
-            for name in deleted(syntax):
-                changed[name] = _NOT_BOUND
-            return changed
+            return _Layered.over(state, dict.fromkeys(deleted(syntax), _NOT_BOUND))
         return self._bind(node, state)
+
+    def _never_ends(self, syntax: ast.stmt | ast.Module) -> bool:
+        """Whether a statement is one that nothing runs after: `assert False`, `sys.exit()`."""
+        if isinstance(syntax, ast.Assert):
+            return _is_false(syntax.test)
+        call = syntax.value if isinstance(syntax, ast.Expr) else None
+        name = dotted(call.func) if isinstance(call, ast.Call) else ""
+        if name not in _EXITS:
+            return False
+        sites = self._sites[0].get(name.partition(".")[0], frozenset())
+        return all(isinstance(self._tree.nodes[n].syntax, ast.Import) for n in sites)
 
     def _bind(self, node: Node, state: State) -> State:
         names, dotted_names = self._bound[node.number], self._dotted[node.number]
@@ -209,12 +268,9 @@ class Definitions:
         if not names and not dotted_names and not proved:
             return state
         here = frozenset({node.number})
-        changed = dict(state)
-        for name in proved:
-            changed[name] = state[name] - _NOT_BOUND
-        for name in (*names, *dotted_names):
-            changed[name] = here
-        return changed
+        changed = {name: state[name] - _NOT_BOUND for name in proved}
+        changed.update(dict.fromkeys((*names, *dotted_names), here))
+        return _Layered.over(state, changed)
 
     def _if(self, node: Node, state: State) -> State | None:
         after = self._block(node.blocks[0], state)
@@ -267,7 +323,7 @@ class Definitions:
         end = self._block(final[0], _join_all([done, raised]))
         if done is None or end is None:
             return None
-        changed = dict(done)
+        changed = _flat(done)
         for item in final[0].items:
             for inner in item.walk():
                 for name in self._bound[inner.number]:
@@ -308,6 +364,12 @@ def _is_true(test: ast.expr) -> bool:
     return isinstance(test, ast.Constant) and bool(test.value)
 
 
+def _is_false(test: ast.expr) -> bool:
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return _is_true(test.operand)
+    return isinstance(test, ast.Constant) and not test.value
+
+
 def _swallows(syntax: ast.With | ast.AsyncWith) -> bool:
     calls = [i.context_expr for i in syntax.items]
     functions = [c.func if isinstance(c, ast.Call) else c for c in calls]
@@ -329,6 +391,7 @@ def _join(a: State | None, b: State | None) -> State | None:
         return b if a is None else a
     if a is b:
         return a
+    a, b = _flat(a), _flat(b)
     joined: dict[str, frozenset[int]] = {}
     for name, sites in a.items():
         others = b.get(name, _NOT_BOUND)

@@ -35,7 +35,7 @@ from flor_dagster.propagation.tree import Node
 from flor_dagster.propagation.units import Unit, evaluated, units_at, units_of
 from flor_dagster.propagation.writing import Writer
 
-PROPAGATOR_VERSION = "2"
+PROPAGATOR_VERSION = "3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class _Run:
         refused = without_place(pair, unit, search)
         if refused is not None:
             return refused
-        return _Option(unit, tuple(c for c in search.candidates if c.readable and sure(c)))
+        return _Option(unit, tuple(c for c in search.candidates if c.fits and sure(c)))
 
     def _hindered(self, unit: Unit) -> Refusal | None:
         if unit.hindrance:

@@ -8,7 +8,7 @@ other side lacks (a `with`, a `try`, an extracted function). The steps feed each
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flor_dagster.propagation.aligning import EQUAL, Aligner
 from flor_dagster.propagation.callsites import unique_call_sites
@@ -16,6 +16,10 @@ from flor_dagster.propagation.likeness import Likeness, dice_of, targets_of, wit
 from flor_dagster.propagation.tree import Block, Node, Tree
 
 _ROUNDS = 3
+_MOST_FUNCTIONS = 40_000  # pairs of functions whose contents are compared
+_FEW = 20
+_SOLE_LOOP = 0.3  # least likeness of two loops that are the only ones left at their place
+_MOVED = 4  # tokens of a statement that is told by its text alone
 
 
 class Matching:
@@ -32,6 +36,7 @@ class Matching:
         self._calls_old = {s.number: old.nodes[f] for f, s in self.old_sites.items()}
         self.likeness = Likeness(new, old, self._calls_new, self._calls_old)
         self._aligner = Aligner(self.partner, self.back, self.likeness)
+        self._having: dict[object, list[Node]] | None = None
         self._match()
 
     def old_of(self, node: Node) -> Node | None:
@@ -50,6 +55,13 @@ class Matching:
         self._functions_by_content()
         self._unique_in_functions()
         self._containers(least=0.5, same_depth=True)
+        self._rounds()
+        if self._loops_left_over():
+            self._rounds()
+        self._between_callers()
+        self._leftovers()
+
+    def _rounds(self) -> None:
         for _ in range(_ROUNDS):
             before = len(self.partner)
             self._align_all()
@@ -59,7 +71,6 @@ class Matching:
             self._unique_anywhere()
             if len(self.partner) == before:
                 break
-        self._leftovers()
 
     def _pair(self, a: Node, b: Node) -> None:
         self.partner[a.number] = b
@@ -95,7 +106,7 @@ class Matching:
         olds = [n for n in self.old.nodes if n.kind in ("def", "class") and n.number not in self.back]
         ranked: list[tuple[float, int, int]] = []
         for a in news:
-            for b in olds:
+            for b in olds if len(news) * len(olds) <= _MOST_FUNCTIONS else self._sharing(a, olds):
                 if a.kind == b.kind:
                     share = self.likeness.shared_content(a, b)
                     if a.name == b.name:
@@ -105,6 +116,20 @@ class Matching:
             a, b = self.new.nodes[x], self.old.nodes[y]
             if share >= 0.5 and self._free(a, b):
                 self._pair(a, b)
+
+    def _sharing(self, a: Node, olds: Sequence[Node]) -> Sequence[Node]:
+        """Functions of a long file that have one's name, or a statement of it that few have."""
+        if self._having is None:
+            self._having = defaultdict(list)
+            for b in olds:
+                for key in {b.name, *(n.text for n in list(b.walk())[1:])}:
+                    self._having[key].append(b)
+        found: dict[int, Node] = {}
+        for key in (a.name, *(n.text for n in list(a.walk())[1:])):
+            having = self._having.get(key, ())
+            if len(having) <= _FEW:
+                found.update((b.number, b) for b in having)
+        return list(found.values())
 
     def _unique_in_functions(self) -> None:
         for scope in [n for n in self.new.nodes if n.is_scope]:
@@ -274,6 +299,85 @@ class Matching:
             for item in block.items:
                 yield from self._insides(item, old_side=old_side, depth=depth - 1)
 
+    def _loops_left_over(self) -> bool:
+        """Pair loops in the same surroundings that nothing is left to be mistaken for; whether there were any."""
+        found = False
+        while True:
+            news = self._by_surroundings(self.new, self.partner, self.new_sites)
+            olds = self._by_surroundings(self.old, self.back, self.old_sites)
+            pairs = [
+                pair
+                for key, mine in news.items()
+                if (pair := self._loop_pair(mine, olds.get(key, []))) is not None
+            ]
+            if not pairs:
+                return found
+            found = True
+            for a, b in pairs:
+                self._pair(a, b)
+                self._sole_branches(a, b)
+
+    def _sole_branches(self, a: Node, b: Node) -> None:
+        """Pair the only `if`s that two loops have left, so that what stands behind one stays behind the other."""
+        for mine, theirs in _block_pairs(a, b):
+            news = [n for n in mine.items if n.kind == "if" and n.number not in self.partner]
+            olds = [n for n in theirs.items if n.kind == "if" and n.number not in self.back]
+            if len(news) == len(olds) == 1 and dice_of(news[0].bag, olds[0].bag) >= _SOLE_LOOP:
+                self._pair(news[0], olds[0])
+
+    def _by_surroundings(
+        self, tree: Tree, known: Mapping[int, Node], sites: Mapping[int, Node]
+    ) -> dict[int, list[Node]]:
+        """Loops without a counterpart by the loop or function around them, as the old version's number of it.
+
+        A function without a counterpart is looked through where it is called from one place.
+        """
+        new = tree is self.new
+        found: dict[int, list[Node]] = defaultdict(list)
+        for loop in tree.nodes:
+            if loop.kind != "loop" or loop.number in known:
+                continue
+            outer = loop.loop or loop.scope
+            while outer is not None and outer.is_scope and outer.number and outer.number not in known:
+                site = sites.get(outer.number)
+                outer = None if site is None else site.loop or site.scope
+            if outer is not None and outer.number in known:
+                found[known[outer.number].number if new else outer.number].append(loop)
+        return found
+
+    def _loop_pair(self, mine: Sequence[Node], theirs: Sequence[Node]) -> tuple[Node, Node] | None:
+        """The loops of one header, or the only ones, if they have something in common."""
+        for a in mine:
+            same = [b for b in theirs if b.text == a.text]
+            if len(same) == 1 and sum(x.text == a.text for x in mine) == 1:
+                return a, same[0]
+        if len(mine) != 1 or len(theirs) != 1:
+            return None
+        a, b = mine[0], theirs[0]
+        alike = max(dice_of(a.bag, b.bag), self.likeness.shared_content(a, b))
+        return (a, b) if alike >= _SOLE_LOOP else None
+
+    def _between_callers(self) -> None:
+        """Equal statements that moved between a function and one that calls it."""
+        callers: dict[int, set[int]] = defaultdict(set)
+        names = {n.name: n for n in self.old.nodes if n.kind == "def"}
+        for node in self.old.nodes:
+            for name, _, _ in node.facts.mentions:
+                called = names.get(name)
+                if called is not None and node.scope is not None and node.scope is not called:
+                    callers[called.number].add(node.scope.number)
+                    callers[node.scope.number].add(called.number)
+        mine = _by_digest(n for n in self.new.nodes if n.number not in self.partner)
+        theirs = _by_digest(n for n in self.old.nodes if n.number not in self.back)
+        for digest, news in mine.items():
+            olds = theirs.get(digest, [])
+            if len(news) != 1 or len(olds) != 1 or sum(news[0].bag.values()) < _MOVED:
+                continue
+            a, b = news[0], olds[0]
+            scope = self.partner.get(a.scope.number) if a.scope is not None else None
+            if scope is not None and b.scope is not None and b.scope.number in callers[scope.number]:
+                self._pair_trees(a, b)
+
     def _leftovers(self) -> None:
         """Equal statements in matched functions, in order, where nothing else tells them apart."""
         for scope in [n for n in self.new.nodes if n.is_scope]:
@@ -301,6 +405,13 @@ class Matching:
                     self._pair_trees(a, b)
                 else:
                     self._pair(a, b)
+
+
+def _by_digest(nodes: Iterable[Node]) -> dict[int, list[Node]]:
+    found: dict[int, list[Node]] = defaultdict(list)
+    for node in nodes:
+        found[node.digest].append(node)
+    return found
 
 
 def _block_pairs(a: Node, b: Node) -> list[tuple[Block, Block]]:

@@ -50,6 +50,10 @@ class Nesting:
                 if name in functions:
                     self._mentions.setdefault(name, []).append((node, owner))
 
+    def is_named(self, loop: Node) -> bool:
+        """Whether a loop is a `flor.loop`."""
+        return loop.number in self._loops
+
     def of(self, block: Block) -> Nest:
         """The named loops around a block, through the functions that it is called by where those are plain to see."""
         known = self._nests.get(block.number)

@@ -65,6 +65,15 @@ def scope_of(block: Block) -> Node:
     return owner if owner.is_scope or owner.scope is None else owner.scope
 
 
+def compare_in_scope(place: tuple[Block, int], node: Node) -> Side:
+    """On which side of a place of the same function a statement lies; `apart` where it is in another one."""
+    block, index = place
+    if node.scope is not scope_of(block):
+        return "apart"
+    start = block.items[index].number if index < len(block.items) else block.owner.last + 1
+    return "after" if node.number >= start else "before"
+
+
 def compare(place: tuple[Step, ...], node: tuple[Step, ...]) -> tuple[Side, int]:
     """On which side of a place a statement lies, and by how many levels one is nested deeper than the other.
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from flor_dagster.propagation.agreement import Agreement, Crossing
 from flor_dagster.propagation.branches import Branches
 from flor_dagster.propagation.definitions import Definitions
 from flor_dagster.propagation.gaps import Gap
@@ -19,7 +21,7 @@ from flor_dagster.propagation.paths import Paths, Step, compare, loop_of, scope_
 from flor_dagster.propagation.reads import Reads
 from flor_dagster.propagation.resolved import Resolved
 from flor_dagster.propagation.resolving import Names
-from flor_dagster.propagation.tree import Block, Node, is_docstring
+from flor_dagster.propagation.tree import Block, Node, Tree, is_docstring
 
 _NEAR = 8  # neighbours looked at on each side
 _DECAY = 0.8
@@ -28,25 +30,35 @@ _STRAY = 1.0  # a place in the right named loops may have so much less for it
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A candidate with its evidence and what the names read are called there."""
+    """A candidate with its evidence and what the names read are called there.
+
+    `crossing` is a change of something read that stands on the other side of it than in the new version.
+    """
 
     gap: Gap
     score: float
     evidence: float
     names: tuple[Resolved, ...]
     in_named_loops: bool = True
+    crossing: Crossing | None = None
 
     @property
     def readable(self) -> bool:
         """Whether every name can be read."""
         return all(r.refused is None for r in self.names)
 
+    @property
+    def fits(self) -> bool:
+        """Whether every name can be read, and has the value that it should."""
+        return self.crossing is None and self.readable
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """What a search for a place found: all candidates in the right loop, best first, or why there are none.
 
-    `strayed` are the named loops that the statement belongs in and those of the best place, where they differ.
+    `strayed` are the named loops that the statement belongs in and those of the best place, where they differ. `copy` is
+    a statement of the old version behind which there is the same code as around the best place.
     """
 
     candidates: tuple[Scored, ...]
@@ -55,6 +67,7 @@ class Search:
     torn: bool = False
     strayed: tuple[Nest, Nest] | None = None
     only_branches: bool = False
+    copy: Node | None = None
 
 
 class Placer:
@@ -75,6 +88,7 @@ class Placer:
         self._names = names
         self._new_paths = Paths(matching.new, matching.new_sites)
         self._old_paths = Paths(matching.old, matching.old_sites)
+        self._agreement = Agreement(matching, self._new_paths, self._old_paths)
 
     def search(self, gap: Gap, reads: Reads, beside: Node | None = None) -> Search:
         """Score every place of the old version for a statement that reads `reads` and stands at `gap`.
@@ -86,7 +100,7 @@ class Placer:
         """
         neighbours = self._neighbours(gap, reads)
         scope = scope_of(gap.block)
-        counterpart = self._scope_counterpart(scope, neighbours)
+        counterpart = self._moved_to(gap) or self._scope_counterpart(scope, neighbours)
         places = [g for g in self._gaps(in_class=gap.block.owner.kind == "class") if self._same_loop(gap, g)]
         if not places:
             return Search((), lost_loop=self._new_paths.innermost_loop(gap.block, through_calls=True))
@@ -112,13 +126,15 @@ class Placer:
             scored.append(Scored(place, score, certain, (), in_loops))
         scored.sort(key=lambda s: (-s.score, s.gap.block.number, s.gap.index))
         resolved = [self._with_names(gap, s, reads) for s in scored[:60]]
-        resolved.sort(key=lambda s: (not s.readable, -s.score, s.gap.block.number, s.gap.index))
+        resolved.sort(key=lambda s: (not s.fits, -s.score, s.gap.block.number, s.gap.index))
+        resolved = _without_a_leap(resolved)
         lost = self._lost_branch(gap) if resolved else None
         strayed = self._strayed(gap, resolved)
         if strayed is None:
             resolved = [r for r in resolved if r.in_named_loops]
         torn = bool(resolved) and self._torn(gap, resolved[0].gap, reads)
-        return Search(tuple(resolved), lost_branch=lost, torn=torn, strayed=strayed)
+        copy = self._copy(gap, resolved[0].gap) if resolved else None
+        return Search(tuple(resolved), lost_branch=lost, torn=torn, strayed=strayed, copy=copy)
 
     def _strayed(self, gap: Gap, found: list[Scored]) -> tuple[Nest, Nest] | None:
         """Whether what speaks for a place speaks for one in other named loops."""
@@ -138,6 +154,19 @@ class Placer:
         path = (*self._old_paths.of_block(place.block), (place.block.number, place.index))
         apart = [e is not None and compare(path, self._old_paths.of_node(e))[0] == "apart" for e in ends]
         return None not in ends and apart.count(True) == 1
+
+    def _copy(self, gap: Gap, place: Gap) -> Node | None:
+        """Where else the old version has the statements just before and after, one behind the other."""
+        if gap.before is None or gap.after is None or place.before is None or place.after is None:
+            return None
+        pair = (gap.before.digest, gap.after.digest)
+        if (place.before.digest, place.after.digest) != pair or min(
+            len(gap.before.bag), len(gap.after.bag)
+        ) < 3:
+            return None
+        mine, theirs = _followed_by(self._matching.new, pair), _followed_by(self._matching.old, pair)
+        others = [n for n in theirs if n is not place.before]
+        return others[0] if len(theirs) > len(mine) and others else None
 
     def _lost_branch(self, gap: Gap) -> Node | None:
         """The branch around a statement, where neither it nor anything in it exists in the old version."""
@@ -174,7 +203,19 @@ class Placer:
         theirs = self._old_paths.innermost_loop(place.block, through_calls=not within)
         if mine is None or theirs is None:
             return mine is theirs
-        return self._matching.old_of(mine) is theirs
+        return self._matching.old_of(mine) is theirs or self._folded(mine, theirs)
+
+    def _folded(self, mine: Node, theirs: Node) -> bool:
+        """Whether a loop of the new version does in a loop of its own what the old version does in the one around it."""
+        if self._matching.old_of(mine) is not None or mine.loop is None:
+            return False
+        if self._new_nesting.is_named(mine) or self._old_nesting.is_named(theirs):
+            return False  # once per step is not once per epoch
+        if self._matching.old_of(mine.loop) is not theirs:
+            return False
+        inside = [n for n in mine.walk() if n.loop is mine]
+        others = [o for n in inside if (o := self._matching.old_of(n)) is not None]
+        return len(others) >= 3 and len(others) * 2 > len(inside) and all(o.loop is theirs for o in others)
 
     def _same_named_loops(self, gap: Gap, place: Gap) -> bool:
         return same_loops(self._new_nesting, gap.block, self._old_nesting, place.block)
@@ -241,6 +282,17 @@ class Placer:
             else:
                 score -= (1.5 if weight > 0.12 else 1.0) * weight
         return score, certain
+
+    def _moved_to(self, gap: Gap) -> Node | None:
+        """The old function that everything in the statement's own branch is in, where that is another one."""
+        if gap.block.owner.is_scope:
+            return None
+        others = [o for n in gap.block.items if (o := self._matching.old_of(n)) is not None]
+        scopes = {id(o.scope): o.scope for o in others}
+        if len(scopes) != 1:
+            return None
+        (found,) = scopes.values()
+        return None if found is self._matching.old_of(scope_of(gap.block)) else found
 
     def _scope_counterpart(
         self, scope: Node, neighbours: list[tuple[tuple[Step, ...], str, float]]
@@ -352,7 +404,54 @@ class Placer:
         place = scored.gap
         resolved = self._names.resolve(reads, (gap.block, gap.index), (place.block, place.index))
         score = scored.score + sum(r.score for r in resolved)
-        return replace(scored, score=score, names=resolved)
+        found = replace(scored, score=score, names=resolved)
+        if not found.readable:
+            return found
+        renamed = {r.name: r.old_name for r in resolved if r.name != r.old_name}
+        data = self._data_of(gap, reads)
+        return replace(found, crossing=self._agreement.crossing(gap, place, data, renamed))
+
+    def _data_of(self, gap: Gap, reads: Reads) -> Reads:
+        """What is read without modules, functions and classes."""
+        nodes = self._matching.new.nodes
+        reaches = {n: self._new.reach(gap.block, gap.index, n) for n in reads.names}
+        kinds = {
+            n: {nodes[d].kind for d in r.definitions if nodes[d].name in ("", n)} for n, r in reaches.items()
+        }
+        kept = {n for n, r in reaches.items() if r.definitions and not kinds[n] & {"import", "def", "class"}}
+        handed = {
+            n
+            for n, r in reaches.items()
+            if any(nodes[d].kind == "def" and nodes[d].name != n for d in r.definitions)
+        }
+        return Reads(
+            tuple(n for n in reads.names if n in kept | handed),
+            reads.bare & (kept | handed),
+            tuple(c for c in reads.chains if c.partition(".")[0] in kept | handed),
+            (),
+        )
+
+
+def _without_a_leap(found: list[Scored]) -> list[Scored]:
+    """A place on the right side of what changes the things read is one only next to those that are on the wrong one.
+
+    Where much more speaks for a place on the other side, the code was rebuilt, and neither is sure.
+    """
+    crossed = [c for c in found if c.readable and c.crossing is not None]
+    best = max(crossed, key=lambda c: c.score, default=None)
+    if best is None or best.score - found[0].score <= _STRAY:
+        return found
+    return [best, *(c for c in found if c is not best)]
+
+
+def _followed_by(tree: Tree, pair: tuple[int, int]) -> list[Node]:
+    """Statements of a digest with one of another digest right behind them."""
+    return [
+        item
+        for block in tree.blocks
+        for item, following in pairwise(block.items)
+        if (item.digest, following.digest) == pair
+    ]
 
 
 def _first_place(block: Block) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 
+from flor_dagster.propagation.agreement import Crossing
 from flor_dagster.propagation.analysis import Pair
 from flor_dagster.propagation.gaps import Gap
 from flor_dagster.propagation.model import Refusal, RefusalKind
@@ -43,10 +44,12 @@ def without_place(pair: Pair, unit: Unit, search: Search) -> Refusal | None:
         )
         return refusal(unit, "no-branch", "", None, sentence)
     if not search.candidates:
-        return _no_loop(unit, search)
+        return _no_loop(pair, unit, search)
     best = search.candidates[0]
     if not best.readable:
         return _unreadable_names(pair, unit, search)
+    if best.crossing is not None:
+        return _crossed(unit, best, best.crossing)
     if search.lost_branch is not None:
         return _no_branch(unit, search.lost_branch, best)
     if search.strayed is not None:
@@ -62,6 +65,12 @@ def without_place(pair: Pair, unit: Unit, search: Search) -> Refusal | None:
             f"in this version; one of them is line {line_of(best.gap)}."
         )
         return refusal(unit, "weak-place", "", best, sentence)
+    if search.copy is not None:
+        sentence = (
+            f"could go in two places: the code around it stands in this version at line {line_of(best.gap)} and at line "
+            f"{search.copy.line}."
+        )
+        return refusal(unit, "weak-place", "", best, sentence)
     return None if sure(best) else _weak(pair, unit, best)
 
 
@@ -74,11 +83,15 @@ def _header(node: Node) -> str:
     return ast.unparse(node.syntax).splitlines()[0].rstrip(":")
 
 
-def _no_loop(unit: Unit, search: Search) -> Refusal:
+def _no_loop(pair: Pair, unit: Unit, search: Search) -> Refusal:
     if search.lost_loop is None:
         sentence = "has no place: everything like its surroundings is in a loop in this version."
         return refusal(unit, "no-loop", "", None, sentence)
     header = _header(search.lost_loop)
+    same = [n for n in pair.old.nodes if n.kind == "loop" and _header(n) == header]
+    if same:
+        sentence = f"is logged in the loop `{header}`; this version has one of that line, line {same[0].line}, around other code."
+        return refusal(unit, "no-loop", header, None, sentence)
     sentence = f"is logged in the loop `{header}`, which this version does not have."
     return refusal(unit, "no-loop", header, None, sentence)
 
@@ -109,6 +122,16 @@ def _unreadable_names(pair: Pair, unit: Unit, search: Search) -> Refusal:
     near = difflib.get_close_matches(lost.name, names, n=1) if kind == "no-variable" else []
     hint = f"; the nearest name is `{near[0]}`" if near else ""
     return refusal(unit, kind, lost.name, best, f"reads `{lost.name}`, which this version {what}{hint}.")
+
+
+def _crossed(unit: Unit, best: Scored, crossing: Crossing) -> Refusal:
+    what = ast.unparse(crossing.node.syntax).splitlines()[0].rstrip(":")
+    side = {"before": "after", "after": "before"}[crossing.side]
+    sentence = (
+        f"reads `{crossing.chain}` {side} `{what}` may have changed it; in this version the place that is like its own, "
+        f"line {line_of(best.gap)}, is on the other side of that (line {crossing.node.line})."
+    )
+    return refusal(unit, "other-definition", crossing.chain, best, sentence)
 
 
 def _lost_function(pair: Pair, unit: Unit) -> Node | None:

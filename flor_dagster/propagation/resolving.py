@@ -14,6 +14,7 @@ from flor_dagster.propagation.reads import Reads
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.resolved import Position, Resolved
 from flor_dagster.propagation.tree import Block, Node
+from flor_dagster.propagation.updates import Updates, converts, updates
 
 
 class Names:
@@ -34,7 +35,8 @@ class Names:
         self._renames = renames
         self._new = new
         self._old = old
-        self._attributes = Attributes(matching, renames, new, old)
+        self._updates = Updates(matching, new)
+        self._attributes = Attributes(matching, renames, new, old, self._updates)
         self._scope_names: dict[tuple[bool, int], frozenset[str]] = {}
         self._ours = ours
         self._stars_new, self._stars_old = stars(matching.new.nodes), stars(matching.old.nodes)
@@ -78,7 +80,9 @@ class Names:
         best: Resolved | None = None
         for other, weight in self._options(name, scope_of(block), scope_of(old_block), reach):
             root = other.partition(".")[0]
-            found = self._judge(name, other, weight, reach, self._old.reach(old_block, old_index, root))
+            found = self._judge(
+                name, other, weight, reach, self._old.reach(old_block, old_index, root), at, old_at
+            )
             if best is None or (found.refused is None, found.score) > (best.refused is None, best.score):
                 best = found
         if best is not None and best.refused is None:
@@ -166,7 +170,9 @@ class Names:
             self._scope_names[new, scope.number] = known
         return known
 
-    def _judge(self, name: str, other: str, weight: float, reach: Reach, found: Reach) -> Resolved:
+    def _judge(
+        self, name: str, other: str, weight: float, reach: Reach, found: Reach, at: Position, old_at: Position
+    ) -> Resolved:
         if not found.bound or found.origin == "builtin":
             return Resolved(name, other, weight - 5.0, refused="no-variable")
         if "." in other:
@@ -175,7 +181,7 @@ class Names:
         if found.origin == "star" and reach.origin != "star" and not self._imported(reach):
             return Resolved(name, other, weight - 5.0, refused="no-variable")
         partners = self._matching.partner
-        reaching = self._through_updates(reach.definitions, name)
+        reaching = self._through_conversions(reach.definitions, name)
         expected = {partners[d].number for d in reaching if d in partners}
         hits = found.definitions & expected
         if not hits and self._is_code(other, found, new=False) != self._is_code(name, reach, new=True):
@@ -191,20 +197,27 @@ class Names:
             and source.number not in reaching
             and name in self._new.bindings(source)
         ]
+        # What a parameter stands for is decided by callers: another name for the same thing, perhaps.
+        handed = any(self._matching.new.nodes[d].kind == "def" for d in reaching)
+        later = [d for d in foreign if self._later(self._matching.back[d], at)]
+        if (foreign and not hits and not handed) or later:
+            return Resolved(name, other, score - 1.6, refused="other-definition")
+        if reach.origin == "local" and found.origin == "local" and self._lost(name, other, reaching, found):
+            return Resolved(name, other, score - 1.6, refused="other-definition")
+        if self._updates.differ(name, reaching, found.definitions, at, old_at):
+            return Resolved(name, other, score - 1.6, refused="other-definition")
         if hits and not foreign:
             score += 1.0
         elif foreign and not hits:
-            # What a parameter stands for is decided by callers: another name for the same thing, perhaps.
-            handed = any(self._matching.new.nodes[d].kind == "def" for d in reaching)
-            return Resolved(name, other, score - 1.6, refused=None if handed else "other-definition")
+            score -= 1.6
         elif foreign:
             score -= 0.8
         elif expected and reach.origin == "local" and found.origin == "local":
             score -= 1.6
         return Resolved(name, other, score)
 
-    def _through_updates(self, definitions: frozenset[int], name: str) -> frozenset[int]:
-        """Definitions of a name, and where one only updates it (`x /= n`) in a way of its own, those before it."""
+    def _through_conversions(self, definitions: frozenset[int], name: str) -> frozenset[int]:
+        """Definitions of a name, and where one only converts it in a way of its own, those before it."""
         found: set[int] = set()
         todo = list(definitions)
         while todo:
@@ -213,9 +226,46 @@ class Names:
                 continue
             found.add(number)
             node = self._matching.new.nodes[number]
-            updates = node.kind == "assign" and name in node.facts.certain and node.block is not None
-            if updates and node.block is not None and number not in self._matching.partner:
+            if converts(node, name) and node.block is not None and number not in self._matching.partner:
                 todo.extend(self._new.reach(node.block, node.index, name).definitions)
+        return frozenset(found)
+
+    def _later(self, definition: Node, at: Position) -> bool:
+        """Whether a definition of the new version stands behind the statement, outside of every loop around it."""
+        block, index = at
+        after = block.items[index].number if index < len(block.items) else block.owner.last + 1
+        inside = block.owner if block.owner.kind == "loop" else block.owner.loop
+        return definition.number >= after and (inside is None or not inside.contains(definition))
+
+    def _lost(self, name: str, other: str, reaching: frozenset[int], found: Reach) -> bool:
+        """Whether a definition that reaches the statement has no counterpart among those that reach the place."""
+        partners = self._matching.partner
+        nodes = [self._matching.new.nodes[d] for d in reaching]
+        theirs = [self._matching.old.nodes[d] for d in self._through_site(found.definitions, other)]
+        if any(n.kind == "def" for n in (*nodes, *theirs)):
+            return False
+        if any(n.kind == "loop" for n in (*nodes, *theirs)):
+            # What one version counts itself, a loop counts in the other one.
+            nodes = [n for n in nodes if n.kind != "loop" and not _counts(n)]
+            theirs = [n for n in theirs if n.kind != "loop" and not _counts(n)]
+        known = {n.number for n in theirs}
+        counterparts = [o for n in nodes if (o := partners.get(n.number)) is not None]
+        if counterparts and theirs and not known & {o.number for o in counterparts}:
+            return True
+        made = [n for n in nodes if updates(n, name)]
+        if any(n.number not in partners for n in made):
+            return True
+        return not made and any(n.number not in self._matching.back and updates(n, other) for n in theirs)
+
+    def _through_site(self, definitions: frozenset[int], name: str) -> frozenset[int]:
+        """Definitions of a parameter where its function is called, if it is called from one place and by that name."""
+        found: set[int] = set()
+        for number in definitions:
+            site = self._matching.old_sites.get(number)
+            if site is None or site.block is None or name not in site.facts.names:
+                found.add(number)
+            else:
+                found |= self._old.reach(site.block, site.index, name).definitions
         return frozenset(found)
 
     def _is_code(self, name: str, reach: Reach, *, new: bool) -> bool:
@@ -243,6 +293,11 @@ class Names:
             if self._packed[key]
             else None
         )
+
+
+def _counts(node: Node) -> bool:
+    """Whether a statement is `i += 1`."""
+    return isinstance(node.syntax, ast.AugAssign) and isinstance(node.syntax.value, ast.Constant)
 
 
 def _imports(nodes: list[Node]) -> dict[str, str]:
