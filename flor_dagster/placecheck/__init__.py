@@ -5,6 +5,7 @@ follows what happens before and after the statement, and confirms the place, dou
 """
 
 from flor_dagster.placecheck.checking import check_place
-from flor_dagster.placecheck.model import PlaceVerdict, Sources, Spot
+from flor_dagster.placecheck.model import PlaceVerdict, Spot
+from flor_dagster.placecheck.program import Sources
 
 __all__ = ["PlaceVerdict", "Sources", "Spot", "check_place"]

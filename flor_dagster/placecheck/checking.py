@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from flor_dagster.placecheck.model import PlaceVerdict, Sources, Spot
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flor_dagster.placecheck.comparing import Comparison, Finding
+from flor_dagster.placecheck.events import Trace, last_name
+from flor_dagster.placecheck.histories import history
+from flor_dagster.placecheck.model import PlaceVerdict, Spot
+from flor_dagster.placecheck.program import Function, Module, Program, Sources, parse
+from flor_dagster.placecheck.standing import (
+    BUILTINS,
+    Path,
+    Standing,
+    added_statements,
+    holds,
+    pair_reads,
+    stand,
+)
+from flor_dagster.placecheck.tracing import TooMuch, Tracer
+
+_MOST_TRIES = 3
 
 
 def check_place(new: Sources, old: Sources, placed: Sources, statement: Spot, place: Spot) -> PlaceVerdict:
@@ -15,13 +34,172 @@ def check_place(new: Sources, old: Sources, placed: Sources, statement: Spot, pl
         statement: The statement in the newest version.
         place: The statement in the old version with the added lines.
     """
-    if place.file not in placed or statement.file not in new:
-        return PlaceVerdict("likely", ("a file that the statement stands in cannot be read",))
-    if place.file in old and _added_only(old[place.file], placed[place.file]):
-        return PlaceVerdict("likely", ("nothing confirms this place",))
-    return PlaceVerdict("contradicted", ("more than added lines has changed",))
+    try:
+        return _checked(new, old, placed, statement, place)
+    except RecursionError:
+        return PlaceVerdict("likely", ("the program is nested too deeply to be followed",))
+    except TooMuch:
+        return PlaceVerdict("likely", ("the program is too large to be followed",))
+    except (SyntaxError, ValueError, KeyError):
+        return PlaceVerdict("likely", ("a file can't be read as Python",))
 
 
-def _added_only(old: str, placed: str) -> bool:
-    lines = iter(placed.splitlines(keepends=True))
-    return all(any(line == candidate for candidate in lines) for line in old.splitlines(keepends=True))
+@dataclass(frozen=True, slots=True)
+class _Side:
+    program: Program
+    standing: Standing
+    around: tuple[tuple[Module, Function | None], ...]
+
+
+def _checked(new: Sources, old: Sources, placed: Sources, statement: Spot, place: Spot) -> PlaceVerdict:
+    if place.file not in placed or place.file not in old or statement.file not in new:
+        return PlaceVerdict("likely", ("a file that the statement stands in can't be read",))
+    theirs = Program(placed, (place.file, statement.file))
+    ours = Program(new, (statement.file, place.file))
+    module, target = ours.module(statement.file), theirs.module(place.file)
+    if module is None or target is None:
+        return PlaceVerdict("likely", ("a file can't be read as Python",))
+    added = added_statements(parse(place.file, old[place.file]).tree, target.tree, place.lines)
+    if added is None:
+        return PlaceVerdict("contradicted", ("more than added lines differs from the old version",))
+    found = stand(module, statement.lines, target, place.lines, added)
+    if found is None:
+        return PlaceVerdict("likely", ("no statement was found where one should stand",))
+    mine, other = found
+    sides = (
+        _Side(ours, mine, tuple(_around(ours, mine))),
+        _Side(theirs, other, tuple(_around(theirs, other))),
+    )
+    verdict: PlaceVerdict | None = None
+    for at_new, at_old in _pairs(*sides):
+        verdict = _verdict(_compare(*sides, at_new, at_old))
+        if verdict.verdict != "likely":
+            return verdict
+    return verdict or PlaceVerdict(
+        "likely", ("the functions that the statement stands in can't be told to be the same",)
+    )
+
+
+def _verdict(findings: list[Finding]) -> PlaceVerdict:
+    denied = tuple(dict.fromkeys(f.reason for f in findings if f.verdict == "contradicted"))
+    if denied:
+        return PlaceVerdict("contradicted", denied)
+    doubts = tuple(dict.fromkeys(f.reason for f in findings))
+    return PlaceVerdict("likely", doubts) if doubts else PlaceVerdict("certain")
+
+
+def _around(program: Program, standing: Standing) -> Iterator[tuple[Module, Function | None]]:
+    """The function that the statement stands in, its only caller, and so on, at last the file."""
+    inner = [f for f in standing.module.functions.values() if holds(f.node, standing.star)]
+    function = max(inner, key=lambda f: f.qualname.count("."), default=None)
+    module, seen = standing.module, set[str]()
+    while True:
+        yield module, function
+        if function is None or function.qualname in seen:
+            return
+        seen.add(function.qualname)
+        callers = _callers(program, function)
+        if len(callers) != 1:
+            return
+        module, function = callers[0]
+
+
+def _callers(program: Program, function: Function) -> list[tuple[Module, Function | None]]:
+    name = function.name
+    if name == "__init__" and function.owner is not None:
+        name = function.owner.rsplit(".", 1)[-1]
+    found: list[tuple[Module, Function | None]] = []
+    for module in program.loaded():
+        for caller in _calls_by_name(module).get(name, ()):
+            if (module, caller) not in found and caller is not function:
+                found.append((module, caller))
+    return found
+
+
+def _calls_by_name(module: Module) -> dict[str, list[Function | None]]:
+    """Who calls what in a file, by the last part of what is called."""
+    if module.callers is None:
+        module.callers = {}
+        nodes = {id(f.node): f for f in module.functions.values()}
+        for call in module.calls:
+            above = module.above.get(id(call))
+            while above is not None and id(above) not in nodes:
+                above = module.above.get(id(above))
+            caller = nodes[id(above)] if above is not None else None
+            module.callers.setdefault(last_name(call.func), []).append(caller)
+    return module.callers
+
+
+def _pairs(new: _Side, old: _Side) -> list[tuple[int, int]]:
+    """The functions, or files, from which on both versions may be followed: the innermost first."""
+    known_new, known_old = _function_names(new.program), _function_names(old.program)
+    found: list[tuple[int, int]] = []
+    for i, (_, ours) in enumerate(new.around):
+        for j, (_, theirs) in enumerate(old.around):
+            if ours is None or theirs is None:
+                same = ours is theirs
+            elif ours.qualname == theirs.qualname:
+                same = True
+            else:
+                same = ours.name not in known_old and theirs.name not in known_new and i == j == 0
+            if same:
+                found.append((i, j))
+    found.sort(key=sum)
+    if not found:
+        tops = new.around[-1][1], old.around[-1][1]
+        if None in tops:
+            found.append((len(new.around) - 1, len(old.around) - 1))
+    return found[:_MOST_TRIES]
+
+
+def _function_names(program: Program) -> frozenset[str]:
+    return frozenset(f.name for m in program.loaded() for f in m.functions.values())
+
+
+def _compare(new: _Side, old: _Side, at_new: int, at_old: int) -> list[Finding]:
+    ours, theirs = _trace(new, old, at_new), _trace(old, new, at_old)
+    comparison = Comparison(ours, theirs)
+    if ours.star is None or theirs.star is None:
+        comparison.doubt("how the program comes to the statement can't be followed")
+        return comparison.findings
+    if ours.stars != theirs.stars:
+        comparison.doubt("the statement is reached from more places in one version than in the other")
+    reads = pair_reads(new.standing, old.standing)
+    if reads.differs is not None:
+        comparison.doubt(f"the expression is another: {reads.differs}")
+    comparison.blocks()
+    comparison.jumps()
+    for mine, other in reads.pairs:
+        if not (_is_variable(new, mine[0], ours) and _is_variable(old, other[0], theirs)):
+            _fixed(mine, other, new, old, theirs, comparison)
+            continue
+        before = history(ours, (*ours.resolve(mine[0]), *mine[1:]))
+        after = history(theirs, (*theirs.resolve(other[0]), *other[1:]))
+        comparison.histories(".".join(mine), before, after)
+    return comparison.findings
+
+
+def _is_variable(side: _Side, name: str, trace: Trace) -> bool:
+    path = trace.resolve(name)
+    if not path[0].startswith("g."):
+        return True
+    module = side.standing.module
+    if name in BUILTINS or name in module.imports or name in module.classes or name in module.functions:
+        return any(e.kind == "def" and e.path == path for e in trace.events)
+    return True
+
+
+def _fixed(mine: Path, other: Path, new: _Side, old: _Side, trace: Trace, comparison: Comparison) -> None:
+    """A name that no statement assigns: a function, an import, something of Python's own."""
+    if mine == other or old.standing.module.imports.get(other[0]) == new.standing.module.imports.get(mine[0]):
+        return
+    comparison.doubt(f"`{'.'.join(mine)}` stands as `{'.'.join(other)}`")
+
+
+def _trace(side: _Side, other: _Side, at: int) -> Trace:
+    toward = {f for _, f in side.around[:at] if f is not None}
+    named = _function_names(other.program)
+    module, function = side.around[at]
+    return Tracer(side.program, side.standing, lambda f: f in toward or f.name not in named).run(
+        module, function
+    )

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-
-class Sources(Protocol):
-    """The text of each file of one version, by its path; what is never asked for need never be read."""
-
-    def __getitem__(self, path: str, /) -> str: ...
-
-    def __contains__(self, path: object, /) -> bool: ...
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)

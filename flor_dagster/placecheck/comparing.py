@@ -1,0 +1,248 @@
+"""Compare two histories and two places: what stands on the other side, what one side alone does, which block is another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from flor_dagster.placecheck.events import Event, Frame, Trace
+from flor_dagster.placecheck.histories import History
+
+T = TypeVar("T")
+_MOST = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What speaks against a place."""
+
+    verdict: Literal["likely", "contradicted"]
+    reason: str
+
+
+def likeness(ours: Event, theirs: Event, known_new: frozenset[str], known_old: frozenset[str]) -> int:
+    """How alike two events are: 3 the same text, 2 the same but for names, 1 the same call, 0 another."""
+    if {ours.kind, theirs.kind} not in ({"def"}, {"store"}, {"call"}, {"def", "store"}):
+        return 0
+    if ours.copy is not None or theirs.copy is not None:
+        return 2 if ours.copy is not None and theirs.copy is not None else 0
+    if ours.exact == theirs.exact and ours.exact:
+        return 3
+    only_new, only_old = ours.names - theirs.names, theirs.names - ours.names
+    others = bool(only_new) and only_new <= known_old and bool(only_old) and only_old <= known_new
+    same_call = ours.callee == theirs.callee and bool(ours.callee)
+    if ours.shape == theirs.shape:
+        return 2 if not others else int(same_call)
+    return int(same_call)
+
+
+def align(ours: Sequence[T], theirs: Sequence[T], like: Callable[[T, T], int]) -> list[tuple[int, int, int]]:
+    """Pair two sequences in order, so that the pairs are as alike as they can be."""
+    rows, columns = len(ours), len(theirs)
+    best = [[0] * (columns + 1) for _ in range(rows + 1)]
+    level = [[like(a, b) for b in theirs] for a in ours]
+    for i in range(rows - 1, -1, -1):
+        for j in range(columns - 1, -1, -1):
+            taken = level[i][j] * 4 + 1 + best[i + 1][j + 1] if level[i][j] else 0
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], taken)
+    pairs: list[tuple[int, int, int]] = []
+    i = j = 0
+    while i < rows and j < columns:
+        if level[i][j] and best[i][j] == level[i][j] * 4 + 1 + best[i + 1][j + 1]:
+            pairs.append((i, j, level[i][j]))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _told(event: Event) -> str:
+    name = ".".join((event.path[0].split(".", 1)[-1], *event.path[1:]))
+    if event.kind == "call":
+        return f"the call of `{event.callee}`"
+    return f"`{name} = …`" if not event.callee.startswith("call ") else f"`{name} = {event.callee[5:]}(…)`"
+
+
+class Comparison:
+    """Compares what both versions do around the statement, and collects what speaks against the place."""
+
+    def __init__(self, new: Trace, old: Trace) -> None:
+        self._new, self._old = new, old
+        self._known_new, self._known_old = _known(new), _known(old)
+        self.findings: list[Finding] = []
+
+    def _like(self, ours: Event, theirs: Event) -> int:
+        return likeness(ours, theirs, self._known_new, self._known_old)
+
+    def doubt(self, reason: str) -> None:
+        """Something can't be confirmed."""
+        self.findings.append(Finding("likely", reason))
+
+    def deny(self, reason: str) -> None:
+        """Something shows that the place is another."""
+        self.findings.append(Finding("contradicted", reason))
+
+    def histories(self, name: str, ours: History, theirs: History) -> None:
+        """Compare what happens to one value in both versions."""
+        before_new = [e for e in ours.before if e.strong]
+        before_old = [e for e in theirs.before if e.strong]
+        after_new = [e for e in ours.after if e.strong]
+        after_old = [e for e in theirs.after if e.strong]
+        if max(map(len, (before_new, before_old, after_new, after_old))) > _MOST:
+            self.doubt(f"too much happens to `{name}` to follow it")
+            return
+        pairs = align(before_new, before_old, self._like)
+        later = align(after_new, after_old, lambda a, b: level if (level := self._like(a, b)) > 1 else 0)
+        left_new = [e for k, e in enumerate(before_new) if k not in {i for i, _, _ in pairs}]
+        left_old = [e for k, e in enumerate(before_old) if k not in {j for _, j, _ in pairs}]
+        rest_new = [e for k, e in enumerate(after_new) if k not in {i for i, _, _ in later}]
+        rest_old = [e for k, e in enumerate(after_old) if k not in {j for _, j, _ in later}]
+        self._other_side(left_new, rest_old, "before the statement", "behind it")
+        self._other_side(rest_new, left_old, "behind the statement", "before it")
+        for i, j, level in pairs:
+            mine, other = before_new[i], before_old[j]
+            if any(self._like(mine, e) > max(level, 1) for e in rest_old) or any(
+                self._like(e, other) > max(level, 1) for e in rest_new
+            ):
+                self.deny(
+                    f"{_told(other)} reaches the statement in the old version, another definition in the newest"
+                )
+        for event in left_new:
+            self.doubt(f"{_told(event)} comes before the statement and has no counterpart in the old version")
+        for event in left_old:
+            self.doubt(f"{_told(event)} comes before the place and has no counterpart in the newest version")
+        self._ordinals(ours, theirs, [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1])
+
+    def _other_side(self, ours: list[Event], theirs: list[Event], here: str, there: str) -> None:
+        for event in ours:
+            found = next((e for e in theirs if self._like(event, e) > 1), None)
+            if found is not None:
+                self.deny(f"{_told(event)} comes {here} in the newest version and {there} in the old one")
+
+    def _ordinals(self, ours: History, theirs: History, pairs: list[tuple[Event, Event]]) -> None:
+        """Of several events that are alike, the statement must stand behind the same one in both versions."""
+        for mine, other in pairs:
+            if mine.kind != "def":
+                continue
+            count_new, first_new = _ordinal(self._new, ours, mine)
+            count_old, first_old = _ordinal(self._old, theirs, other)
+            if count_new == count_old and first_new != first_old:
+                self.deny(f"{_told(other)} stands several times, and the statement behind another one")
+            elif count_old > count_new:
+                self.doubt(
+                    f"{_told(other)} stands {count_old} times in the old version, {count_new} in the newest"
+                )
+
+    def blocks(self) -> None:
+        """Compare the loops, branches and handlers around the statement."""
+        ours = [f for f in self._new.context if f.kind in ("loop", "arm", "handler")]
+        theirs = [f for f in self._old.context if f.kind in ("loop", "arm", "handler")]
+        pairs = align(ours, theirs, self._like_frames)
+        for k, frame in enumerate(ours):
+            if k not in {i for i, _, _ in pairs}:
+                self._alone(frame, [f for f in self._old.frames if f not in theirs], "newest", "old")
+        for k, frame in enumerate(theirs):
+            if k not in {j for _, j, _ in pairs}:
+                self._alone(frame, [f for f in self._new.frames if f not in ours], "old", "newest")
+        for i, j, _ in pairs:
+            self._same_one(ours[i], theirs[j])
+
+    def _alone(self, frame: Frame, others: list[Frame], here: str, there: str) -> None:
+        flip = here == "old"
+        found = any(
+            (self._like_frames(f, frame) if flip else self._like_frames(frame, f)) > 1
+            for f in others
+            if f.kind == frame.kind
+        )
+        what = {"loop": "loop", "arm": "branch", "handler": "handler"}[frame.kind]
+        line = getattr(frame.node, "lineno", 0)
+        if found:
+            self.deny(
+                f"the {what} of line {line} is around it in the {here} version only, and the {there} one has it, too"
+            )
+        else:
+            self.doubt(f"the {what} of line {line} is around it in the {here} version only")
+
+    def _like_frames(self, ours: Frame, theirs: Frame) -> int:
+        if ours.kind != theirs.kind or ours.label.startswith("not ") != theirs.label.startswith("not "):
+            return 0
+        if ours.loop_name and theirs.loop_name:
+            return 3 if ours.loop_name == theirs.loop_name else 0
+        if ours.label == theirs.label:
+            only_new, only_old = ours.names - theirs.names, theirs.names - ours.names
+            other = only_new and only_old and only_new <= self._known_old and only_old <= self._known_new
+            return 2 if other else 3
+        return int(self._alike_inside(ours, theirs) >= 0.5)
+
+    def _alike_inside(self, ours: Frame, theirs: Frame) -> float:
+        mine, other = _content(self._new, ours), _content(self._old, theirs)
+        total = sum(mine.values()) + sum(other.values())
+        return 2 * sum((mine & other).values()) / total if total else 0.0
+
+    def _same_one(self, ours: Frame, theirs: Frame) -> None:
+        alike_new = [f for f in self._new.frames if f.kind == ours.kind and f.label == ours.label]
+        alike_old = [f for f in self._old.frames if f.kind == theirs.kind and f.label == theirs.label]
+        what = "loop" if ours.kind == "loop" else "branch"
+        if len(alike_new) == len(alike_old) > 1 and ours.label == theirs.label:
+            if alike_new.index(ours) != alike_old.index(theirs):
+                self.deny(f"of several like it, another {what} is around the place")
+        elif len(alike_old) > 1:
+            here = self._alike_inside(ours, theirs)
+            best = max(self._alike_inside(ours, f) for f in alike_old if f is not theirs)
+            if best > here + 0.1:
+                self.deny(f"another {what} of the old version fits better")
+            elif best > here - 0.1:
+                self.doubt(f"another {what} of the old version fits as well")
+
+    def jumps(self) -> None:
+        """A jump that may skip the statement must stand on the same side of it in both versions."""
+        before_new, after_new = _jumps(self._new)
+        before_old, after_old = _jumps(self._old)
+        for event in before_new - before_old:
+            if event in after_old - after_new:
+                self.deny(
+                    f"`{event}` comes before the statement in the newest version and behind it in the old one"
+                )
+        for event in after_new - after_old:
+            if event in before_old - before_new:
+                self.deny(
+                    f"`{event}` comes behind the statement in the newest version and before it in the old one"
+                )
+
+
+def _known(trace: Trace) -> frozenset[str]:
+    return frozenset(part for e in trace.events for part in (e.path[0].split(".", 1)[-1], *e.path[1:]))
+
+
+def _ordinal(trace: Trace, history: History, event: Event) -> tuple[int, int]:
+    assert trace.star is not None
+    same = [
+        k
+        for k, e in enumerate(trace.events)
+        if e.kind == event.kind and e.exact == event.exact and e.path in history.paths
+    ]
+    return len(same), sum(k < trace.star for k in same)
+
+
+def _content(trace: Trace, frame: Frame) -> Counter[str]:
+    return Counter(
+        e.shape or e.callee
+        for e in trace.events
+        if e.copy is None and e.kind != "jump" and frame in e.context
+    )
+
+
+def _jumps(trace: Trace) -> tuple[Counter[str], Counter[str]]:
+    assert trace.star is not None
+    sides: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for k, event in enumerate(trace.events):
+        if event.kind != "jump":
+            continue
+        rest = [f for f in event.context if f not in trace.context and f.kind not in ("with", "try")]
+        if [f.kind for f in rest] in (["arm"], []):
+            sides[k >= trace.star][event.exact] += 1
+    return sides
