@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flor_dagster.placecheck.comparing import Comparison, Finding
-from flor_dagster.placecheck.events import Trace, last_name
+from flor_dagster.placecheck.events import Trace, is_volatile, last_name, tied
 from flor_dagster.placecheck.histories import history
 from flor_dagster.placecheck.model import PlaceVerdict, Spot
-from flor_dagster.placecheck.program import Function, Module, Program, Sources, parse
+from flor_dagster.placecheck.program import Function, Module, Program, Sources, parse, walk
 from flor_dagster.placecheck.standing import (
     BUILTINS,
     Path,
@@ -17,9 +18,10 @@ from flor_dagster.placecheck.standing import (
     added_statements,
     holds,
     pair_reads,
+    path_of,
     stand,
 )
-from flor_dagster.placecheck.tracing import TooMuch, Tracer
+from flor_dagster.placecheck.tracing import TooMuch, Tracer, locals_of
 
 _MOST_TRIES = 3
 
@@ -158,7 +160,9 @@ def _function_names(program: Program) -> frozenset[str]:
 
 def _compare(new: _Side, old: _Side, at_new: int, at_old: int) -> list[Finding]:
     ours, theirs = _trace(new, old, at_new), _trace(old, new, at_old)
-    comparison = Comparison(ours, theirs)
+    value = new.standing.value
+    gradients = any(isinstance(n, ast.Attribute) and "grad" in n.attr for n in walk(value))
+    comparison = Comparison(ours, theirs, gradients=gradients)
     if ours.star is None or theirs.star is None:
         comparison.doubt("how the program comes to the statement can't be followed")
         return comparison.findings
@@ -167,16 +171,62 @@ def _compare(new: _Side, old: _Side, at_new: int, at_old: int) -> list[Finding]:
     reads = pair_reads(new.standing, old.standing)
     if reads.differs is not None:
         comparison.doubt(f"the expression is another: {reads.differs}")
-    comparison.blocks()
-    comparison.jumps()
-    for mine, other in reads.pairs:
+    pairs = [*reads.pairs, *((p, p) for p in _through_calls(new, old))]
+    for mine, other in dict.fromkeys(pairs):
         if not (_is_variable(new, mine[0], ours) and _is_variable(old, other[0], theirs)):
-            _fixed(mine, other, new, old, theirs, comparison)
+            _fixed(mine, other, new, old, comparison)
             continue
         before = history(ours, (*ours.resolve(mine[0]), *mine[1:]))
         after = history(theirs, (*theirs.resolve(other[0]), *other[1:]))
         comparison.histories(".".join(mine), before, after)
+        made = before.before[-1].callee if before.before else "call"
+        if made.startswith("call"):
+            _compare_tied(mine[0], other[0], ours, theirs, comparison)
+    comparison.blocks()
+    comparison.jumps()
+    if is_volatile(value):
+        comparison.neighbours()
     return comparison.findings
+
+
+def _compare_tied(mine: str, other: str, ours: Trace, theirs: Trace, comparison: Comparison) -> None:
+    at_new, at_old = tied(ours, mine), tied(theirs, other)
+    comparison.tied(
+        [ours.events[k] for k in at_new],
+        [theirs.events[k] for k in at_old],
+        sum(k < (ours.star or 0) for k in at_new),
+        sum(k < (theirs.star or 0) for k in at_old),
+    )
+
+
+def _through_calls(new: _Side, old: _Side) -> Iterator[Path]:
+    """What the repository's functions read that the statement calls: names of their file, attributes of the object."""
+    for side in (new, old):
+        module = side.standing.module
+        above = next((f for _, f in side.around), None)
+        for node in walk(side.standing.value):
+            if not isinstance(node, ast.Call):
+                continue
+            function, receiver = None, None
+            if isinstance(node.func, ast.Name):
+                function = side.program.function(module, node.func.id)
+            elif isinstance(node.func, ast.Attribute) and above is not None and above.owner is not None:
+                receiver = path_of(node.func.value)
+                if receiver == ("self",):
+                    function = side.program.method(module, above.owner, node.func.attr)
+            if function is not None and module.path == function.path:
+                yield from _read_by(function, module, receiver)
+
+
+def _read_by(function: Function, module: Module, receiver: Path | None) -> Iterator[Path]:
+    fixed = {*locals_of(function.node), *BUILTINS, *module.functions, *module.classes, *module.imports}
+    own = function.node.args.args[0].arg if receiver and function.node.args.args else None
+    for node in walk(function.node):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == own:
+            if f"{function.owner}.{node.attr}" not in module.functions:
+                yield ("self", node.attr)
+        elif isinstance(node, ast.Name) and node.id not in fixed:
+            yield (node.id,)
 
 
 def _is_variable(side: _Side, name: str, trace: Trace) -> bool:
@@ -189,7 +239,7 @@ def _is_variable(side: _Side, name: str, trace: Trace) -> bool:
     return True
 
 
-def _fixed(mine: Path, other: Path, new: _Side, old: _Side, trace: Trace, comparison: Comparison) -> None:
+def _fixed(mine: Path, other: Path, new: _Side, old: _Side, comparison: Comparison) -> None:
     """A name that no statement assigns: a function, an import, something of Python's own."""
     if mine == other or old.standing.module.imports.get(other[0]) == new.standing.module.imports.get(mine[0]):
         return

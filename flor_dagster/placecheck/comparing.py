@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from flor_dagster.placecheck.histories import History
 
 T = TypeVar("T")
 _MOST = 150
+_WORD = re.compile(r"[A-Za-z_]\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,11 @@ def _told(event: Event) -> str:
 class Comparison:
     """Compares what both versions do around the statement, and collects what speaks against the place."""
 
-    def __init__(self, new: Trace, old: Trace) -> None:
+    def __init__(self, new: Trace, old: Trace, *, gradients: bool = False) -> None:
         self._new, self._old = new, old
         self._known_new, self._known_old = _known(new), _known(old)
+        self._gradients = gradients
+        self._followed: list[tuple[Event, Event]] = []
         self.findings: list[Finding] = []
 
     def _like(self, ours: Event, theirs: Event) -> int:
@@ -88,10 +92,8 @@ class Comparison:
 
     def histories(self, name: str, ours: History, theirs: History) -> None:
         """Compare what happens to one value in both versions."""
-        before_new = [e for e in ours.before if e.strong]
-        before_old = [e for e in theirs.before if e.strong]
-        after_new = [e for e in ours.after if e.strong]
-        after_old = [e for e in theirs.after if e.strong]
+        before_new, before_old = self._telling(ours.before), self._telling(theirs.before)
+        after_new, after_old = self._telling(ours.after), self._telling(theirs.after)
         if max(map(len, (before_new, before_old, after_new, after_old))) > _MOST:
             self.doubt(f"too much happens to `{name}` to follow it")
             return
@@ -111,11 +113,33 @@ class Comparison:
                 self.deny(
                     f"{_told(other)} reaches the statement in the old version, another definition in the newest"
                 )
+        self._followed += [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1]
+        if not (rest_new or rest_old) and _defined_anew(left_new, left_old):
+            return
         for event in left_new:
+            if event.given:
+                continue
             self.doubt(f"{_told(event)} comes before the statement and has no counterpart in the old version")
         for event in left_old:
+            if event.given:
+                continue
             self.doubt(f"{_told(event)} comes before the place and has no counterpart in the newest version")
         self._ordinals(ours, theirs, [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1])
+
+    def _telling(self, events: Sequence[Event]) -> list[Event]:
+        quiet = () if self._gradients else ("backward", "zero_grad")
+        return [e for e in events if e.strong and e.callee not in quiet]
+
+    def tied(self, ours: Sequence[Event], theirs: Sequence[Event], at_new: int, at_old: int) -> None:
+        """Compare the sides of what changes an object through another that was made of it."""
+        counts = [
+            Counter(e.callee for e in self._telling(s))
+            for s in (ours[:at_new], ours[at_new:], theirs[:at_old], theirs[at_old:])
+        ]
+        for callee in (counts[0] - counts[2]) & (counts[3] - counts[1]):
+            self.deny(f"the call of `{callee}` comes before the statement in the newest version only")
+        for callee in (counts[1] - counts[3]) & (counts[2] - counts[0]):
+            self.deny(f"the call of `{callee}` comes before the place in the old version only")
 
     def _other_side(self, ours: list[Event], theirs: list[Event], here: str, there: str) -> None:
         for event in ours:
@@ -138,18 +162,34 @@ class Comparison:
                 )
 
     def blocks(self) -> None:
-        """Compare the loops, branches and handlers around the statement."""
-        ours = [f for f in self._new.context if f.kind in ("loop", "arm", "handler")]
-        theirs = [f for f in self._old.context if f.kind in ("loop", "arm", "handler")]
+        """Compare the loops, branches and handlers around the statement; what it reads has been compared before."""
+        ours = [f for f in self._new.context if f.kind != "call"]
+        theirs = [f for f in self._old.context if f.kind != "call"]
         pairs = align(ours, theirs, self._like_frames)
-        for k, frame in enumerate(ours):
-            if k not in {i for i, _, _ in pairs}:
-                self._alone(frame, [f for f in self._old.frames if f not in theirs], "newest", "old")
-        for k, frame in enumerate(theirs):
-            if k not in {j for _, j, _ in pairs}:
-                self._alone(frame, [f for f in self._new.frames if f not in ours], "old", "newest")
+        alone_new = [f for k, f in enumerate(ours) if k not in {i for i, _, _ in pairs}]
+        alone_old = [f for k, f in enumerate(theirs) if k not in {j for _, j, _ in pairs}]
+        loops_new = [f for f in alone_new if f.kind == "loop"]
+        loops_old = [f for f in alone_old if f.kind == "loop"]
+        if len(loops_new) == len(loops_old) == 1 and not self._elsewhere(
+            loops_new[0], loops_old[0], theirs, ours
+        ):
+            alone_new.remove(loops_new[0])
+            alone_old.remove(loops_old[0])
+        for frame in alone_new:
+            self._alone(frame, [f for f in self._old.frames if f not in theirs], "newest", "old")
+        for frame in alone_old:
+            self._alone(frame, [f for f in self._new.frames if f not in ours], "old", "newest")
         for i, j, _ in pairs:
-            self._same_one(ours[i], theirs[j])
+            if ours[i].kind in ("loop", "arm"):
+                self._same_one(ours[i], theirs[j])
+
+    def _elsewhere(
+        self, ours: Frame, theirs: Frame, around_old: list[Frame], around_new: list[Frame]
+    ) -> bool:
+        """Whether a loop that has no counterpart around the place has one elsewhere."""
+        return any(self._like_frames(ours, f) for f in self._old.frames if f not in around_old) or any(
+            self._like_frames(f, theirs) for f in self._new.frames if f not in around_new
+        )
 
     def _alone(self, frame: Frame, others: list[Frame], here: str, there: str) -> None:
         flip = here == "old"
@@ -158,24 +198,47 @@ class Comparison:
             for f in others
             if f.kind == frame.kind
         )
-        what = {"loop": "loop", "arm": "branch", "handler": "handler"}[frame.kind]
+        what = {"loop": "loop", "arm": "branch"}.get(frame.kind, f"`{frame.kind}`")
         line = getattr(frame.node, "lineno", 0)
-        if found:
+        if found and frame.kind in ("with", "try"):
+            self.doubt(
+                f"the {what} of line {line} is around it in the {here} version only, the {there} one has it elsewhere"
+            )
+        elif found:
             self.deny(
                 f"the {what} of line {line} is around it in the {here} version only, and the {there} one has it, too"
             )
-        else:
+        elif frame.kind in ("loop", "handler") or (
+            frame.kind == "arm" and not self._goes_along(frame, flip=flip)
+        ):
             self.doubt(f"the {what} of line {line} is around it in the {here} version only")
+
+    def _goes_along(self, frame: Frame, *, flip: bool) -> bool:
+        """Whether what the statement reads is made within a branch that one version has around both of them."""
+        context = self._new.context if flip else self._old.context
+        for mine, other in self._followed:
+            inside, outside = (other, mine) if flip else (mine, other)
+            if frame in inside.context and all(
+                f in context for f in outside.context if f.kind in ("loop", "arm", "handler")
+            ):
+                return True
+        return False
 
     def _like_frames(self, ours: Frame, theirs: Frame) -> int:
         if ours.kind != theirs.kind or ours.label.startswith("not ") != theirs.label.startswith("not "):
             return 0
         if ours.loop_name and theirs.loop_name:
             return 3 if ours.loop_name == theirs.loop_name else 0
+        if ours.kind == "try":
+            return 2 * int(self._alike_inside(ours, theirs) >= 0.5)
         if ours.label == theirs.label:
             only_new, only_old = ours.names - theirs.names, theirs.names - ours.names
             other = only_new and only_old and only_new <= self._known_old and only_old <= self._known_new
             return 2 if other else 3
+        if ours.kind == "with":
+            return 0
+        if ours.kind == "loop" and _words_alike(ours.label, theirs.label) >= 0.6:
+            return 1
         return int(self._alike_inside(ours, theirs) >= 0.5)
 
     def _alike_inside(self, ours: Frame, theirs: Frame) -> float:
@@ -198,6 +261,16 @@ class Comparison:
             elif best > here - 0.1:
                 self.doubt(f"another {what} of the old version fits as well")
 
+    def neighbours(self) -> None:
+        """What changes by itself is the same only between the same neighbours."""
+        assert self._new.star is not None
+        assert self._old.star is not None
+        for what, step in (("before", -1), ("behind", 1)):
+            mine = _beside(self._new.events, self._new.star, step)
+            other = _beside(self._old.events, self._old.star, step)
+            if (mine is None) != (other is None) or (mine and other and mine.shape != other.shape):
+                self.doubt(f"it reads what changes by itself, and what comes {what} it is another")
+
     def jumps(self) -> None:
         """A jump that may skip the statement must stand on the same side of it in both versions."""
         before_new, after_new = _jumps(self._new)
@@ -212,6 +285,41 @@ class Comparison:
                 self.deny(
                     f"`{event}` comes behind the statement in the newest version and before it in the old one"
                 )
+
+
+def _defined_anew(ours: list[Event], theirs: list[Event]) -> bool:
+    """Whether both sides make a value of the same name once, in another way that is no transformation of the other's."""
+    if len(ours) != 1 or len(theirs) != 1:
+        return False
+    mine, other = ours[0], theirs[0]
+    if (
+        {mine.kind, other.kind} != {"def"}
+        or mine.reads_itself
+        or other.reads_itself
+        or mine.copy
+        or other.copy
+    ):
+        return False
+    if mine.path[-1].split(".", 1)[-1] != other.path[-1].split(".", 1)[-1]:
+        return False
+    if mine.shape in other.shape or other.shape in mine.shape or not (mine.callee and other.callee):
+        return False
+    return mine.callee.split()[0] == other.callee.split()[0] and _words_alike(mine.exact, other.exact) >= 0.6
+
+
+def _words_alike(ours: str, theirs: str) -> float:
+    mine, other = Counter(_WORD.findall(ours)), Counter(_WORD.findall(theirs))
+    total = sum(mine.values()) + sum(other.values())
+    return 2 * sum((mine & other).values()) / total if total else 0.0
+
+
+def _beside(events: list[Event], star: int, step: int) -> Event | None:
+    position = star - 1 if step < 0 else star
+    while 0 <= position < len(events):
+        if events[position].copy is None:
+            return events[position]
+        position += step
+    return None
 
 
 def _known(trace: Trace) -> frozenset[str]:

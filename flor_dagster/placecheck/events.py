@@ -155,7 +155,10 @@ class Frame:
 
 @dataclass(slots=True, eq=False)
 class Event:
-    """Something that happens to what `path` names. `copy` says that nothing does: it becomes another name of that."""
+    """Something that happens to what `path` names. `copy` says that nothing does: it becomes another name of that.
+
+    `given` marks a call that only gets what `path` names as an argument.
+    """
 
     kind: EventKind
     path: Path
@@ -167,6 +170,7 @@ class Event:
     copy: Path | None = None
     reads_itself: bool = False
     strong: bool = True
+    given: bool = False
 
 
 @dataclass(slots=True)
@@ -250,6 +254,60 @@ def spelled(node: ast.AST, variable: Callable[[str], bool] | None) -> str:
         return ""
     inner = [spelled(c, variable) for c in ast.iter_child_nodes(node)]
     return f"{type(node).__name__}({','.join(t for t in inner if t)})"
+
+
+VOLATILE = frozenset(
+    [
+        "time",
+        "perf_counter",
+        "monotonic",
+        "process_time",
+        "time_ns",
+        "now",
+        "random",
+        "rand",
+        "randn",
+        "randint",
+        "sample",
+        "choice",
+        "next",
+        "input",
+        "memory_allocated",
+        "max_memory_allocated",
+        "get_rng_state",
+        "getstate",
+        "randperm",
+        "uniform",
+        "normal",
+    ]
+)
+
+
+def is_volatile(node: ast.AST) -> bool:
+    """Whether an expression asks for what changes by itself: the clock, random numbers, memory."""
+    return any(isinstance(n, ast.Call) and last_name(n.func) in VOLATILE for n in walk(node))
+
+
+def tied(trace: Trace, name: str) -> list[int]:
+    """The positions of calls on objects that were made of the one of that name: `opt.step()` changes a model."""
+    names = {name}
+    for _ in range(2):
+        for event in trace.events:
+            if event.kind == "def" and event.names & names and _holds_on(event.callee):
+                names.add(event.path[-1].split(".", 1)[-1])
+    names.discard(name)
+    return [
+        k
+        for k, e in enumerate(trace.events)
+        if e.kind == "call" and e.strong and not e.given and e.path[-1].split(".", 1)[-1] in names
+    ]
+
+
+def _holds_on(callee: str) -> bool:
+    made = callee.removeprefix("call ")
+    return made != callee and (
+        made[:1].isupper() or any(w in made for w in ("optim", "sched", "wrap", "prepare", "compile", "ema"))
+    )
 
 
 def names_in(node: ast.AST | None) -> frozenset[str]:

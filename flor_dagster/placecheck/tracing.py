@@ -292,7 +292,7 @@ class Tracer:
                 continue
             if touches is None:
                 strong = alone or callee.endswith("_") or callee in MUTATORS
-                self._emit("call", path, shape, shape, callee, names_in(call), strong=strong)
+                self._emit("call", path, shape, shape, callee, names_in(call), strong=strong, given=True)
             elif touches.parameter(position, method=receiver is not None or made):
                 self._emit("call", path, shape, shape, callee, names_in(call))
 
@@ -519,11 +519,12 @@ class Tracer:
         copy: Path | None = None,
         reads_itself: bool = False,
         strong: bool = True,
+        given: bool = False,
     ) -> None:
         if len(self.trace.events) >= MOST_EVENTS:
             raise TooMuch
         self.trace.events.append(
-            Event(kind, path, exact, shape, callee, names, self._context, copy, reads_itself, strong)
+            Event(kind, path, exact, shape, callee, names, self._context, copy, reads_itself, strong, given)
         )
 
 
