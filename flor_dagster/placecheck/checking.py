@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flor_dagster.placecheck.comparing import Comparison, Finding
 from flor_dagster.placecheck.events import Trace, is_volatile, last_name, tied
@@ -24,6 +26,8 @@ from flor_dagster.placecheck.standing import (
 from flor_dagster.placecheck.tracing import TooMuch, Tracer, locals_of
 
 _MOST_TRIES = 3
+_MOST_STARS = 4
+_ALIKE = 0.5
 
 
 def check_place(new: Sources, old: Sources, placed: Sources, statement: Spot, place: Spot) -> PlaceVerdict:
@@ -134,24 +138,44 @@ def _calls_by_name(module: Module) -> dict[str, list[Function | None]]:
 
 def _pairs(new: _Side, old: _Side) -> list[tuple[int, int]]:
     """The functions, or files, from which on both versions may be followed: the innermost first."""
-    known_new, known_old = _function_names(new.program), _function_names(old.program)
     found: list[tuple[int, int]] = []
     for i, (_, ours) in enumerate(new.around):
         for j, (_, theirs) in enumerate(old.around):
-            if ours is None or theirs is None:
-                same = ours is theirs
-            elif ours.qualname == theirs.qualname:
-                same = True
-            else:
-                same = ours.name not in known_old and theirs.name not in known_new and i == j == 0
-            if same:
+            if (ours is theirs) if ours is None or theirs is None else ours.qualname == theirs.qualname:
                 found.append((i, j))
     found.sort(key=sum)
-    if not found:
-        tops = new.around[-1][1], old.around[-1][1]
-        if None in tops:
-            found.append((len(new.around) - 1, len(old.around) - 1))
-    return found[:_MOST_TRIES]
+    if found:
+        return found[:_MOST_TRIES]
+    (_, ours), (_, theirs) = new.around[-1], old.around[-1]
+    if ours is None or theirs is None:
+        callers = [_callers(side.program, f) for side, f in ((new, ours), (old, theirs)) if f is not None]
+        return [(len(new.around) - 1, len(old.around) - 1)] if not any(callers) else []
+    return [(0, 0)] if _renamed(new, old) else []
+
+
+def _renamed(new: _Side, old: _Side) -> bool:
+    """Whether the innermost functions are one that has got another name: neither name is known to the other version."""
+    ours, theirs = new.around[0][1], old.around[0][1]
+    if ours is None or theirs is None:
+        return False
+    if ours.name in _function_names(old.program) or theirs.name in _function_names(new.program):
+        return False
+    return _alike(ours, theirs)
+
+
+def _alike(ours: Function, theirs: Function) -> bool:
+    """Whether two functions do much the same: they call and store the same."""
+    mine, other = _content(ours), _content(theirs)
+    return sum((mine & other).values()) * 2 >= _ALIKE * (sum(mine.values()) + sum(other.values()))
+
+
+@lru_cache(maxsize=256)
+def _content(function: Function) -> Counter[str]:
+    return Counter(
+        last_name(n.func) if isinstance(n, ast.Call) else n.attr
+        for n in walk(function.node)
+        if isinstance(n, ast.Call | ast.Attribute)
+    )
 
 
 def _function_names(program: Program) -> frozenset[str]:
@@ -163,30 +187,72 @@ def _compare(new: _Side, old: _Side, at_new: int, at_old: int) -> list[Finding]:
     value = new.standing.value
     gradients = any(isinstance(n, ast.Attribute) and "grad" in n.attr for n in walk(value))
     comparison = Comparison(ours, theirs, gradients=gradients)
-    if ours.star is None or theirs.star is None:
+    if not ours.stars or not theirs.stars:
         comparison.doubt("how the program comes to the statement can't be followed")
         return comparison.findings
-    if ours.stars != theirs.stars:
+    if len(ours.stars) != len(theirs.stars) or len(ours.stars) > _MOST_STARS:
         comparison.doubt("the statement is reached from more places in one version than in the other")
+    _moved(new, old, at_new, at_old, comparison)
     reads = pair_reads(new.standing, old.standing)
     if reads.differs is not None:
         comparison.doubt(f"the expression is another: {reads.differs}")
-    pairs = [*reads.pairs, *((p, p) for p in _through_calls(new, old))]
-    for mine, other in dict.fromkeys(pairs):
+    pairs = list(dict.fromkeys([*reads.pairs, *((p, p) for p in _through_calls(new, old))]))
+    for number in range(min(len(ours.stars), len(theirs.stars), _MOST_STARS)):
+        ours.looking_at = theirs.looking_at = number
+        _compare_at(new, old, pairs, comparison, top=old.around[at_old][1] is None)
+    return comparison.findings
+
+
+def _moved(new: _Side, old: _Side, at_new: int, at_old: int, comparison: Comparison) -> None:
+    """A function that both versions have must be around the statement in both, or in none."""
+    inside_new = {f.qualname for _, f in new.around[: at_new + 1] if f is not None}
+    inside_old = {f.qualname for _, f in old.around[: at_old + 1] if f is not None}
+    for name in sorted((inside_new - inside_old) & _qualified_names(old.program)):
+        comparison.doubt(f"it stands in `{name}` in the newest version, not in that of the old one")
+    for name in sorted((inside_old - inside_new) & _qualified_names(new.program)):
+        comparison.doubt(f"it stands in `{name}` in the old version, not in that of the newest one")
+    (file_new, top_new), (file_old, top_old) = new.around[at_new], old.around[at_old]
+    other_file = top_new is None and top_old is None and file_new.path != file_old.path
+    if other_file and (new.program.module(file_old.path) or old.program.module(file_new.path)):
+        comparison.doubt(f"it stands in `{file_old.path}`, another file than in the newest version")
+
+
+def _qualified_names(program: Program) -> frozenset[str]:
+    return frozenset(f.qualname for m in program.loaded() for f in m.functions.values())
+
+
+def _compare_at(
+    new: _Side, old: _Side, pairs: list[tuple[Path, Path]], comparison: Comparison, *, top: bool
+) -> None:
+    ours, theirs = comparison.new, comparison.old
+    for mine, other in pairs:
         if not (_is_variable(new, mine[0], ours) and _is_variable(old, other[0], theirs)):
             _fixed(mine, other, new, old, comparison)
             continue
         before = history(ours, (*ours.resolve(mine[0]), *mine[1:]))
         after = history(theirs, (*theirs.resolve(other[0]), *other[1:]))
+        if after.entry is not None and not after.before and not _is_known(old, after.entry, top=top):
+            comparison.deny(f"`{'.'.join(other)}` is not defined there")
+            continue
         comparison.histories(".".join(mine), before, after)
         made = before.before[-1].callee if before.before else "call"
         if made.startswith("call"):
             _compare_tied(mine[0], other[0], ours, theirs, comparison)
     comparison.blocks()
     comparison.jumps()
-    if is_volatile(value):
+    if is_volatile(new.standing.value):
         comparison.neighbours()
-    return comparison.findings
+
+
+def _is_known(side: _Side, path: Path, *, top: bool) -> bool:
+    """Whether a name that nothing in a trace defines before the statement can have a value there."""
+    scope, name = path[0].split(".", 1)
+    if scope == "g":
+        module = side.standing.module
+        return (name in module.names and not top) or "*" in module.imports
+    tops = [f for _, f in side.around if f is not None]
+    parameters = {a.arg for f in tops for a in walk(f.node.args) if isinstance(a, ast.arg)}
+    return name in parameters or "<" in name
 
 
 def _compare_tied(mine: str, other: str, ours: Trace, theirs: Trace, comparison: Comparison) -> None:
@@ -194,8 +260,8 @@ def _compare_tied(mine: str, other: str, ours: Trace, theirs: Trace, comparison:
     comparison.tied(
         [ours.events[k] for k in at_new],
         [theirs.events[k] for k in at_old],
-        sum(k < (ours.star or 0) for k in at_new),
-        sum(k < (theirs.star or 0) for k in at_old),
+        sum(k < ours.star for k in at_new),
+        sum(k < theirs.star for k in at_old),
     )
 
 
@@ -220,6 +286,8 @@ def _through_calls(new: _Side, old: _Side) -> Iterator[Path]:
 
 def _read_by(function: Function, module: Module, receiver: Path | None) -> Iterator[Path]:
     fixed = {*locals_of(function.node), *BUILTINS, *module.functions, *module.classes, *module.imports}
+    fixed |= {n.id for n in walk(function.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    fixed |= {n.arg for n in walk(function.node) if isinstance(n, ast.arg)}
     own = function.node.args.args[0].arg if receiver and function.node.args.args else None
     for node in walk(function.node):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == own:
@@ -248,7 +316,9 @@ def _fixed(mine: Path, other: Path, new: _Side, old: _Side, comparison: Comparis
 
 def _trace(side: _Side, other: _Side, at: int) -> Trace:
     toward = {f for _, f in side.around[:at] if f is not None}
-    named = _function_names(other.program)
+    named: dict[str, list[Function]] = {}
+    for f in (f for m in other.program.loaded() for f in m.functions.values()):
+        named.setdefault(f.name, []).append(f)
     module, function = side.around[at]
     return Tracer(side.program, side.standing, lambda f: f in toward or f.name not in named).run(
         module, function

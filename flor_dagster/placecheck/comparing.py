@@ -73,7 +73,7 @@ class Comparison:
     """Compares what both versions do around the statement, and collects what speaks against the place."""
 
     def __init__(self, new: Trace, old: Trace, *, gradients: bool = False) -> None:
-        self._new, self._old = new, old
+        self.new, self.old = new, old
         self._known_new, self._known_old = _known(new), _known(old)
         self._gradients = gradients
         self._followed: list[tuple[Event, Event]] = []
@@ -152,8 +152,8 @@ class Comparison:
         for mine, other in pairs:
             if mine.kind != "def":
                 continue
-            count_new, first_new = _ordinal(self._new, ours, mine)
-            count_old, first_old = _ordinal(self._old, theirs, other)
+            count_new, first_new = _ordinal(self.new, ours, mine)
+            count_old, first_old = _ordinal(self.old, theirs, other)
             if count_new == count_old and first_new != first_old:
                 self.deny(f"{_told(other)} stands several times, and the statement behind another one")
             elif count_old > count_new:
@@ -163,8 +163,8 @@ class Comparison:
 
     def blocks(self) -> None:
         """Compare the loops, branches and handlers around the statement; what it reads has been compared before."""
-        ours = [f for f in self._new.context if f.kind != "call"]
-        theirs = [f for f in self._old.context if f.kind != "call"]
+        ours = [f for f in self.new.context if f.kind != "call"]
+        theirs = [f for f in self.old.context if f.kind != "call"]
         pairs = align(ours, theirs, self._like_frames)
         alone_new = [f for k, f in enumerate(ours) if k not in {i for i, _, _ in pairs}]
         alone_old = [f for k, f in enumerate(theirs) if k not in {j for _, j, _ in pairs}]
@@ -176,9 +176,9 @@ class Comparison:
             alone_new.remove(loops_new[0])
             alone_old.remove(loops_old[0])
         for frame in alone_new:
-            self._alone(frame, [f for f in self._old.frames if f not in theirs], "newest", "old")
+            self._alone(frame, [f for f in self.old.frames if f not in theirs], "newest", "old")
         for frame in alone_old:
-            self._alone(frame, [f for f in self._new.frames if f not in ours], "old", "newest")
+            self._alone(frame, [f for f in self.new.frames if f not in ours], "old", "newest")
         for i, j, _ in pairs:
             if ours[i].kind in ("loop", "arm"):
                 self._same_one(ours[i], theirs[j])
@@ -187,8 +187,8 @@ class Comparison:
         self, ours: Frame, theirs: Frame, around_old: list[Frame], around_new: list[Frame]
     ) -> bool:
         """Whether a loop that has no counterpart around the place has one elsewhere."""
-        return any(self._like_frames(ours, f) for f in self._old.frames if f not in around_old) or any(
-            self._like_frames(f, theirs) for f in self._new.frames if f not in around_new
+        return any(self._like_frames(ours, f) for f in self.old.frames if f not in around_old) or any(
+            self._like_frames(f, theirs) for f in self.new.frames if f not in around_new
         )
 
     def _alone(self, frame: Frame, others: list[Frame], here: str, there: str) -> None:
@@ -215,7 +215,7 @@ class Comparison:
 
     def _goes_along(self, frame: Frame, *, flip: bool) -> bool:
         """Whether what the statement reads is made within a branch that one version has around both of them."""
-        context = self._new.context if flip else self._old.context
+        context = self.new.context if flip else self.old.context
         for mine, other in self._followed:
             inside, outside = (other, mine) if flip else (mine, other)
             if frame in inside.context and all(
@@ -242,13 +242,13 @@ class Comparison:
         return int(self._alike_inside(ours, theirs) >= 0.5)
 
     def _alike_inside(self, ours: Frame, theirs: Frame) -> float:
-        mine, other = _content(self._new, ours), _content(self._old, theirs)
+        mine, other = _content(self.new, ours), _content(self.old, theirs)
         total = sum(mine.values()) + sum(other.values())
         return 2 * sum((mine & other).values()) / total if total else 0.0
 
     def _same_one(self, ours: Frame, theirs: Frame) -> None:
-        alike_new = [f for f in self._new.frames if f.kind == ours.kind and f.label == ours.label]
-        alike_old = [f for f in self._old.frames if f.kind == theirs.kind and f.label == theirs.label]
+        alike_new = [f for f in self.new.frames if f.kind == ours.kind and f.label == ours.label]
+        alike_old = [f for f in self.old.frames if f.kind == theirs.kind and f.label == theirs.label]
         what = "loop" if ours.kind == "loop" else "branch"
         if len(alike_new) == len(alike_old) > 1 and ours.label == theirs.label:
             if alike_new.index(ours) != alike_old.index(theirs):
@@ -263,18 +263,16 @@ class Comparison:
 
     def neighbours(self) -> None:
         """What changes by itself is the same only between the same neighbours."""
-        assert self._new.star is not None
-        assert self._old.star is not None
         for what, step in (("before", -1), ("behind", 1)):
-            mine = _beside(self._new.events, self._new.star, step)
-            other = _beside(self._old.events, self._old.star, step)
+            mine = _beside(self.new.events, self.new.star, step)
+            other = _beside(self.old.events, self.old.star, step)
             if (mine is None) != (other is None) or (mine and other and mine.shape != other.shape):
                 self.doubt(f"it reads what changes by itself, and what comes {what} it is another")
 
     def jumps(self) -> None:
         """A jump that may skip the statement must stand on the same side of it in both versions."""
-        before_new, after_new = _jumps(self._new)
-        before_old, after_old = _jumps(self._old)
+        before_new, after_new = _jumps(self.new)
+        before_old, after_old = _jumps(self.old)
         for event in before_new - before_old:
             if event in after_old - after_new:
                 self.deny(
@@ -327,7 +325,6 @@ def _known(trace: Trace) -> frozenset[str]:
 
 
 def _ordinal(trace: Trace, history: History, event: Event) -> tuple[int, int]:
-    assert trace.star is not None
     same = [
         k
         for k, e in enumerate(trace.events)
@@ -345,7 +342,6 @@ def _content(trace: Trace, frame: Frame) -> Counter[str]:
 
 
 def _jumps(trace: Trace) -> tuple[Counter[str], Counter[str]]:
-    assert trace.star is not None
     sides: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     for k, event in enumerate(trace.events):
         if event.kind != "jump":

@@ -172,17 +172,39 @@ class Event:
     strong: bool = True
     given: bool = False
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a definition is an augmented assignment, which changes arrays in place."""
+        return self.callee.endswith("=") or "= " in self.exact[:12]
+
 
 @dataclass(slots=True)
 class Trace:
-    """What happens in a program from the top of one function or file on, and where in it the statement stands."""
+    """What happens in a program from the top of one function or file on, and where in it the statement stands.
+
+    A statement in a function that is called twice stands at two places; `looking_at` goes through them.
+    """
 
     events: list[Event] = field(default_factory=list[Event])
     frames: list[Frame] = field(default_factory=list[Frame])
-    star: int | None = None
-    stars: int = 0
-    context: tuple[Frame, ...] = ()
-    resolve: Callable[[str], Path] = lambda name: (name,)
+    stars: list[tuple[int, tuple[Frame, ...], Callable[[str], Path]]] = field(
+        default_factory=list[tuple[int, tuple[Frame, ...], Callable[[str], Path]]]
+    )
+    looking_at: int = 0
+
+    @property
+    def star(self) -> int:
+        """The number of events before the statement."""
+        return self.stars[self.looking_at][0]
+
+    @property
+    def context(self) -> tuple[Frame, ...]:
+        """The blocks around the statement."""
+        return self.stars[self.looking_at][1]
+
+    def resolve(self, name: str) -> Path:
+        """What a plain name means where the statement stands."""
+        return self.stars[self.looking_at][2](name)
 
 
 def unwrapped(node: ast.expr) -> tuple[str | None, ast.expr]:

@@ -74,19 +74,17 @@ def touching(one: Path, other: Path) -> bool:
 
 def history(trace: Trace, path: Path) -> History:
     """Follow a value back from the statement to where it was made, and on from the statement to the end."""
-    assert trace.star is not None
     found = History()
     found.entry = _back(trace, path, found, None)
-    known = set(found.paths)
+    known = _aliases(trace, found.paths)
     found.before.clear()
     _back(trace, path, found, known)
     for event in trace.events[trace.star :]:
         if event.kind == "jump" or event.copy is not None:
             continue
-        if (
-            any(touching(event.path, p) for p in found.paths)
-            and relation_after(event, trace.context) != "never"
-        ):
+        if (any(touching(event.path, p) for p in found.paths) or _changes(event, known)) and relation_after(
+            event, trace.context
+        ) != "never":
             found.after.append(event)
     return found
 
@@ -109,12 +107,7 @@ def _back(trace: Trace, path: Path, found: History, aliases: set[Path] | None) -
             continue
         defines = event.kind == "def" and len(event.path) <= len(current)
         if not touching(event.path, current):
-            if (
-                aliases is not None
-                and event.kind != "def"
-                and any(touching(event.path, p) for p in aliases)
-                and relation(event, trace.context) != "never"
-            ):
+            if aliases is not None and _changes(event, aliases) and relation(event, trace.context) != "never":
                 found.before.append(event)
             continue
         seen = relation(event, trace.context)
@@ -137,6 +130,29 @@ def _back(trace: Trace, path: Path, found: History, aliases: set[Path] | None) -
         if seen == "reaches" or _covers(event, trace.context, covered):
             return None
     return current
+
+
+def _aliases(trace: Trace, paths: set[Path]) -> set[Path]:
+    """The other names, and parts of other names, that the object of one of these paths has or gets."""
+    found = set(paths)
+    for event in trace.events:
+        if event.copy is not None:
+            for path in list(found):
+                if path[: len(event.copy)] == event.copy:
+                    found.add((*event.path, *path[len(event.copy) :]))
+    return found
+
+
+def _changes(event: Event, aliases: set[Path]) -> bool:
+    """Whether an event changes an object in place through one of these names."""
+    if event.copy is not None or event.kind == "jump":
+        return False
+    if event.kind == "def" and not event.in_place and event.path in aliases:
+        return False
+    return any(
+        touching(event.path, p) and (event.kind != "def" or event.in_place or len(event.path) > len(p))
+        for p in aliases
+    )
 
 
 def _covers(event: Event, context: tuple[Frame, ...], covered: dict[int, set[int]]) -> bool:

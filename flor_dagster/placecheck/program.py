@@ -54,6 +54,7 @@ class Module:
     imports: dict[str, tuple[str, str | None, int]] = field(
         default_factory=dict[str, tuple[str, str | None, int]]
     )
+    names: set[str] = field(default_factory=set[str])
     ours: set[str] = field(default_factory=set[str])
     our_log: set[str] = field(default_factory=set[str])
     above: dict[int, ast.AST] = field(default_factory=dict[int, ast.AST])
@@ -186,6 +187,9 @@ def parse(path: str, text: str) -> Module:
     for node in _linked(module):
         if isinstance(node, ast.Call):
             module.calls.append(node)
+        elif isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load):
+                module.names.add(node.id)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 bound = alias.asname or alias.name.split(".")[0]

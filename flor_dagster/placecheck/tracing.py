@@ -95,10 +95,7 @@ class Tracer:
             self._statement(node, scope)
 
     def _mark(self, scope: _Scope) -> None:
-        trace = self.trace
-        trace.stars += 1
-        if trace.star is None:
-            trace.star, trace.context, trace.resolve = len(trace.events), self._context, scope.path
+        self.trace.stars.append((len(self.trace.events), self._context, scope.path))
 
     def _statement(self, node: ast.stmt, scope: _Scope) -> None:
         standing = self.standing
