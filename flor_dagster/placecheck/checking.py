@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flor_dagster.placecheck.comparing import Comparison, Finding
-from flor_dagster.placecheck.events import Trace, is_volatile, last_name, tied
+from flor_dagster.placecheck.events import Trace, is_volatile, last_name, spelled, tied
 from flor_dagster.placecheck.histories import history
 from flor_dagster.placecheck.model import PlaceVerdict, Spot
 from flor_dagster.placecheck.program import Function, Module, Program, Sources, parse, walk
@@ -200,25 +200,47 @@ def _compare(new: _Side, old: _Side, at_new: int, at_old: int) -> list[Finding]:
     for number in range(min(len(ours.stars), len(theirs.stars), _MOST_STARS)):
         ours.looking_at = theirs.looking_at = number
         _compare_at(new, old, pairs, comparison, top=old.around[at_old][1] is None)
+    ours_in, theirs_in = new.around[at_new][1], old.around[at_old][1]
+    if ours_in is not None and theirs_in is not None and ours_in.qualname != theirs_in.qualname:
+        _only_one(new, old, comparison)
     return comparison.findings
 
 
 def _moved(new: _Side, old: _Side, at_new: int, at_old: int, comparison: Comparison) -> None:
     """A function that both versions have must be around the statement in both, or in none."""
-    inside_new = {f.qualname for _, f in new.around[: at_new + 1] if f is not None}
-    inside_old = {f.qualname for _, f in old.around[: at_old + 1] if f is not None}
-    for name in sorted((inside_new - inside_old) & _qualified_names(old.program)):
-        comparison.doubt(f"it stands in `{name}` in the newest version, not in that of the old one")
-    for name in sorted((inside_old - inside_new) & _qualified_names(new.program)):
-        comparison.doubt(f"it stands in `{name}` in the old version, not in that of the newest one")
+    inside_new = {f.qualname: f for _, f in new.around[: at_new + 1] if f is not None}
+    inside_old = {f.qualname: f for _, f in old.around[: at_old + 1] if f is not None}
+    for name in sorted(inside_new.keys() - inside_old.keys()):
+        if _has(old.program, inside_new[name]):
+            comparison.doubt(f"it stands in `{name}` in the newest version, not in that of the old one")
+    for name in sorted(inside_old.keys() - inside_new.keys()):
+        if _has(new.program, inside_old[name]):
+            comparison.doubt(f"it stands in `{name}` in the old version, not in that of the newest one")
     (file_new, top_new), (file_old, top_old) = new.around[at_new], old.around[at_old]
     other_file = top_new is None and top_old is None and file_new.path != file_old.path
     if other_file and (new.program.module(file_old.path) or old.program.module(file_new.path)):
         comparison.doubt(f"it stands in `{file_old.path}`, another file than in the newest version")
 
 
-def _qualified_names(program: Program) -> frozenset[str]:
-    return frozenset(f.qualname for m in program.loaded() for f in m.functions.values())
+def _only_one(new: _Side, old: _Side, comparison: Comparison) -> None:
+    """Where a function has another name, what makes the value must not stand elsewhere, too."""
+    for mine, other in comparison.followed:
+        if mine.kind != "def" or not other.exact:
+            continue
+        count_new, count_old = (
+            sum(spelled(node, None) == event.exact for m in side.program.loaded() for node in m.assigned)
+            for side, event in ((new, mine), (old, other))
+        )
+        if count_old > count_new:
+            comparison.doubt(
+                f"`{other.exact}` stands {count_old} times in the old version, {count_new} in the newest"
+            )
+
+
+def _has(program: Program, function: Function) -> bool:
+    """Whether a version has a function, too: of the same name, and doing much the same."""
+    found = (m.functions.get(function.qualname) for m in program.loaded())
+    return any(f is not None and _alike(f, function) for f in found)
 
 
 def _compare_at(

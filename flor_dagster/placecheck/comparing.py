@@ -13,7 +13,7 @@ from flor_dagster.placecheck.histories import History
 
 T = TypeVar("T")
 _MOST = 150
-_WORD = re.compile(r"[A-Za-z_]\w+")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Comparison:
         self.new, self.old = new, old
         self._known_new, self._known_old = _known(new), _known(old)
         self._gradients = gradients
-        self._followed: list[tuple[Event, Event]] = []
+        self.followed: list[tuple[Event, Event]] = []
         self.findings: list[Finding] = []
 
     def _like(self, ours: Event, theirs: Event) -> int:
@@ -113,7 +113,9 @@ class Comparison:
                 self.deny(
                     f"{_told(other)} reaches the statement in the old version, another definition in the newest"
                 )
-        self._followed += [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1]
+        if any(_grows(e, theirs) for e in rest_old) and not any(_grows(e, ours) for e in rest_new):
+            self.doubt(f"`{name}` is added to behind the place in the old version, and nowhere in the newest")
+        self.followed += [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1]
         if not (rest_new or rest_old) and _defined_anew(left_new, left_old):
             return
         for event in left_new:
@@ -216,7 +218,7 @@ class Comparison:
     def _goes_along(self, frame: Frame, *, flip: bool) -> bool:
         """Whether what the statement reads is made within a branch that one version has around both of them."""
         context = self.new.context if flip else self.old.context
-        for mine, other in self._followed:
+        for mine, other in self.followed:
             inside, outside = (other, mine) if flip else (mine, other)
             if frame in inside.context and all(
                 f in context for f in outside.context if f.kind in ("loop", "arm", "handler")
@@ -237,7 +239,7 @@ class Comparison:
             return 2 if other else 3
         if ours.kind == "with":
             return 0
-        if ours.kind == "loop" and _words_alike(ours.label, theirs.label) >= 0.6:
+        if ours.kind == "loop" and _words_alike(_header(ours), _header(theirs)) >= 0.6:
             return 1
         return int(self._alike_inside(ours, theirs) >= 0.5)
 
@@ -253,6 +255,11 @@ class Comparison:
         if len(alike_new) == len(alike_old) > 1 and ours.label == theirs.label:
             if alike_new.index(ours) != alike_old.index(theirs):
                 self.deny(f"of several like it, another {what} is around the place")
+        elif ours.label != theirs.label and (
+            any(f not in self.old.context and self._like_frames(ours, f) > 1 for f in self.old.frames)
+            or any(f not in self.new.context and self._like_frames(f, theirs) > 1 for f in self.new.frames)
+        ):
+            self.deny(f"the {what} around it in the newest version stands elsewhere in the old one")
         elif len(alike_old) > 1:
             here = self._alike_inside(ours, theirs)
             best = max(self._alike_inside(ours, f) for f in alike_old if f is not theirs)
@@ -283,6 +290,19 @@ class Comparison:
                 self.deny(
                     f"`{event}` comes behind the statement in the newest version and before it in the old one"
                 )
+
+
+def _grows(event: Event, history: History) -> bool:
+    """Whether an event adds to the very object that is read."""
+    added = event.kind == "store" or event.callee in (
+        "append",
+        "extend",
+        "insert",
+        "add",
+        "update",
+        "setdefault",
+    )
+    return added and not event.given and event.path in history.paths
 
 
 def _defined_anew(ours: list[Event], theirs: list[Event]) -> bool:
@@ -318,6 +338,10 @@ def _beside(events: list[Event], star: int, step: int) -> Event | None:
             return events[position]
         position += step
     return None
+
+
+def _header(loop: Frame) -> str:
+    return f"{loop.label} {' '.join(sorted(loop.names))}"
 
 
 def _known(trace: Trace) -> frozenset[str]:

@@ -58,6 +58,7 @@ class Module:
     ours: set[str] = field(default_factory=set[str])
     our_log: set[str] = field(default_factory=set[str])
     above: dict[int, ast.AST] = field(default_factory=dict[int, ast.AST])
+    assigned: list[ast.expr] = field(default_factory=list[ast.expr])
     calls: list[ast.Call] = field(default_factory=list[ast.Call])
     callers: dict[str, list[Function | None]] | None = None
 
@@ -187,6 +188,8 @@ def parse(path: str, text: str) -> Module:
     for node in _linked(module):
         if isinstance(node, ast.Call):
             module.calls.append(node)
+        elif isinstance(node, ast.Assign):
+            module.assigned.append(node.value)
         elif isinstance(node, ast.Name):
             if not isinstance(node.ctx, ast.Load):
                 module.names.add(node.id)

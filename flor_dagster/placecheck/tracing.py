@@ -491,7 +491,7 @@ class Tracer:
             function = scope.function
             return function is None or f"{function.qualname}.{name}" not in scope.module.functions
         module = scope.module
-        return not (
+        return name in module.names and not (
             name in BUILTINS or name in module.imports or name in module.functions or name in module.classes
         )
 
