@@ -12,7 +12,7 @@ from flor_dagster.placecheck.comparing import Comparison, Finding
 from flor_dagster.placecheck.events import Trace, is_volatile, last_name, spelled, tied
 from flor_dagster.placecheck.histories import history
 from flor_dagster.placecheck.model import PlaceVerdict, Spot
-from flor_dagster.placecheck.program import Function, Module, Program, Sources, parse, walk
+from flor_dagster.placecheck.program import Function, Module, Program, Sources, children, parse, walk
 from flor_dagster.placecheck.standing import (
     BUILTINS,
     Path,
@@ -144,13 +144,15 @@ def _pairs(new: _Side, old: _Side) -> list[tuple[int, int]]:
             if (ours is theirs) if ours is None or theirs is None else ours.qualname == theirs.qualname:
                 found.append((i, j))
     found.sort(key=sum)
+    if (0, 0) not in found and _renamed(new, old):
+        found.insert(0, (0, 0))
     if found:
         return found[:_MOST_TRIES]
     (_, ours), (_, theirs) = new.around[-1], old.around[-1]
     if ours is None or theirs is None:
         callers = [_callers(side.program, f) for side, f in ((new, ours), (old, theirs)) if f is not None]
         return [(len(new.around) - 1, len(old.around) - 1)] if not any(callers) else []
-    return [(0, 0)] if _renamed(new, old) else []
+    return []
 
 
 def _renamed(new: _Side, old: _Side) -> bool:
@@ -160,7 +162,11 @@ def _renamed(new: _Side, old: _Side) -> bool:
         return False
     if ours.name in _function_names(old.program) or theirs.name in _function_names(new.program):
         return False
-    return _alike(ours, theirs)
+    calls = [
+        sum(len(_calls_by_name(m).get(f.name, ())) for m in side.program.loaded())
+        for side, f in ((new, ours), (old, theirs))
+    ]
+    return calls[0] == calls[1] and _alike(ours, theirs)
 
 
 def _alike(ours: Function, theirs: Function) -> bool:
@@ -171,11 +177,21 @@ def _alike(ours: Function, theirs: Function) -> bool:
 
 @lru_cache(maxsize=256)
 def _content(function: Function) -> Counter[str]:
-    return Counter(
-        last_name(n.func) if isinstance(n, ast.Call) else n.attr
-        for n in walk(function.node)
-        if isinstance(n, ast.Call | ast.Attribute)
-    )
+    """What a function calls, reads and stores, without what it logs."""
+    found: Counter[str] = Counter()
+    stack: list[ast.AST] = list(function.node.body)
+    while stack:
+        node = stack.pop()
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and last_name(node.value.func) == "log"
+        ):
+            continue
+        if isinstance(node, ast.Call | ast.Attribute):
+            found[last_name(node.func) if isinstance(node, ast.Call) else node.attr] += 1
+        stack += children(node)
+    return found
 
 
 def _function_names(program: Program) -> frozenset[str]:
@@ -341,7 +357,8 @@ def _trace(side: _Side, other: _Side, at: int) -> Trace:
     named: dict[str, list[Function]] = {}
     for f in (f for m in other.program.loaded() for f in m.functions.values()):
         named.setdefault(f.name, []).append(f)
-    module, function = side.around[at]
-    return Tracer(side.program, side.standing, lambda f: f in toward or f.name not in named).run(
-        module, function
-    )
+
+    def inline(called: Function) -> bool:
+        return called in toward or not any(_alike(called, f) for f in named.get(called.name, ()))
+
+    return Tracer(side.program, side.standing, inline).run(*side.around[at])

@@ -34,10 +34,19 @@ def likeness(ours: Event, theirs: Event, known_new: frozenset[str], known_old: f
         return 3
     only_new, only_old = ours.names - theirs.names, theirs.names - ours.names
     others = bool(only_new) and only_new <= known_old and bool(only_old) and only_old <= known_new
-    same_call = ours.callee == theirs.callee and bool(ours.callee)
+    same_call = _same_call(ours.callee, theirs.callee)
     if ours.shape == theirs.shape:
         return 2 if not others else int(same_call)
     return int(same_call)
+
+
+def _same_call(ours: str, theirs: str) -> bool:
+    """Whether two functions are one, perhaps of another library: `mean` and `reduce_mean`."""
+    mine, other = sorted((ours.strip("_"), theirs.strip("_")), key=len)
+    if not mine or mine == other:
+        return bool(mine)
+    name = mine.removeprefix("call ")
+    return name != mine and len(name) > 3 and other.startswith("call ") and other.endswith(f"_{name}")
 
 
 def align(ours: Sequence[T], theirs: Sequence[T], like: Callable[[T, T], int]) -> list[tuple[int, int, int]]:
@@ -116,7 +125,8 @@ class Comparison:
         if any(_grows(e, theirs) for e in rest_old) and not any(_grows(e, ours) for e in rest_new):
             self.doubt(f"`{name}` is added to behind the place in the old version, and nowhere in the newest")
         self.followed += [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1]
-        if not (rest_new or rest_old) and _defined_anew(left_new, left_old):
+        made_later = any(e.kind == "def" for e in (*rest_new, *rest_old))
+        if not made_later and _defined_anew(left_new, left_old):
             return
         for event in left_new:
             if event.given:
@@ -203,6 +213,8 @@ class Comparison:
         what = {"loop": "loop", "arm": "branch"}.get(frame.kind, f"`{frame.kind}`")
         line = getattr(frame.node, "lineno", 0)
         if found and frame.kind in ("with", "try"):
+            if self._goes_along(frame, flip=flip):
+                return
             self.doubt(
                 f"the {what} of line {line} is around it in the {here} version only, the {there} one has it elsewhere"
             )
@@ -220,11 +232,16 @@ class Comparison:
         context = self.new.context if flip else self.old.context
         for mine, other in self.followed:
             inside, outside = (other, mine) if flip else (mine, other)
-            if frame in inside.context and all(
-                f in context for f in outside.context if f.kind in ("loop", "arm", "handler")
+            if frame not in inside.context or any(
+                self._same_frames(frame, f, flip=flip) for f in outside.context
             ):
+                continue
+            if all(f in context for f in outside.context if f.kind in ("loop", "arm", "handler")):
                 return True
         return False
+
+    def _same_frames(self, frame: Frame, other: Frame, *, flip: bool) -> bool:
+        return (self._like_frames(other, frame) if flip else self._like_frames(frame, other)) > 1
 
     def _like_frames(self, ours: Frame, theirs: Frame) -> int:
         if ours.kind != theirs.kind or ours.label.startswith("not ") != theirs.label.startswith("not "):
@@ -255,10 +272,7 @@ class Comparison:
         if len(alike_new) == len(alike_old) > 1 and ours.label == theirs.label:
             if alike_new.index(ours) != alike_old.index(theirs):
                 self.deny(f"of several like it, another {what} is around the place")
-        elif ours.label != theirs.label and (
-            any(f not in self.old.context and self._like_frames(ours, f) > 1 for f in self.old.frames)
-            or any(f not in self.new.context and self._like_frames(f, theirs) > 1 for f in self.new.frames)
-        ):
+        elif ours.label != theirs.label and self._fits_better(ours, theirs):
             self.deny(f"the {what} around it in the newest version stands elsewhere in the old one")
         elif len(alike_old) > 1:
             here = self._alike_inside(ours, theirs)
@@ -268,28 +282,47 @@ class Comparison:
             elif best > here - 0.1:
                 self.doubt(f"another {what} of the old version fits as well")
 
+    def _fits_better(self, ours: Frame, theirs: Frame) -> bool:
+        """Whether a block with the same header stands elsewhere, and what is in it is more alike."""
+        here = self._alike_inside(ours, theirs)
+        for frame in self.old.frames:
+            if frame not in self.old.context and self._like_frames(ours, frame) > 1:
+                return self._alike_inside(ours, frame) >= here
+        for frame in self.new.frames:
+            if frame not in self.new.context and self._like_frames(frame, theirs) > 1:
+                return self._alike_inside(frame, theirs) >= here
+        return False
+
     def neighbours(self) -> None:
         """What changes by itself is the same only between the same neighbours."""
-        for what, step in (("before", -1), ("behind", 1)):
-            mine = _beside(self.new.events, self.new.star, step)
-            other = _beside(self.old.events, self.old.star, step)
-            if (mine is None) != (other is None) or (mine and other and mine.shape != other.shape):
-                self.doubt(f"it reads what changes by itself, and what comes {what} it is another")
+        beside = [
+            (_beside(self.new.events, self.new.star, step), _beside(self.old.events, self.old.star, step))
+            for step in (-1, 1)
+        ]
+        if not any(
+            (mine is other is None) or (mine and other and mine.shape == other.shape)
+            for mine, other in beside
+        ):
+            self.doubt("it reads what changes by itself, and other statements are beside it")
 
     def jumps(self) -> None:
         """A jump that may skip the statement must stand on the same side of it in both versions."""
         before_new, after_new = _jumps(self.new)
         before_old, after_old = _jumps(self.old)
-        for event in before_new - before_old:
-            if event in after_old - after_new:
-                self.deny(
-                    f"`{event}` comes before the statement in the newest version and behind it in the old one"
-                )
-        for event in after_new - after_old:
-            if event in before_old - before_new:
-                self.deny(
-                    f"`{event}` comes behind the statement in the newest version and before it in the old one"
-                )
+        for event in (before_new - before_old) & (after_old - after_new):
+            self.doubt(
+                f"`{event}` comes before the statement in the newest version and behind it in the old one"
+            )
+        for event in (after_new - after_old) & (before_old - before_new):
+            self.doubt(
+                f"`{event}` comes behind the statement in the newest version and before it in the old one"
+            )
+        around = self.old.context
+        if any(
+            e.kind == "jump" and e.context == around[: len(e.context)]
+            for e in self.old.events[: self.old.star]
+        ):
+            self.deny("nothing comes to the place: what is before it leaves the block")
 
 
 def _grows(event: Event, history: History) -> bool:

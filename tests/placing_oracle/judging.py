@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flor_dagster.errors import PropagationError
 from flor_dagster.placecheck import PlaceVerdict, Spot, check_place
 from flor_dagster.propagation import propagate_tree
 from tests.placing_oracle.programs import is_probe, make
@@ -80,7 +81,12 @@ class Answer:
 
 def answer(case: Case) -> Answer:
     """Propagate the probe, ask for the second opinion, run what was placed."""
-    result = propagate_tree(case.new, case.old, {case.file: [case.lines[0]]}, entry_points=("train.py", "train.py"))
+    try:
+        result = propagate_tree(
+            case.new, case.old, {case.file: [case.lines[0]]}, entry_points=("train.py", "train.py")
+        )
+    except PropagationError:
+        return Answer("error")
     if result.refusals or not result.placements:
         return Answer("refused")
     (found,) = result.placements
@@ -102,8 +108,13 @@ def other_places(case: Case, rng: random.Random, most: int) -> Iterator[Answer]:
     spots: list[tuple[str, int, int]] = []
     for name, source in case.old.items():
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.stmt) and not isinstance(node, ast.ClassDef | ast.Import | ast.ImportFrom):
-                spots += [(name, node.lineno, node.col_offset), (name, (node.end_lineno or 0) + 1, node.col_offset)]
+            if isinstance(node, ast.stmt) and not isinstance(
+                node, ast.ClassDef | ast.Import | ast.ImportFrom
+            ):
+                spots += [
+                    (name, node.lineno, node.col_offset),
+                    (name, (node.end_lineno or 0) + 1, node.col_offset),
+                ]
     spots = sorted(set(spots))
     rng.shuffle(spots)
     for name, line, column in spots[:most]:
@@ -114,7 +125,9 @@ def other_places(case: Case, rng: random.Random, most: int) -> Iterator[Answer]:
             ast.parse(placed[name])
         except SyntaxError:
             continue
-        verdict = check_place(case.new, case.old, placed, Spot(case.file, case.lines), Spot(name, (line, line)))
+        verdict = check_place(
+            case.new, case.old, placed, Spot(case.file, case.lines), Spot(name, (line, line))
+        )
         yield Answer("placed", run(placed), verdict, placed)
 
 
@@ -124,5 +137,7 @@ def right_place(case: Case) -> Answer | None:
     if len(places) != 1 or not case.keeps or "pass" in "".join(case.old.values()).split():
         return None
     path, first, last = places[0]
-    verdict = check_place(case.new, case.old, case.marked, Spot(case.file, case.lines), Spot(path, (first, last)))
+    verdict = check_place(
+        case.new, case.old, case.marked, Spot(case.file, case.lines), Spot(path, (first, last))
+    )
     return Answer("placed", run(case.marked), verdict, case.marked)

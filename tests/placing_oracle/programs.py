@@ -6,7 +6,7 @@ import ast
 import random
 from dataclasses import dataclass, field
 
-HELPERS = '''
+HELPERS = """
 LIMIT = 2.5
 ALWAYS = True
 
@@ -50,7 +50,7 @@ class Quiet:
 
     def __exit__(self, *error):
         return False
-'''
+"""
 
 NUMBERS = ["loss", "size", "score", "rate", "best", "shift"]
 VECTORS = ["g", "d", "u"]
@@ -83,7 +83,9 @@ class Maker:
 
     def program(self) -> list[ast.stmt]:
         scope = Scope(["total"], ["w"], [])
-        head = self.parse("w = [1.0, -2.0, 3.0]\nmeter = Meter()\nrow = {'first': 1.0}\ntotal = 0.0\nhistory = []")
+        head = self.parse(
+            "w = [1.0, -2.0, 3.0]\nmeter = Meter()\nrow = {'first': 1.0}\ntotal = 0.0\nhistory = []"
+        )
         body = list(head)
         self.fill(body, scope, depth=0, size=self.rng.randint(1, 3))
         self.loop(body, scope, "epoch", depth=0)
@@ -102,14 +104,23 @@ class Maker:
     def number(self, scope: Scope) -> str:
         a, b = self.rng.choice(scope.numbers), self.rng.choice(scope.numbers)
         v = self.rng.choice(scope.vectors)
-        choices = [f"length({v})", f"{a} + {b} * 0.5", f"{v}[0] * 2.0", "meter.mean()", f"abs({a}) + 1.0", f"{a} / 2.0"]
+        choices = [
+            f"length({v})",
+            f"{a} + {b} * 0.5",
+            f"{v}[0] * 2.0",
+            "meter.mean()",
+            f"abs({a}) + 1.0",
+            f"{a} / 2.0",
+        ]
         choices += [f"{a} + {i}" for i in scope.indices]
         return self.rng.choice(choices)
 
     def vector(self, scope: Scope) -> str:
         v = self.rng.choice(scope.vectors)
         k = self.rng.choice([*scope.indices, "1", "2"])
-        return self.rng.choice([f"slope({v}, {k})", f"clip({v}, LIMIT)", f"[x + 0.25 for x in {v}]", f"slope(w, {k})"])
+        return self.rng.choice(
+            [f"slope({v}, {k})", f"clip({v}, LIMIT)", f"[x + 0.25 for x in {v}]", f"slope(w, {k})"]
+        )
 
     def simple(self, block: list[ast.stmt], scope: Scope) -> None:
         kind = self.rng.randrange(10)
@@ -145,7 +156,9 @@ class Maker:
             self.note(block, scope)
 
     def branch(self, block: list[ast.stmt], scope: Scope, depth: int) -> None:
-        (node,) = self.parse(f"if {self.rng.choice(scope.numbers)} > {self.rng.choice(['0.5', '2.0', 'LIMIT'])}:\n    pass")
+        (node,) = self.parse(
+            f"if {self.rng.choice(scope.numbers)} > {self.rng.choice(['0.5', '2.0', 'LIMIT'])}:\n    pass"
+        )
         assert isinstance(node, ast.If)
         node.body.clear()
         self.fill(node.body, scope.copy(), depth + 1, self.rng.randint(1, 2))
@@ -170,7 +183,17 @@ class Maker:
     def expression(self, scope: Scope) -> str:
         a, v = self.rng.choice(scope.numbers), self.rng.choice(scope.vectors)
         return self.rng.choice(
-            [a, a, f"length({v})", f"{v}[0]", f"list({v})", "meter.total", "meter.mean()", f"({a}, {v}[1])", "dict(row)"]
+            [
+                a,
+                a,
+                f"length({v})",
+                f"{v}[0]",
+                f"list({v})",
+                "meter.total",
+                "meter.mean()",
+                f"({a}, {v}[1])",
+                "dict(row)",
+            ]
         )
 
 

@@ -82,7 +82,12 @@ def names(node: ast.AST, *contexts: type) -> set[str]:
 
 def loads(nodes: list[ast.stmt]) -> set[str]:
     found = {n for node in nodes for n in names(node, ast.Load)}
-    return found | {n.target.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)}
+    return found | {
+        n.target.id
+        for node in nodes
+        for n in ast.walk(node)
+        if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)
+    }
 
 
 def stores(nodes: list[ast.stmt]) -> set[str]:
@@ -107,7 +112,23 @@ def holding(project: Project) -> tuple[list[ast.stmt], int] | None:
     return None
 
 
-KNOWN = {"slope", "clip", "length", "bump", "Meter", "Quiet", "sum", "len", "range", "max", "abs", "list", "dict", "flor", "x"}
+KNOWN = {
+    "slope",
+    "clip",
+    "length",
+    "bump",
+    "Meter",
+    "Quiet",
+    "sum",
+    "len",
+    "range",
+    "max",
+    "abs",
+    "list",
+    "dict",
+    "flor",
+    "x",
+}
 
 
 def rename(project: Project, rng: random.Random) -> bool:
@@ -138,7 +159,13 @@ def wrap_block(project: Project, rng: random.Random) -> bool:
     block = rng.choice(blocks(project))
     start = rng.randrange(len(block))
     end = rng.randint(start + 1, min(len(block), start + 4))
-    head = rng.choice(["with Quiet():\n    pass", "try:\n    pass\nexcept ZeroDivisionError:\n    raise", "if ALWAYS:\n    pass"])
+    head = rng.choice(
+        [
+            "with Quiet():\n    pass",
+            "try:\n    pass\nexcept ZeroDivisionError:\n    raise",
+            "if ALWAYS:\n    pass",
+        ]
+    )
     node = ast.parse(head).body[0]
     assert isinstance(node, ast.With | ast.Try | ast.If)
     node.body = block[start:end]
@@ -181,7 +208,11 @@ def touched(node: ast.stmt) -> set[str]:
     """What a simple statement changes."""
     found = stores([node])
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Subscript) and isinstance(inner.ctx, ast.Store) and isinstance(inner.value, ast.Name):
+        if (
+            isinstance(inner, ast.Subscript)
+            and isinstance(inner.ctx, ast.Store)
+            and isinstance(inner.value, ast.Name)
+        ):
             found.add(inner.value.id)
         if isinstance(inner, ast.Call):
             called = inner.func.attr if isinstance(inner.func, ast.Attribute) else ast.unparse(inner.func)
@@ -208,8 +239,14 @@ def extract(project: Project, rng: random.Random) -> bool:
     return False
 
 
-def _function(project: Project, run: list[ast.stmt], name: str) -> tuple[ast.FunctionDef, list[ast.stmt]] | None:
-    if any(isinstance(n, ast.Break | ast.Continue | ast.Return | ast.FunctionDef) for r in run for n in ast.walk(r)):
+def _function(
+    project: Project, run: list[ast.stmt], name: str
+) -> tuple[ast.FunctionDef, list[ast.stmt]] | None:
+    if any(
+        isinstance(n, ast.Break | ast.Continue | ast.Return | ast.FunctionDef)
+        for r in run
+        for n in ast.walk(r)
+    ):
         return None
     if all(is_probe(n) for n in run) or all(isinstance(n, ast.Pass) for n in run):
         return None
@@ -304,7 +341,9 @@ def transform(project: Project, rng: random.Random) -> bool:
         text = rng.choice([f"{name} = {name} * 3.0", f"{name} = {name} + 7.0", f"{name} *= 3.0"])
     elif vectors:
         name = rng.choice(vectors)
-        text = rng.choice([f"{name} = clip({name}, 0.01)", f"{name}[0] = 99.0", f"bump({name}, [1.0, 2.0, 3.0])"])
+        text = rng.choice(
+            [f"{name} = clip({name}, 0.01)", f"{name}[0] = 99.0", f"bump({name}, [1.0, 2.0, 3.0])"]
+        )
     elif "meter" in read:
         text = rng.choice(["meter.add(1000.0)", "meter.total = 5.5"])
     elif "row" in read:
@@ -357,7 +396,16 @@ def undo_merge(project: Project) -> Project:
 
 
 Refactoring = Callable[[Project, random.Random], bool]
-KEEPING: list[Refactoring] = [rename, wrap_main, split_files, wrap_block, for_to_while, swap, extract, extract]
+KEEPING: list[Refactoring] = [
+    rename,
+    wrap_main,
+    split_files,
+    wrap_block,
+    for_to_while,
+    swap,
+    extract,
+    extract,
+]
 
 
 def pair(script: list[ast.stmt], rng: random.Random) -> tuple[Project, Project]:
