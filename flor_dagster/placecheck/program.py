@@ -45,7 +45,10 @@ class Function:
 
 @dataclass(slots=True)
 class Module:
-    """A parsed file: its functions by qualified name, its classes, and what it imports under which name."""
+    """A parsed file: its functions by qualified name, its classes, and what it imports under which name.
+
+    What is found out about its nodes is kept with it, by their id.
+    """
 
     path: str
     tree: ast.Module
@@ -55,6 +58,11 @@ class Module:
         default_factory=dict[str, tuple[str, str | None, int]]
     )
     names: set[str] = field(default_factory=set[str])
+    walrus: bool = False
+    shapes: dict[int, str] = field(default_factory=dict[int, str])
+    spellings: dict[int, str] = field(default_factory=dict[int, str])
+    words: dict[int, frozenset[str]] = field(default_factory=dict[int, frozenset[str]])
+    inner: dict[int, list[ast.Call]] = field(default_factory=dict[int, list[ast.Call]])
     ours: set[str] = field(default_factory=set[str])
     our_log: set[str] = field(default_factory=set[str])
     above: dict[int, ast.AST] = field(default_factory=dict[int, ast.AST])
@@ -188,6 +196,8 @@ def parse(path: str, text: str) -> Module:
     for node in _linked(module):
         if isinstance(node, ast.Call):
             module.calls.append(node)
+        elif isinstance(node, ast.NamedExpr):
+            module.walrus = True
         elif isinstance(node, ast.Assign):
             module.assigned.append(node.value)
         elif isinstance(node, ast.Name):

@@ -65,7 +65,6 @@ class Tracer:
     _returned: dict[int, Path] = field(default_factory=dict[int, Path])
     _types: dict[Path, tuple[Module, str]] = field(default_factory=dict[Path, tuple[Module, str]])
     _open: list[Function] = field(default_factory=list[Function])
-    _shapes: dict[int, str] = field(default_factory=dict[int, str])
     _touches: Touches | None = None
 
     def run(self, module: Module, function: Function | None) -> Trace:
@@ -173,7 +172,9 @@ class Tracer:
         name, through = unwrapped(node.iter)
         self._expressions(node.iter, scope)
         label = f"for {self._shape(through, scope)}"
-        frame = Frame("loop", label, node, names_in(through) | names_in(node.target), name)
+        frame = Frame(
+            "loop", label, node, self._names(through, scope) | self._names(node.target, scope), name
+        )
         before, self._context = self._context, (*self._context, frame)
         for target in walk(node.target):
             if isinstance(target, ast.Name | ast.Attribute) and isinstance(target.ctx, ast.Store):
@@ -185,7 +186,7 @@ class Tracer:
     _on_asyncfor = _on_for
 
     def _on_while(self, node: ast.While, scope: _Scope) -> None:
-        frame = Frame("loop", f"while {self._shape(node.test, scope)}", node, names_in(node.test))
+        frame = Frame("loop", f"while {self._shape(node.test, scope)}", node, self._names(node.test, scope))
         self._within(frame, node.body, scope)
         self._block(node.orelse, scope)
 
@@ -227,7 +228,7 @@ class Tracer:
             if test is not None:
                 self._expressions(test, scope)
             label = f"if {self._shape(test, scope)}" if test is not None else f"not {first}"
-            names = names_in(test if test is not None else node.test)
+            names = self._names(test if test is not None else node.test, scope)
             self._within(Frame("arm", label, holder, names, None, group, position, known), body, scope)
 
     def _on_match(self, node: ast.Match, scope: _Scope) -> None:
@@ -253,10 +254,13 @@ class Tracer:
         return node
 
     def _expressions(self, node: ast.AST, scope: _Scope, alone: ast.Call | None = None) -> None:
-        for call in _calls_in(node):
+        module = scope.module
+        if id(node) not in module.inner:
+            module.inner[id(node)] = list(_calls_in(node))
+        for call in module.inner[id(node)]:
             if not is_log(scope.module, call):
                 self._call(call, scope, alone=call is alone)
-        for inner in walk(node):
+        for inner in walk(node) if module.walrus else ():
             if isinstance(inner, ast.NamedExpr):
                 self._bind(inner.target, inner.value, scope)
 
@@ -272,13 +276,13 @@ class Tracer:
             path = self._path(call.func.value, scope)
             if path is not None and touches is not None:
                 for attribute in touches.attributes:
-                    self._emit("call", (*path, attribute), shape, shape, callee, names_in(call))
+                    self._emit("call", (*path, attribute), shape, shape, callee, self._names(call, scope))
             elif path is not None and (callee not in HARMLESS or callee in MUTATORS or callee == "backward"):
                 strong = alone or callee in MUTATORS or callee.endswith("_")
-                self._emit("call", path, shape, shape, callee, names_in(call), strong=strong)
+                self._emit("call", path, shape, shape, callee, self._names(call, scope), strong=strong)
         if touches is not None:
             for name in touches.globals:
-                self._emit("call", (f"g.{name}",), shape, shape, callee, names_in(call))
+                self._emit("call", (f"g.{name}",), shape, shape, callee, self._names(call, scope))
         elif callee in HARMLESS:
             return
         for position, argument in _given(call):
@@ -289,9 +293,11 @@ class Tracer:
                 continue
             if touches is None:
                 strong = alone or callee.endswith("_") or callee in MUTATORS
-                self._emit("call", path, shape, shape, callee, names_in(call), strong=strong, given=True)
+                self._emit(
+                    "call", path, shape, shape, callee, self._names(call, scope), strong=strong, given=True
+                )
             elif touches.parameter(position, method=receiver is not None or made):
-                self._emit("call", path, shape, shape, callee, names_in(call))
+                self._emit("call", path, shape, shape, callee, self._names(call, scope))
 
     def _touching(self) -> Touches:
         if self._touches is None:
@@ -371,12 +377,13 @@ class Tracer:
                 break
             given[parameter.arg] = argument
         given |= {k.arg: k.value for k in call.keywords if k.arg is not None}
-        defaults = function.node.args.defaults
-        for parameter, default in zip(parameters[len(parameters) - len(defaults) :], defaults, strict=False):
-            given.setdefault(parameter.arg, default)
         for name, argument in given.items():
             if name in inner.local:
                 self._assign(inner.path(name), argument, scope)
+        defaults = function.node.args.defaults
+        for parameter, default in zip(parameters[len(parameters) - len(defaults) :], defaults, strict=False):
+            if parameter.arg not in given:
+                self._assign(inner.path(parameter.arg), default, inner)
 
     # --- binding
 
@@ -461,11 +468,11 @@ class Tracer:
         reads_itself: bool = False,
     ) -> None:
         shape = prefix + (self._shape(value, scope) if value is not None else "")
-        exact = prefix + (spelled(value, None) if value is not None else "")
+        exact = prefix + (self._spelled(value, scope) if value is not None else "")
         operator = prefix.split(" ")[0] if prefix and not prefix[0].isdigit() else ""
         callee = operator + outer_call(value, lambda name: self._variable(name, scope))
         itself = reads_itself or (value is not None and self._mentions(value, path, scope))
-        self._emit(kind, path, exact, shape, callee, names_in(value), reads_itself=itself)
+        self._emit(kind, path, exact, shape, callee, self._names(value, scope), reads_itself=itself)
 
     def _mentions(self, value: ast.expr, path: Path, scope: _Scope) -> bool:
         for inner in walk(value):
@@ -496,9 +503,26 @@ class Tracer:
         )
 
     def _shape(self, node: ast.AST, scope: _Scope) -> str:
-        if id(node) not in self._shapes:
-            self._shapes[id(node)] = spelled(node, lambda name: self._variable(name, scope))
-        return self._shapes[id(node)]
+        shapes = scope.module.shapes
+        if id(node) not in shapes:
+            shapes[id(node)] = spelled(node, lambda name: self._variable(name, scope))
+        return shapes[id(node)]
+
+    @staticmethod
+    def _names(node: ast.AST | None, scope: _Scope) -> frozenset[str]:
+        if node is None:
+            return frozenset()
+        words = scope.module.words
+        if id(node) not in words:
+            words[id(node)] = names_in(node)
+        return words[id(node)]
+
+    @staticmethod
+    def _spelled(node: ast.AST, scope: _Scope) -> str:
+        spellings = scope.module.spellings
+        if id(node) not in spellings:
+            spellings[id(node)] = spelled(node, None)
+        return spellings[id(node)]
 
     def _jump(self, how: str, scope: _Scope) -> None:
         arm = next((f.label for f in reversed(self._context) if f.kind in ("arm", "loop", "handler")), "")
