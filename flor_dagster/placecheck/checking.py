@@ -269,7 +269,13 @@ def _compare_at(
             continue
         before = history(ours, (*ours.resolve(mine[0]), *mine[1:]))
         after = history(theirs, (*theirs.resolve(other[0]), *other[1:]))
-        if after.entry is not None and not after.before and not _is_known(old, after.entry, top=top):
+        unmade = before.entry is not None and not before.before
+        if (
+            not unmade
+            and after.entry is not None
+            and not after.before
+            and not _is_known(old, after.entry, top=top)
+        ):
             comparison.deny(f"`{'.'.join(other)}` is not defined there")
             continue
         comparison.histories(".".join(mine), before, after)

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from flor_dagster.placecheck.events import Event, Frame, Trace
 from flor_dagster.placecheck.histories import History
+from flor_dagster.placecheck.standing import BUILTINS
 
 T = TypeVar("T")
 _MOST = 150
@@ -285,13 +286,17 @@ class Comparison:
     def _fits_better(self, ours: Frame, theirs: Frame) -> bool:
         """Whether a block with the same header stands elsewhere, and what is in it is more alike."""
         here = self._alike_inside(ours, theirs)
-        for frame in self.old.frames:
-            if frame not in self.old.context and self._like_frames(ours, frame) > 1:
-                return self._alike_inside(ours, frame) >= here
-        for frame in self.new.frames:
-            if frame not in self.new.context and self._like_frames(frame, theirs) > 1:
-                return self._alike_inside(frame, theirs) >= here
-        return False
+        return any(
+            frame not in self.old.context
+            and self._like_frames(ours, frame) > 1
+            and self._alike_inside(ours, frame) >= here
+            for frame in self.old.frames
+        ) or any(
+            frame not in self.new.context
+            and self._like_frames(frame, theirs) > 1
+            and self._alike_inside(frame, theirs) >= here
+            for frame in self.new.frames
+        )
 
     def neighbours(self) -> None:
         """What changes by itself is the same only between the same neighbours."""
@@ -374,7 +379,8 @@ def _beside(events: list[Event], star: int, step: int) -> Event | None:
 
 
 def _header(loop: Frame) -> str:
-    return f"{loop.label} {' '.join(sorted(loop.names))}"
+    words = [w for w in _WORD.findall(loop.label) if w not in ("for", "while", "range", "_")]
+    return " ".join((*words, *sorted(loop.names - BUILTINS)))
 
 
 def _known(trace: Trace) -> frozenset[str]:

@@ -115,7 +115,8 @@ def stand(
 def _standing(module: Module, star: ast.stmt, call: ast.Call, added: set[int]) -> Standing:
     if isinstance(star, ast.Assign | ast.AnnAssign) and star.value is call and id(star) not in added:
         target = star.targets[0] if isinstance(star, ast.Assign) else star.target
-        return Standing(module, star, "after", target)
+        if not isinstance(target, ast.Tuple | ast.List):
+            return Standing(module, star, "after", target)
     if isinstance(star, ast.Expr):
         return Standing(module, star, "own", star.value if star.value is not call else logged(call) or call)
     return Standing(module, star, "before", logged(call) or call)

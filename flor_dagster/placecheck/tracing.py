@@ -330,12 +330,24 @@ class Tracer:
             known = self._types.get(receiver)
             if known is not None:
                 return self.program.method(*known, func.attr), receiver, False
-        elif isinstance(func.value, ast.Call) and id(func.value) in self._returned:
-            receiver = self._returned[id(func.value)]
-            known = self._types.get(receiver)
+        elif isinstance(func.value, ast.Call):
+            receiver = self._returned.get(id(func.value)) or self._made(func.value, scope)
+            known = self._types.get(receiver) if receiver is not None else None
             if known is not None:
                 return self.program.method(*known, func.attr), receiver, False
         return None, None, False
+
+    def _made(self, call: ast.Call, scope: _Scope) -> Path | None:
+        """The object that a call of a class of the repository makes, where a method is called on it at once."""
+        place = self.program.class_of(scope.module, call.func.id) if isinstance(call.func, ast.Name) else None
+        if place is None:
+            return None
+        self._count += 1
+        path = (f"{self._count}.<new>",)
+        shape = self._shape(call, scope)
+        self._emit("def", path, shape, shape, outer_call(call, lambda _: False), frozenset())
+        self._types[path] = place
+        return path
 
     def _may_enter(self, function: Function, scope: _Scope) -> bool:
         return scope.depth < DEEPEST and function not in self._open and self.inline(function)
