@@ -279,8 +279,8 @@ def _compare_at(
             comparison.deny(f"`{'.'.join(other)}` is not defined there")
             continue
         comparison.histories(".".join(mine), before, after)
-        made = before.before[-1].callee if before.before else "call"
-        if made.startswith("call"):
+        made = before.before[-1] if before.before else None
+        if made is None or made.kind != "def" or made.callee.startswith("call"):
             _compare_tied(mine[0], other[0], ours, theirs, comparison)
     comparison.blocks()
     comparison.jumps()
