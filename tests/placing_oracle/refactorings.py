@@ -23,6 +23,7 @@ class Project:
     split: bool = False
     wrapped: bool = False
     keeps: bool = True
+    guarded: str = ""
     done: list[str] = field(default_factory=list)
 
     def copy(self) -> Project:
@@ -395,6 +396,18 @@ def undo_merge(project: Project) -> Project:
     return project
 
 
+def guard(project: Project, *, along: bool) -> None:
+    """A condition around the probe; with `along`, around the statement before it, too."""
+    place = holding(project)
+    assert place is not None
+    block, position = place
+    start = position - 1 if along and position > 0 else position
+    node = ast.parse("if len(history) < 1 and meter.count != 1:\n    pass").body[0]
+    assert isinstance(node, ast.If)
+    node.body = block[start : position + 1]
+    block[start : position + 1] = [node]
+
+
 Refactoring = Callable[[Project, random.Random], bool]
 KEEPING: list[Refactoring] = [
     rename,
@@ -427,4 +440,18 @@ def pair(script: list[ast.stmt], rng: random.Random) -> tuple[Project, Project]:
         step = rng.choice(KEEPING)
         if step(side, rng):
             side.done.append(step.__name__)
+    if new.keeps and not new.split and not new.functions and not old.functions and rng.random() < 0.12:
+        _guarded(old, new, rng)
     return old, new
+
+
+def _guarded(old: Project, new: Project, rng: random.Random) -> None:
+    """One version has a condition around the statement that the other has not."""
+    side = rng.choice([old, new])
+    written = {n for root in side.script for n in names(root, ast.Store)}
+    if not {"history", "meter"} <= written:
+        return
+    along = side is old or rng.random() < 0.5
+    guard(side, along=along)
+    side.done.append("guard")
+    new.guarded = "old" if side is old else "along" if along else "alone"
