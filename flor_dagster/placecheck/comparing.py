@@ -35,7 +35,7 @@ def likeness(ours: Event, theirs: Event, known_new: frozenset[str], known_old: f
         return 3
     only_new, only_old = ours.names - theirs.names, theirs.names - ours.names
     others = bool(only_new) and only_new <= known_old and bool(only_old) and only_old <= known_new
-    same_call = _same_call(ours.callee, theirs.callee)
+    same_call = _same_call(ours.callee, theirs.callee) and not _nested(ours, theirs)
     if ours.shape == theirs.shape:
         return 2 if not others else int(same_call)
     return int(same_call)
@@ -48,6 +48,13 @@ def _same_call(ours: str, theirs: str) -> bool:
         return bool(mine)
     name = mine.removeprefix("call ")
     return name != mine and len(name) > 3 and other.startswith("call ") and other.endswith(f"_{name}")
+
+
+def _nested(ours: Event, theirs: Event) -> bool:
+    """Whether one of two calls of a function has the other within: `clip(clip(g))` is no `clip(g)`."""
+    name = f"{ours.callee.removeprefix('call ')}("
+    within = ours.shape in theirs.shape or theirs.shape in ours.shape
+    return ours.shape != theirs.shape and (within or ours.shape.count(name) != theirs.shape.count(name))
 
 
 def align(ours: Sequence[T], theirs: Sequence[T], like: Callable[[T, T], int]) -> list[tuple[int, int, int]]:
@@ -123,6 +130,12 @@ class Comparison:
                 self.deny(
                     f"{_told(other)} reaches the statement in the old version, another definition in the newest"
                 )
+        for i, j, level in pairs:
+            again = [
+                e for e in (*rest_new, *rest_old) if e.kind == "def" and e.callee == before_new[i].callee
+            ]
+            if level == 1 and again:
+                self.doubt(f"{_told(before_old[j])} may be that before the statement or that behind it")
         if any(_grows(e, theirs) for e in rest_old) and not any(_grows(e, ours) for e in rest_new):
             self.doubt(f"`{name}` is added to behind the place in the old version, and nowhere in the newest")
         self.followed += [(before_new[i], before_old[j]) for i, j, level in pairs if level > 1]
@@ -213,12 +226,9 @@ class Comparison:
         )
         what = {"loop": "loop", "arm": "branch"}.get(frame.kind, f"`{frame.kind}`")
         line = getattr(frame.node, "lineno", 0)
-        if found and frame.kind in ("with", "try"):
-            if self._goes_along(frame, flip=flip):
-                return
-            self.doubt(
-                f"the {what} of line {line} is around it in the {here} version only, the {there} one has it elsewhere"
-            )
+        if frame.kind in ("with", "try"):
+            if self._left(frame, flip=flip) or (found and not self._goes_along(frame, flip=flip)):
+                self.doubt(f"the {what} of line {line} is around it in the {here} version only")
         elif found:
             self.deny(
                 f"the {what} of line {line} is around it in the {here} version only, and the {there} one has it, too"
@@ -240,6 +250,16 @@ class Comparison:
             if all(f in context for f in outside.context if f.kind in ("loop", "arm", "handler")):
                 return True
         return False
+
+    def _left(self, frame: Frame, *, flip: bool) -> bool:
+        """Whether what the statement reads is made in such a block in both versions, and one of the statements left it."""
+        context = self.new.context if flip else self.old.context
+        pairs = ((other, mine) if flip else (mine, other) for mine, other in self.followed)
+        return any(
+            frame in inside.context
+            and any(f.kind == frame.kind and f not in context for f in outside.context)
+            for inside, outside in pairs
+        )
 
     def _same_frames(self, frame: Frame, other: Frame, *, flip: bool) -> bool:
         return (self._like_frames(other, frame) if flip else self._like_frames(frame, other)) > 1
