@@ -294,7 +294,7 @@ class Comparison:
             if alike_new.index(ours) != alike_old.index(theirs):
                 self.deny(f"of several like it, another {what} is around the place")
         elif ours.label != theirs.label and self._fits_better(ours, theirs):
-            self.deny(f"the {what} around it in the newest version stands elsewhere in the old one")
+            self.doubt(f"a {what} like that around it in the newest version stands elsewhere in the old one")
         elif len(alike_old) > 1:
             here = self._alike_inside(ours, theirs)
             best = max(self._alike_inside(ours, f) for f in alike_old if f is not theirs)

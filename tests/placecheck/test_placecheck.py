@@ -291,7 +291,8 @@ def test_right_placements_of_every_kind_are_certain() -> None:
 
 # Programs of the mutation oracle on which an earlier form of the checker let a wrong place pass, and at how many places.
 @pytest.mark.parametrize(
-    ("seed", "places"), [(18, 10), (19, 10), (40, 10), (135, 4), (151, 4), (357, 4), (418, 4), (1067, 3), (1208, 1)]
+    ("seed", "places"),
+    [(18, 10), (19, 10), (40, 10), (135, 4), (151, 4), (357, 4), (418, 4), (1067, 3), (1208, 1)],
 )
 def test_what_once_passed_is_seen(seed: int, places: int) -> None:
     import random

@@ -137,7 +137,12 @@ def other_places(case: Case, rng: random.Random, most: int) -> Iterator[Answer]:
 def right_place(case: Case) -> Answer | None:
     """The probe where the old program has it by construction."""
     places = probe_in(case.marked)
-    if len(places) != 1 or not case.keeps or "pass" in "".join(case.old.values()).split():
+    if (
+        len(places) != 1
+        or not case.keeps
+        or "guard" in case.done
+        or "pass" in "".join(case.old.values()).split()
+    ):
         return None
     path, first, last = places[0]
     verdict = check_place(
