@@ -88,5 +88,6 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    # Python writes no decimal number of more than 4,300 digits.
+    text = hex(value) if isinstance(value, int) and value.bit_length() > 10_000 else str(value)
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"

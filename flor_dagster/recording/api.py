@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.context import current
 from flor_dagster.recording.loops import Loop
-from flor_dagster.recording.records import APPEND_NEWLINE, hot
+from flor_dagster.recording.records import APPEND_NEWLINE, EndedError, hot
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.shape import frame_locals
 from flor_dagster.recording.telling import Told
@@ -58,13 +59,27 @@ def log(name: str, value: T, /) -> T:
                     return value
     except (KeyError, TypeError, AttributeError):
         pass  # not logged yet, a name that has no hash, outside any loop
-    session = sessions.active or sessions.start()
+    session = sessions.here()
+    if session is not None and session.ended:
+        session = sessions.here()  # another thread has ended it meanwhile
+    if session is not None and not session.ended:
+        try:
+            session.records.record(name, value, frame)
+        except EndedError:
+            _log_again(name, value, frame)
+        except Exception as error:  # noqa: BLE001 - logging must never stop a training
+            session.records.lose(name, error)
+    return value
+
+
+def _log_again(name: str, value: object, frame: FrameType) -> None:
+    """What another thread's `flor.commit` came before belongs to the next run."""
+    session = sessions.here()
     if session is not None and not session.ended:
         try:
             session.records.record(name, value, frame)
         except Exception as error:  # noqa: BLE001 - logging must never stop a training
             session.records.lose(name, error)
-    return value
 
 
 def arg(name: str, default: T, /) -> T:
@@ -80,7 +95,7 @@ def arg(name: str, default: T, /) -> T:
     Raises:
         ValueError: when the given text does not read as the default's type.
     """
-    session = sessions.active or sessions.start()
+    session = sessions.here()
     return default if session is None or session.ended else session.argument(name, default)
 
 
@@ -96,7 +111,7 @@ def loop(name: str, iterable: Iterable[T], /) -> Iterable[T]:
     Returns:
         An iterable over the same values.
     """
-    session = sessions.active or sessions.start()
+    session = sessions.here()
     if session is None or session.ended:
         return iterable
     return Loop(session, name, iterable, _caller(1))
@@ -111,7 +126,7 @@ def checkpointing(**objects: Any) -> Generator[None]:
     Args:
         objects: by name.
     """
-    session = sessions.active or sessions.start()
+    session = sessions.here()
     if session is None or session.ended:
         yield
         return
@@ -141,7 +156,7 @@ def iteration(name: str, index: int, value: Any = None, /) -> Told:
         index: the iteration's number, from 0.
         value: what the iteration is of, where that is not its number.
     """
-    session = sessions.active or sessions.start()
+    session = sessions.here()
     number = int(index)
     return Told(session, str(name), number, number if value is None else value, _caller(1))
 
@@ -187,7 +202,7 @@ def tags(**texts: object) -> None:
     Args:
         texts: by name; kept as text.
     """
-    session = sessions.active or sessions.start()
+    session = sessions.here()
     if session is not None and not session.ended:
         session.add_tags(texts)
 
@@ -201,4 +216,4 @@ def capture(*, print: bool = True, logging: bool = True) -> Channel:  # noqa: A0
         print: calls of `print` to standard output and error.
         logging: what reaches the root logger.
     """
-    return Channel(sessions.active or sessions.start(), printed=print, logged=logging)
+    return Channel(sessions.here(), printed=print, logged=logging)

@@ -25,9 +25,11 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.recording.journal import retire
 from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
 
 MAX_FILES = 20_000
@@ -83,6 +85,16 @@ class Watched:
     __module__ = "io"
 
 
+@dataclass(slots=True, eq=False)
+class _Target:
+    """Where the files of one run are noted; how much of them was copied."""
+
+    folder: Path
+    fd: int
+    kept: int = 0
+    copies: int = 0
+
+
 class Files:
     """What was read so far. Nothing here may stop a training."""
 
@@ -93,16 +105,15 @@ class Files:
         """Path → digest of what was read, of small files that the training then wrote over."""
         self._answers: dict[tuple[str, str], Any] = {}
         """(what was asked, path) → what was answered last."""
-        self._early: list[dict[str, Any]] = []
+        self._said: list[dict[str, Any]] = []
+        """All answers, for the runs that are to come."""
         self._root = ""
         self._home = ""
-        self._folder: Path | None = None
-        self._fd = -1
-        self._kept = 0
+        self._targets: tuple[_Target, ...] = ()
         self._pid = os.getpid()
 
     def begin(self, root: Path, home: Path, folder: Path, *, first: bool) -> None:
-        """A run begins: what was read before it, since the process began, was read for it.
+        """A run begins: what was read since the process began was read for it, too. Others may go on.
 
         Args:
             root: the repository.
@@ -111,31 +122,27 @@ class Files:
             first: whether it is the process's first run.
         """
         with contextlib.suppress(OSError):
-            self._root, self._home, self._folder = f"{root}{os.sep}", f"{home}{os.sep}", folder
-            early = self._noted if first else {}
-            before = self._before if first else {}
-            asked, self._early, self._answers = self._early if first else [], [], {}
-            self._noted, self._known, self._kept, self._pid = {}, set(), 0, os.getpid()
-            self._before = before
+            self._root, self._home, self._pid = f"{root}{os.sep}", f"{home}{os.sep}", os.getpid()
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(folder / FILE_NAME, flags, 0o644)
-            self._write([], {"begun": begun if first else time.time_ns()})
-            for path, status in early.items():
+            target = _Target(folder, os.open(folder / FILE_NAME, flags, 0o644))
+            self._write([], {"begun": begun if first else time.time_ns()}, to=(target,))
+            for path, status in list(self._noted.items()):
                 if not path.startswith(self._home):
-                    self._tell(path, status)
-            for answer in asked:
-                self._note_answer(answer)
+                    self._tell(path, status, (target,))
+            for answer in self._said:
+                self._note_answer(answer, (target,))
+            self._targets = (*self._targets, target)
 
-    def end(self) -> None:
-        """The run is over."""
-        if self._fd >= 0 and os.getpid() == self._pid:
+    def end(self, folder: Path) -> None:
+        """A run is over."""
+        target = next((one for one in self._targets if one.folder == folder), None)
+        if target is None:
+            return
+        if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
-                self._write([], {"digests": self._digests()})
-        fd, self._fd = self._fd, -1
-        self._noted, self._known, self._answers, self._early = {}, set(), {}, []
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+                self._write([], {"digests": self._digests()}, to=(target,))
+        self._targets = tuple(one for one in self._targets if one is not target)
+        retire(target.fd)
 
     def _digests(self) -> dict[str, str]:
         """Of small files that are still what they were when they were read, or were until the training wrote over them."""
@@ -214,19 +221,17 @@ class Files:
         facts = {kind: path, "t": time.time_ns(), "own": who.own, **said}
         if who.existence:
             facts["existence"] = True
-        self._note_answer(facts)
+        self._said.append(facts)
+        self._note_answer(facts, self._targets)
 
-    def _note_answer(self, facts: dict[str, Any]) -> None:
-        if self._fd < 0:
-            self._early.append(facts)
-            return
+    def _note_answer(self, facts: dict[str, Any], targets: tuple[_Target, ...]) -> None:
         kind = "asked" if "asked" in facts else "listed"
         path = facts[kind]
         if f"{path}{os.sep}" == self._root:
             path = "."
         elif path.startswith(self._home) or (not path.startswith(self._root) and f"{os.sep}." in path):
             return  # ours, or a folder where libraries keep what they like
-        self._write([], facts | {kind: self._name(path)})
+        self._write([], facts | {kind: self._name(path)}, to=targets)
 
     def _counts(self, path: str) -> bool:
         return is_data(path) and not (self._home and path.startswith(self._home))
@@ -238,42 +243,43 @@ class Files:
             return
         if not stat.S_ISREG(status.st_mode) or (self._home and path.startswith(self._home)):
             return
-        if self._fd < 0:
-            self._noted[path] = status
-        else:
-            self._tell(path, status)
-
-    def _tell(self, path: str, status: os.stat_result) -> None:
         self._noted[path] = status
-        if len(self._noted) == MAX_FILES:
-            self._write([], {"more": True})
-        kept = self._keep(path, status) if path.startswith(self._root) and path.endswith(RESUMABLE) else ""
-        self._write(self._name(path), status.st_size, status.st_mtime_ns, *([kept] if kept else []))
+        self._tell(path, status, self._targets)
 
-    def _keep(self, path: str, status: os.stat_result) -> str:
+    def _tell(self, path: str, status: os.stat_result, targets: tuple[_Target, ...]) -> None:
+        if len(self._noted) == MAX_FILES:
+            self._write([], {"more": True}, to=targets)
+        for one in targets:
+            kept = (
+                self._keep(path, status, one)
+                if path.startswith(self._root) and path.endswith(RESUMABLE)
+                else ""
+            )
+            said = self._name(path), status.st_size, status.st_mtime_ns
+            self._write(*said, *([kept] if kept else []), to=(one,))
+
+    def _keep(self, path: str, status: os.stat_result, target: _Target) -> str:
         """Copy what the training goes on from; the name of the copy, empty where there is none."""
         wanted = status.st_mtime_ns < begun and status.st_size <= KEPT_BYTES
-        if (
-            not wanted
-            or self._kept + status.st_size > KEPT_TOTAL
-            or os.getpid() != self._pid
-            or self._folder is None
-        ):
+        if not wanted or target.kept + status.st_size > KEPT_TOTAL or os.getpid() != self._pid:
             return ""
-        folder = self._folder / KEPT_FOLDER
-        name = f"{len(self._noted)}"
+        folder = target.folder / KEPT_FOLDER
+        name = f"{target.copies + 1}"
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / name)
             after = os.stat(path)
             if (after.st_size, after.st_mtime_ns) == (status.st_size, status.st_mtime_ns):
-                self._kept += status.st_size
+                target.kept += status.st_size
+                target.copies += 1
                 return name
             (folder / name).unlink()
         return ""
 
-    def _write(self, *parts: Any) -> None:
-        os.write(self._fd, json.dumps(parts).encode() + b"\n")
+    def _write(self, *parts: Any, to: tuple[_Target, ...]) -> None:
+        line = json.dumps(parts).encode() + b"\n"
+        for one in to:
+            os.write(one.fd, line)
 
 
 def content_digest(path: str | os.PathLike[str], size: int, written: int) -> str:

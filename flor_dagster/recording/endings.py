@@ -41,6 +41,7 @@ class _Watch:
         self.error = getattr(sys, "last_value", None)
         self.leave = sys.exit
         self.monitored = False
+        self.signals = False
         self.status = "finished"
         self.reason = ""
         self.thread = ""
@@ -97,6 +98,9 @@ def at_end(finish: Callable[[str, str], None]) -> None:
     if _watch is not None and _watch.pid == os.getpid():
         _watch.finish = finish
         _watch.left.clear()
+        if not _watch.signals:  # begun in another thread than the main one
+            _watch.main = _main_frame()
+            _watch_signals(_watch)
         return
     watch = _watch = _Watch(finish)
     _watch_errors(watch)
@@ -241,6 +245,7 @@ def _watch_signals(watch: _Watch) -> None:
     """A batch system's request to end is an end that can be told; the process then dies of it as it would have."""
     if threading.current_thread() is not threading.main_thread():
         return
+    watch.signals = True
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame

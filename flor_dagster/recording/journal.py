@@ -149,7 +149,7 @@ class JournalWriter:
         """Close the file; later writes are counted as lost."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            _retire(fd)
+            retire(fd)
 
     def disown(self) -> None:
         """Close it in a forked child, where no other thread is left."""
@@ -169,10 +169,10 @@ RETIREMENT_SECONDS = 10.0
 _retired: list[tuple[float, int]] = []
 
 
-def _retire(fd: int) -> None:
-    """Close a journal so that a thread that is about to write to it never writes to another file of its number.
+def retire(fd: int) -> None:
+    """Close a file so that a thread that is about to write to it never writes to another file of its number.
 
-    Its number leads nowhere for a while, and is free again when a later journal is closed.
+    Its number leads nowhere for a while, and is free again when a later one is closed.
     """
     now = time.monotonic()
     while _retired and now - _retired[0][0] > RETIREMENT_SECONDS:

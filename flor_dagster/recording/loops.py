@@ -83,11 +83,26 @@ class Loop(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         session = self._session
+        if not session.enter(self):
+            return iter(self._next())
         if session.ended:
+            session.leave(self)
             return iter(self._iterable)
         line, column = call_position(self._code, self._lasti)
         execution = session.open_loop(self._name, self._frame, line, column)
+        if execution.outermost:
+            session.enter(execution)
+        session.leave(self)
         return LoopIterator(session, execution, session.items(execution, self._iterable))
+
+    def _next(self) -> Iterable[T]:
+        """The same for the run that has taken the place of the session's."""
+        session = self._session.successor()
+        if session is None or session is self._session:
+            return self._iterable
+        again = Loop(session, self._name, self._iterable, self._frame)
+        again._lasti = self._lasti
+        return again
 
     def __len__(self) -> int:
         return len(self._iterable)  # pyright: ignore[reportArgumentType]  # as the iterable itself would answer
@@ -135,6 +150,7 @@ class LoopIterator(Iterator[T]):
         if here is not None and any(i.execution is execution for i in here.chain()):
             current.set(execution.parent)
         self._session.close_loop(execution, how)
+        self._session.leave(execution)
         execution.frame = None
 
     def __del__(self) -> None:

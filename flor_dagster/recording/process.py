@@ -7,11 +7,13 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from flor_dagster.recording import layout, variable_reads
+from flor_dagster.recording.arguments import jsonable
 from flor_dagster.recording.context import current
 from flor_dagster.recording.datafiles import watch_early
 from flor_dagster.recording.endings import at_end
@@ -31,6 +33,10 @@ ranks_follow = False
 wanted = 1
 """In a replay: which of the runs of the recorded process it is of."""
 
+wanted_block: Sequence[Any] | None = None
+"""In a replay of a block that ran beside others, which begin in no fixed order: its name, arguments and tags, and how many like
+it had begun by then."""
+
 asked: Callable[[], bool] | None = None
 """In a replay: whether the flor call of now comes from a hindsight statement, which the recorded run did not have."""
 
@@ -40,18 +46,52 @@ outside = False
 _starting = threading.RLock()
 _disabled = False
 _number = 0
+_twins: dict[tuple[str, str, str], int] = {}
 _silent = False
 _ahead: Session | None = None
 """In a replay: the session, where hindsight statements came before the first flor call of the recorded run."""
-_in_block = False
+_parent = os.environ.get(PARENT_RUN, "")
+"""The run that this process was started from."""
+
 _warned: set[str] = set()
 _forked_from: str | None = None
 """In a forked child the id of the run that its parent recorded, empty where it recorded none."""
 
 
+class _Block:
+    """A `flor.run` block that is open: its session, None where it is not recorded, and the thread that began it."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.thread = threading.get_ident()
+
+
+block: ContextVar[_Block | None] = ContextVar("flor_run", default=None)
+"""The block that the calls of this context belong to."""
+
+_blocks: list[_Block] = []
+
+
+def here() -> Session | None:
+    """The session that a flor call of this context belongs to; what is recorded outside of blocks is begun by its first call."""
+    mine = block.get()
+    if mine is None and _blocks:
+        mine = _block_around()
+    if mine is not None:
+        return mine.session
+    return active or start()
+
+
+def _block_around() -> _Block | None:
+    """The block that a thread without one works for: the main thread's, where no other is open."""
+    if len(_blocks) != 1 or threading.get_ident() == _blocks[0].thread:
+        return None
+    return _blocks[0] if _blocks[0].thread == threading.main_thread().ident else None
+
+
 def start() -> Session | None:
     """The session of this process, begun at the first flor call; None where nothing is recorded."""
-    global active
+    global active, _silent
     with _starting:
         if active is not None:
             return active
@@ -60,6 +100,7 @@ def start() -> Session | None:
         if factory is not None and asked is not None and asked():
             return _ahead_of_run()
         active = _begin()
+        _silent = factory is not None and active is None
         return active
 
 
@@ -73,18 +114,21 @@ def _ahead_of_run() -> Session | None:
 
 def ahead() -> Session | None:
     """The session that a hindsight statement is evaluated for; None where the run that is asked for is not near."""
+    mine = block.get()
+    if mine is not None:
+        return mine.session
     with _starting:
         return active or _ahead_of_run()
 
 
 def present() -> Session | None:
-    """The session of this process, if it has one by now."""
-    return active or _ahead
+    """A session of this process, if it has one by now; in a replay there is one alone."""
+    return active or _ahead or next((one.session for one in list(_blocks) if one.session is not None), None)
 
 
 def replaying() -> Session | None:
     """The session of a replay, begun where none was before; None where this process is none."""
-    session = active or (start() if factory is not None else None)
+    session = here() if factory is not None else None
     return session if session is not None and session.mode == "replay" else None
 
 
@@ -113,12 +157,18 @@ def _begin(
     name: str = "", tags: Mapping[str, str] | None = None, args: Mapping[str, Any] | None = None
 ) -> Session | None:
     """Begin the next run of this process. In a replay only the one that is asked for begins."""
-    global _ahead, _number, _silent
+    global _ahead, _number
     _number += 1
+    alike = (
+        name,
+        json.dumps(jsonable(args or {}), sort_keys=True),
+        json.dumps(dict(tags or {}), sort_keys=True),
+    )
+    twin = _twins[alike] = _twins.get(alike, 0) + 1
     if factory is not None:
-        session = (_ahead or factory()) if _number == wanted else None
+        mine = _number == wanted if wanted_block is None else [*alike, twin] == list(wanted_block)
+        session = (_ahead or factory()) if mine else None
         _ahead = None
-        _silent = session is None
         if session is not None:
             session.reached()
         return session
@@ -140,15 +190,41 @@ def _begin(
             place, entrypoint, topology=find_topology(place.home, parent=_forked_from or "", made=_is_made()),
             tags=_environment_object("FLOR_TAGS") | dict(tags or {}), origin=origin,
             args=dict(args or {}) | _environment_object("FLOR_ARGS"), versioned=versioned,
-            begin=early_entries() if _number == 1 else (), nth=_number, name=name,
+            begin=early_entries() if _number == 1 else (), nth=_number, name=name, parent=_parent,
+            more=_circumstances([*alike, twin]),
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001 - recording must never break the training
         warn(f"this run is not recorded: {type(error).__name__}: {error}")
         _disable()
         return None
-    at_end(session.finish)
-    os.environ[PARENT_RUN] = session.run_id
+    session.successor = here
+    at_end(_finish_all)
     return session
+
+
+def _circumstances(alike: list[Any]) -> dict[str, Any]:
+    """What the journal says of a run that is not simply the next one of its process."""
+    said: dict[str, Any] = {"in_child": True} if _is_child() else {}
+    if len(_blocks) > 1 or (_blocks and threading.current_thread() is not threading.main_thread()):
+        said["beside"] = alike
+    return said
+
+
+def _finish_all(status: str, reason: str) -> None:
+    """This process ends, with all that it records."""
+    for session in [*(one.session for one in list(_blocks)), active]:
+        if session is not None:
+            session.finish(status, reason)
+
+
+def _tell_children() -> None:
+    """Processes that are started now belong to the run that is being recorded, where that is one alone."""
+    live = [s.run_id for s in (active, *(one.session for one in _blocks)) if s is not None and not s.ended]
+    parent = live[0] if len(live) == 1 else "" if live else _parent
+    if parent:
+        os.environ[PARENT_RUN] = parent
+    else:
+        os.environ.pop(PARENT_RUN, None)
 
 
 def _warn_once(message: str) -> None:
@@ -157,53 +233,59 @@ def _warn_once(message: str) -> None:
         warn(message)
 
 
-def _over(session: Session | None, status: str = "finished", reason: str = "") -> None:
-    """End a run; the next flor call of this process begins another one."""
-    global active, factory, _silent
-    if session is not None:
-        session.finish(status, reason)
-        if factory is not None:
-            if session.mode == "replay":
-                session.stop()  # where the record ends, the replay does
-            factory = None  # a resumed run is over; the next one is none
-        if session.parent:
-            os.environ[PARENT_RUN] = session.parent
-        else:
-            os.environ.pop(PARENT_RUN, None)
-    active = None
-    _silent = False
+def _over(status: str = "finished", reason: str = "") -> None:
+    """End what is recorded outside of blocks; the next flor call outside of them begins another run."""
+    global active, _silent
+    with _starting:
+        session, active = active, None  # from here on other threads begin another one
+        _silent = False
+        _tell_children()
+    _close(session, status, reason)
+
+
+def _close(session: Session | None, status: str, reason: str) -> None:
+    global factory
+    if session is None:
+        return
+    session.finish(status, reason)
+    if factory is not None:
+        if session.mode == "replay":
+            session.stop()  # where the record ends, the replay does
+        factory = None  # a resumed run is over; the next one is none
 
 
 @contextlib.contextmanager
 def run_block(
     name: str, tags: Mapping[str, str] | None, args: Mapping[str, Any] | None
 ) -> Generator[Session | None]:
-    """Record a block as one run of this process; what was being recorded outside of it ends."""
-    global active, _in_block
-    if _in_block:
+    """Record a block as one run of its context; what this process recorded outside of blocks ends, unless somebody is in it."""
+    if block.get() is not None:
         raise RuntimeError(
             f"the run {name!r} begins inside another `flor.run` block of this process; end that one first"
         )
-    if active is not None and current.get() is not None and not active.ended and active.here().execution:
+    outer = active
+    if outer is not None and current.get() is not None and not outer.ended and outer.here().execution:
         raise RuntimeError(
-            f"the run {name!r} begins inside a named loop of training run {active.run_id}; begin it outside"
+            f"the run {name!r} begins inside a named loop of training run {outer.run_id}; begin it outside"
         )
-    if active is not None and active.embedded and not active.ended:
-        raise RuntimeError(
-            f"the run {name!r} begins inside training run {active.run_id}, which is an asset's"
-        )
-    if factory is None and (_off() or _is_child()):
+    if outer is not None and outer.embedded and not outer.ended:
+        raise RuntimeError(f"the run {name!r} begins inside training run {outer.run_id}, which is an asset's")
+    if factory is None and (_off() or os.environ.get("FLOR_ORIGIN") == "replay"):
         yield None
         return
+    if outer is None or outer.may_end():
+        _over()
+    mine = _Block()
     with _starting:
-        _over(active)
         _drop_ahead()
-        session = active = _begin(name, tags, args)
-        _in_block = True
-    token = current.set(None)
+        _blocks.append(mine)
+        os.environ.pop(PARENT_RUN, None)
+        mine.session = _begin(name, tags, args)
+        _tell_children()
+    tokens = block.set(mine), current.set(None)
     status, reason = "finished", ""
     try:
-        yield session
+        yield mine.session
     except KeyboardInterrupt:
         status, reason = "interrupted", "KeyboardInterrupt"
         raise
@@ -215,9 +297,13 @@ def run_block(
         status, reason = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
-        _in_block = False
-        current.reset(token)
-        _over(session, status, reason)
+        block.reset(tokens[0])
+        current.reset(tokens[1])
+        with _starting, contextlib.suppress(ValueError):
+            _blocks.remove(mine)
+        _close(mine.session, status, reason)
+        with _starting:
+            _tell_children()
 
 
 def _drop_ahead() -> None:
@@ -230,15 +316,16 @@ def _drop_ahead() -> None:
 
 def commit() -> str:
     """End the run that is being recorded, or make it durable where it can't end; its id, empty where there is none."""
-    session = active
+    mine = block.get() or (_block_around() if _blocks else None)
+    session = active if mine is None else mine.session
     if session is None or session.ended:
-        if _silent:
-            _over(None)
+        if mine is None and _silent:
+            _over()
         return ""
-    if _in_block or session.embedded or session.here().execution is not None:
+    if mine is not None or session.embedded or not session.may_end():
         session.sync()
     else:
-        _over(session)
+        _over()
     return session.run_id
 
 
@@ -262,10 +349,20 @@ def _environment_object(name: str) -> dict[str, Any]:
 
 
 def _disown_child() -> None:
-    """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in."""
-    global active, factory, _ahead, _forked_from, _number, _silent, _starting
+    """A forked child records nothing, unless it becomes a rank of a distributed training that its parent is not in.
+
+    A `flor.run` block in it is a run of its own.
+    """
+    global active, factory, _ahead, _forked_from, _number, _parent, _silent, _starting
     _starting = threading.RLock()  # another thread of the parent may have held it
-    before = "" if active is None else active.run_id
+    mine = block.get()
+    owner = active if mine is None else mine.session
+    before = "" if owner is None else owner.run_id
+    for one in _blocks:
+        if one.session is not None:
+            one.session.disown()
+    _blocks.clear()
+    block.set(None)
     if _ahead is not None:
         _ahead.disown()
         _ahead = None
@@ -278,7 +375,7 @@ def _disown_child() -> None:
     elif factory is not None or find_rank() is not None:
         _disable()
         factory = None
-    _forked_from = before
+    _forked_from = _parent = before
 
 
 os.register_at_fork(after_in_child=_disown_child)
@@ -326,6 +423,7 @@ def recorded_run(
     session.embedded = True
     session.walker.hosted()
     active = session
+    _tell_children()
     token = current.set(None)
     try:
         yield session
@@ -340,3 +438,4 @@ def recorded_run(
     finally:
         current.reset(token)
         active = None
+        _tell_children()

@@ -36,6 +36,10 @@ hot: dict[str, Site] = {}
 """By name, the call site that logged it last; empty while nothing is recorded. Only `Records` writes here."""
 
 
+class EndedError(Exception):
+    """The run has ended while a record was made: it belongs to the next one."""
+
+
 class Records:
     """Writes the records of one process.
 
@@ -96,7 +100,11 @@ class Records:
         hot.clear()
 
     def record(self, name: str, value: Any, frame: FrameType) -> None:
-        """One record, on disk when this returns."""
+        """One record, on disk when this returns.
+
+        Raises:
+            EndedError: another thread has ended the run.
+        """
         if type(name) is not str:
             name = str(name)
         code = frame.f_code
@@ -129,6 +137,8 @@ class Records:
         else:
             kept = self._with_places(iteration, lambda context: b"[%d,%d,%b]\n" % (call, context, text))
         if not kept:
+            if self._ended and self._journal.closed:
+                raise EndedError
             self._not_written()
 
     def _encoded(self, value: Any) -> bytes:

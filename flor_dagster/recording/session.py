@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -73,6 +73,8 @@ class Session:
         nth: which of the runs of its process this is, from 1.
         name: what `flor.run` calls it.
         begin: the states of shared random generators before the script drew from them (`generators.early_entries`).
+        parent: the run that this one's process was started from; by default what the environment says.
+        more: for the journal's header.
     """
 
     mode = "record"
@@ -91,6 +93,8 @@ class Session:
         nth: int = 1,
         name: str = "",
         begin: Iterable[tuple[Any, ...]] = (),
+        parent: str | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         self.place = place
         self.entrypoint = entrypoint
@@ -111,7 +115,12 @@ class Session:
         self.modules = Modules(place.root)
         self.generators = Generators(self.generator_met)
         self.walker = Walker(place.root, self.modules.is_own, self.generators)
-        self.parent = topology.parent or os.environ.get(PARENT_RUN, "")
+        self.parent = topology.parent or (os.environ.get(PARENT_RUN, "") if parent is None else parent)
+        self._more = dict(more or {})
+        self._entered: set[int] = set()
+        self._closing = False
+        self.successor: Callable[[], Session | None] = lambda: None
+        """The session that calls of now belong to, where this one is being ended."""
         self.embedded = False  # begun and ended by somebody else's block
         self.nth = nth
         self.name = name
@@ -134,6 +143,29 @@ class Session:
     def run_id(self) -> str:
         """The training run's id."""
         return self.topology.run_id
+
+    @property
+    def entered(self) -> bool:
+        """Whether any thread or task is in a named loop of this run."""
+        return bool(self._entered)
+
+    def enter(self, thing: object) -> bool:
+        """An outermost loop, or a told iteration, begins; False where the run is being ended by somebody, and goes on as another."""
+        with self._lock:
+            if self._closing:
+                return False
+            self._entered.add(id(thing))
+            return True
+
+    def leave(self, thing: object) -> None:
+        """It is over."""
+        self._entered.discard(id(thing))
+
+    def may_end(self) -> bool:
+        """Whether nobody is in a named loop; if so, nobody enters one any more."""
+        with self._lock:
+            self._closing = not self._entered
+            return self._closing
 
     @property
     def loops_begun(self) -> int:
@@ -204,7 +236,7 @@ class Session:
             "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": self._tags,
             "given": jsonable({k: MASK if isinstance(v, str) and secret_name(k) else v for k, v in self.given.items()}), "parent": self.parent, "packages": self._packages,
             "nth": self.nth, "name": self.name,
-        }  # fmt: skip
+        } | self._more  # fmt: skip
 
     def finish(self, status: str, reason: str = "") -> None:
         """Close the run: what is queued is written, the version awaited, the end noted."""
@@ -220,7 +252,7 @@ class Session:
             self._variables.end()
         over = time.time_ns()  # what follows is our own business, no part of the training's time
         self.records.end()
-        files().end()
+        files().end(self._folder())
         if not hurried(reason):  # else what is under way is written or is no checkpoint
             self.capturing.close()
         if self._version is not None and not hurried(reason):

@@ -82,7 +82,13 @@ class Told:
 
     def __enter__(self) -> None:
         session, frame = self._session, self._frame
+        if session is not None and not session.enter(self):
+            session = self._session = session.successor()  # another thread is ending it
+            if session is not None and not session.enter(self):
+                return
         if session is None or session.ended or frame is None:
+            if session is not None:
+                session.leave(self)
             return
         self._frame = None
         self._before = current.get()
@@ -97,5 +103,6 @@ class Told:
             return
         self._iteration = None
         current.set(self._before)
+        session.leave(self)
         if not session.ended:
             session.told.leave(iteration, "exhausted" if kind is None else "raise")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -84,6 +85,9 @@ def answered_cell(
     )  # fmt: skip
 
 
+_LONG = 1 << 63
+
+
 def summarise(values: Sequence[Any]) -> dict[str, Any]:
     """First, last, and for numbers the extremes."""
     good = [v for v in values if not isinstance(v, Failure)]
@@ -92,9 +96,16 @@ def summarise(values: Sequence[Any]) -> dict[str, Any]:
     summary: dict[str, Any] = {"count": len(good), "first": _plain(good[0]), "last": _plain(good[-1])}
     numbers = [v for v in good if isinstance(v, int | float) and not isinstance(v, bool) and v == v]
     if numbers:
-        summary |= {"min": min(numbers), "max": max(numbers)}
+        summary |= {"min": _plain(min(numbers)), "max": _plain(max(numbers))}
     return summary
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)[:200]
+    """A value that any JSON holds: what is no number there, or too long a one, is its text."""
+    if isinstance(value, float):
+        return (
+            value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}.get(repr(value), "-Infinity")
+        )
+    if isinstance(value, int):
+        return value if abs(value) < _LONG else hex(value)[:200]
+    return value if isinstance(value, str) or value is None else repr(value)[:200]

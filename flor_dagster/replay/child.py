@@ -64,6 +64,7 @@ def replay(plan: dict[str, Any]) -> int:
     function = plan["script"].partition(":")[2]
     path = _begin_as_script(plan)
     sessions.wanted = plan.get("nth") or 1
+    sessions.wanted_block = plan.get("alike")
     sessions.factory = lambda: ReplaySession(plan)
     sessions.asked = lambda: from_asked(plan)
     builtins.__dict__["__flor__"] = _Lazy()
@@ -112,7 +113,7 @@ def make_ranks(plan: dict[str, Any]) -> int:
     except BaseException:  # noqa: BLE001 - an old version may raise anything
         _print_traceback()
         status = 1
-    if sessions.active is not None:  # the process that made the others was a rank itself
+    if sessions.present() is not None:  # the process that made the others was a rank itself
         _end_rank(first, "failed" if status else "finished", f"the script left with exit status {status}")
     _flush()
     return status
@@ -186,7 +187,7 @@ def _carry_out(plan: dict[str, Any], pid: int, path: Path, function: str) -> int
         # The recorded run ended in an error too: it has come to the same place.
         _wind_up()
     if os.getpid() == pid:  # else the old code forked, and this copy of it came to the script's end
-        if sessions.active is None and (plan.get("nth") or 1) > 1:
+        if sessions.present() is None and ((plan.get("nth") or 1) > 1 or plan.get("alike")):
             return _fail(f"the script never began the run that was the {plan['nth']}. of its process", 1)
         _session().finish("finished")
     _flush()
@@ -226,7 +227,7 @@ def _nothing(*_: Any) -> bool:
 
 
 def _session() -> Session:
-    session = sessions.active or sessions.start()
+    session = sessions.present() or sessions.start()
     if session is None:
         raise FlorError("this process is no replay")
     return session
@@ -236,7 +237,7 @@ def _fail(reason: str, status: int) -> int:
     if sys.exc_info()[0] is not None:
         with contextlib.suppress(Exception):
             _print_traceback()
-    session = sessions.active or sessions.start()
+    session = sessions.present() or sessions.start()
     if session is None:
         sys.stderr.write(f"flor_dagster: {reason}\n")
     else:

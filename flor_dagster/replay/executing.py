@@ -340,7 +340,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
     return {
         "run": job.run.id, "replay": job.replay_id, "root": str(root.resolve()), "home": str(job.home),
         "user_root": str(job.user_root), "journal": str(rank.journal), "entrypoint": job.run.entrypoint,
-        "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "argv": _moved(header.get("argv", []), header, root),
+        "script": job.run.entrypoint, "module": header.get("module"), "nth": header.get("nth", 1), "alike": header.get("beside"), "argv": _moved(header.get("argv", []), header, root),
         "cwd": _moved([_folder_of(job.run.entrypoint, header) or str(root)], header, root)[0], "args": record.args,
         "begin": record.begin, "drawn": record.drawn, "generators": record.generators, "loops": rank.loops.loops, "statements": statements,
         "ended_badly": not record.finished, "stack": str(rank.stack),

@@ -104,7 +104,12 @@ class RunRecord:
     @property
     def finished(self) -> bool:
         """Whether the run came to its own end."""
-        return self.ended is not None and self.ended[1] == "finished"
+        return self.ended is not None and self.ended[1] == "finished" and not self.cut
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended within a loop: by a signal, an error, a full disk or an exit. There its replay ends, too."""
+        return any(execution.how == "open" for execution in self.executions.values())
 
 
 def read_record(path: Path) -> RunRecord:
@@ -120,7 +125,11 @@ def read_record(path: Path) -> RunRecord:
     for position, entry in enumerate(read_journal(path)):
         reader.take(position, entry.parts)
     for execution in reader.record.executions.values():
-        if execution.how == "open":
+        if execution.how == "raise" and (execution.closed or 0) > reader.last_event and reader.record.ended:
+            execution.how = (
+                "open"  # what raised it is no part of the record: its last iteration is not complete
+            )
+        elif execution.how == "open":
             execution.count = execution.last_index + 1
     return reader.record
 
@@ -189,10 +198,15 @@ def checkpoints_of(record: RunRecord) -> set[str]:
     return found
 
 
+_DOINGS = frozenset({"c", "l", "a", "o", "t"})
+
+
 class _Reader:
     """Takes a journal's entries one by one; the kinds are described in `recording.journal`."""
 
     def __init__(self) -> None:
+        self.last_event = -1
+        """Where the journal tells last of what the program did, other than that a loop ended."""
         self.record = RunRecord({}, {}, {}, [], [], {}, {}, {}, None)
         self._contexts: dict[int, str] = {0: ""}
         self._owners: dict[int, tuple[int, int]] = {}
@@ -204,6 +218,8 @@ class _Reader:
 
     def take(self, position: int, parts: list[Any]) -> None:
         kind = parts[0]
+        if isinstance(kind, int) or kind in _DOINGS:
+            self.last_event = position
         if isinstance(kind, int):
             name, file, line = self._calls[kind]
             self.record.records.append(Record(position, self._contexts[parts[1]], name, file, line, parts[2]))

@@ -50,6 +50,8 @@ def why_not_together(header: Mapping[str, Any], record: RunRecord | None) -> str
         header: the run's.
         record: its journals, None where they were not read yet.
     """
+    if header.get("in_child"):
+        return "it was recorded in a process that the script made, where no replay begins"
     size = int(header.get("world_size") or 1)
     if record is None:
         return ""

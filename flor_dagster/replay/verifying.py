@@ -114,6 +114,11 @@ def verify(
         fidelity = "unverified"
     if fidelity in ("exact", "within tolerance"):
         doubts = data_doubts(replayed)[:3]
+        if recorded.header.get("beside") and given:
+            doubts.insert(
+                0,
+                "other runs ran beside this one in its process, in no fixed order: what they share may differ",
+            )
         if beside and given:
             # What nobody recorded is seen by no comparison, and what the threads share may stand otherwise at its moment.
             doubts.insert(

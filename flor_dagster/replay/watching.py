@@ -303,7 +303,7 @@ class Watcher:
 
 
 def _restored_at() -> int:
-    session = sessions.active
+    session = sessions.present()
     return session.restored_at if isinstance(session, ReplaySession) and not session.ended else 0
 
 
@@ -320,7 +320,7 @@ def give_up(why: str, status: int = EXIT_RESTORE) -> None:
         why: in words.
         status: its exit status; by default the replay is carried out again with less put back.
     """
-    session = sessions.active or sessions.start()
+    session = sessions.present() or sessions.start()
     if not isinstance(session, ReplaySession) or session.ended:
         return
     sys.stderr.write("".join(traceback.format_stack(_caller(), limit=8)))

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from flor_dagster.replay.model import Question
 from flor_dagster.replay.record import Execution, Record, RunRecord
 from flor_dagster.replay.reproducing import verify_run
 from flor_dagster.replay.strands import by_strand, loops_beside
 from tests.replay.batch_lab import Batch, Case
+from tests.replay.conftest import Lab
 from tests.replay.oracle_lab import Asked
 
 JITTER = """\
@@ -175,3 +177,55 @@ def test_records_keep_their_order_within_a_loop_and_what_only_one_side_has_is_ke
     assert [([r.path for r in one], [r.path for r in other]) for one, other in pairs] == [
         (["a#0[0]", "a#0[0]/s#0[1]"], ["a#0[0]"]), (["b#0[0]"], ["b#0[0]"]), ([""], []), ([], ["c#0[0]"]),
     ]  # fmt: skip
+
+
+TRIALS = """\
+import time
+from concurrent.futures import {pool}
+
+import flor_dagster as flor
+
+
+def trial(k):
+    with flor.run(f"trial-{{k}}", args={{"k": k}}):
+        weight = float(k)
+        for epoch in flor.loop("epoch", range(3)):
+            weight += 0.5
+            time.sleep(0.01)
+            flor.log("weight", weight)
+            {asked}
+
+
+if __name__ == "__main__":
+    with {pool}(3) as pool:
+        list(pool.map(trial, (1, 2, 3)))
+"""
+
+
+def test_each_of_several_runs_that_ran_in_threads_is_asked_for_its_own_values(lab: Lab) -> None:
+    lab.commit({"train.py": TRIALS.format(pool="ThreadPoolExecutor", asked="")})
+    lab.train()
+    lab.commit({"train.py": TRIALS.format(pool="ThreadPoolExecutor", asked='flor.log("twice", weight * 2)')})
+
+    with lab.open() as workspace:
+        workspace.sync()
+        cells = workspace.answer(Question(("twice",))).cells
+        frame = workspace.store.dataframe("weight", "twice", fidelity="any")
+
+    assert [c.cell.fidelity for c in cells] == ["unverified"] * 3, cells
+    assert all("other runs ran beside" in c.cell.sentence for c in cells)
+    assert len(frame) == 9
+    assert list(frame["twice"]) == [2 * weight for weight in frame["weight"]]
+
+
+def test_a_run_of_a_pools_process_is_refused_and_the_reason_is_said(lab: Lab) -> None:
+    lab.commit({"train.py": TRIALS.format(pool="ProcessPoolExecutor", asked="")})
+    lab.train()
+    lab.commit({"train.py": TRIALS.format(pool="ProcessPoolExecutor", asked='flor.log("twice", weight * 2)')})
+
+    with lab.open() as workspace:
+        workspace.sync()
+        cells = workspace.answer(Question(("twice",))).cells
+
+    assert [c.cell.status for c in cells] == ["refused"] * 3
+    assert all("in a process that the script made" in c.cell.sentence for c in cells)
