@@ -28,7 +28,7 @@ def spared(pair: Pair, unit: Unit, place: Gap) -> dict[str, str] | str:
     fresh: dict[str, str] = {}
     fixed = _fixed(unit.syntax)
     taken = used | {n.id for n in ast.walk(unit.syntax) if isinstance(n, ast.Name)} | fixed
-    for name in _binds(unit.syntax):
+    for name in binds(unit.syntax):
         if name not in used:
             continue
         if name in fixed:
@@ -41,7 +41,7 @@ def spared(pair: Pair, unit: Unit, place: Gap) -> dict[str, str] | str:
     return fresh
 
 
-def _binds(syntax: ast.stmt) -> list[str]:
+def binds(syntax: ast.stmt) -> list[str]:
     """Names that running a statement binds around it."""
     names: dict[str, None] = {}
     todo = [syntax]

@@ -28,10 +28,12 @@ class Guard:
     Args:
         walker: finds what the program can see.
         root: the top of the checkout.
-        end: ends the process, given an expression's key and what it changed.
+        end: ends the process, given the keys of what was evaluated and what it changed.
     """
 
-    def __init__(self, walker: Walker, root: str, end: Callable[[str, list[str]], NoReturn]) -> None:
+    def __init__(
+        self, walker: Walker, root: str, end: Callable[[tuple[str, ...], list[str]], NoReturn]
+    ) -> None:
         self._walker = walker
         self._root = root
         self._end = end
@@ -42,17 +44,18 @@ class Guard:
         self.wrote: dict[int, list[str]] = {}
         """Thread that evaluates one now → the files of the checkout that it opened for writing meanwhile."""
 
-    def begin(self, key: str, frame: FrameType, *, unknown: bool) -> None:
-        """Before an expression.
+    def begin(self, keys: tuple[str, ...], frame: FrameType, *, unknown: bool) -> None:
+        """Before an expression, or a block of them.
 
         Args:
-            key: the statement's.
+            keys: the statements' in it.
             frame: where it is evaluated.
             unknown: whether it may call code of which nothing is known.
         """
         began = time.perf_counter()
         thread = threading.get_ident()
         self._looks.pop(thread, None)
+        key = ", ".join(keys)
         if self._pace.due(key, unknown=unknown):
             seen = self._look(key, frame)
             if seen is not None:
@@ -62,18 +65,21 @@ class Guard:
         self.wrote[thread] = []
         self._pace.paid(time.perf_counter() - began)
 
-    def end(self, key: str, frame: FrameType) -> None:
+    def end(self, keys: tuple[str, ...], frame: FrameType) -> None:
         """After it: all that the program can see must be what it was.
 
         Args:
-            key: the statement's.
+            keys: the statements'.
             frame: where it was evaluated.
         """
+        key = ", ".join(keys)
         thread = threading.get_ident()
         looked = self._looks.pop(thread, None)
         wrote = self.wrote.pop(thread, ())
         if wrote:
-            self._end(key, [f"the file {os.path.relpath(path, self._root)}" for path in dict.fromkeys(wrote)])
+            self._end(
+                keys, [f"the file {os.path.relpath(path, self._root)}" for path in dict.fromkeys(wrote)]
+            )
         if looked is None:
             return
         before, settings, unknown = looked
@@ -90,7 +96,7 @@ class Guard:
             # Who changed it can't be told.
             doubts[key] = f"{', '.join(names[:5])} changed while {key!r} was evaluated, and {beside}", False
         elif names and not beside:
-            self._end(key, names)
+            self._end(keys, names)
 
     def _look(self, key: str, frame: FrameType) -> Sight | None:
         """What the program can see; None, and a doubt, where an object's own code fails under the look."""

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -325,21 +326,37 @@ class ReplaySession(Session):
         with self._ending():
             self.restorer.rebound()
 
-    def begin(self, key: str, unknown: bool) -> None:
-        """Before a hindsight expression, which may call code of which nothing is known."""
-        self.guard.begin(key, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    def begin(self, keys: tuple[str, ...], unknown: bool) -> None:
+        """Before a hindsight expression or a block of them, which may call code of which nothing is known."""
+        self.guard.begin(keys, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
-    def end(self, key: str) -> None:
+    def end(self, keys: tuple[str, ...]) -> None:
         """After it: all that the program can see must be what it was."""
-        self.guard.end(key, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self.guard.end(keys, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
-    def _end_changed(self, key: str, names: list[str]) -> NoReturn:
+    def _end_changed(self, keys: tuple[str, ...], names: list[str]) -> NoReturn:
         """A hindsight expression changed something: nothing that follows could be trusted."""
-        self.journal.entry("x", "effect", key, names)
-        self.abandon(f"evaluating {key!r} changed {', '.join(names[:5])}", EXIT_EFFECT)
+        self.journal.entry("x", "effect", list(keys), names)
+        self.abandon(f"evaluating {', '.join(map(repr, keys))} changed {', '.join(names[:5])}", EXIT_EFFECT)
 
-    def failed(self, name: str, file: str, line: int, old_line: int) -> None:
-        """A hindsight expression raised: the error is its value in this loop context."""
+    def failed(self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int) -> None:
+        """A hindsight expression raised: the error is its value in this loop context.
+
+        Args:
+            logged: what is logged there, each with its last line; what stands before the error was logged.
+            file: where.
+            line: of the statement in the file as it is executed.
+            old_line: the same in the file before it was patched.
+        """
+        error = sys.exc_info()[1]
+        if error is not None and len(logged) > 1:
+            code = sys._getframe(1).f_code  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            at = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
+            logged = tuple(one for one in logged if not at or one[1] >= at[0]) or logged
+        for name, _ in logged:
+            self._failed(name, file, line, old_line)
+
+    def _failed(self, name: str, file: str, line: int, old_line: int) -> None:
         error = sys.exc_info()[1]
         if isinstance(error, CheckpointError | ReplayError):
             raise error

@@ -194,16 +194,18 @@ class Carrier:
     def _without_disturber(self, now: _Try, outcome: Outcome) -> _Try | None:
         """Refuse the statement that changed the random state; the others go on."""
         events = read_record(outcome.journal).events
-        key, names = next(((p[2], p[3]) for _, k, p in events if k == "x" and p[1] == "effect"), (None, []))
+        keys, names = next(((p[2], p[3]) for _, k, p in events if k == "x" and p[1] == "effect"), ([], []))
         for statement in now.todo:
-            if statement.key == key:
+            if statement.key in keys:
                 random = all(name.startswith("the random state") for name in names)
                 how = "draws random numbers" if random else f"changes {', '.join(names[:5])}"
-                words = f"refused: evaluating `{statement.expression}` {how}, which would change the training that is replayed"
+                along = ", ".join(f"`{key}`" for key in keys if key != statement.key)
+                what = f"`{statement.expression}`" + (f" in one block with {along}" if along else "")
+                words = f"refused: evaluating {what} {how}, which would change the training that is replayed"
                 cell = plain_cell(self._run, statement, "refused", words)
                 self._store.save_cell(cell)
                 self._tell(statement, cell)
-        others = [s for s in now.todo if s.key != key]
+        others = [s for s in now.todo if s.key not in keys]
         return self._next(others, "") if others else None
 
     def _next(

@@ -299,17 +299,12 @@ def _write_files(job: Job, repository: Repository, root: Path) -> dict[str, dict
         for statement_id, placement in placed.placements.items() if placed is not None else ():
             row = by_id[statement_id]
             effects = classify_effects(row.expression)
-            watched = effects in ("unknown", "pure") and not is_plain(row.expression)
-            guarded.append(
-                Guarded(
-                    row.key,
-                    row.name,
-                    placement.lines,
-                    log_lines(text, placement, row.name),
-                    watched,
-                    effects == "unknown",
-                )
-            )
+            logged = log_lines(text, placement, row.name)
+            # What came along with it runs, too.
+            alone = len(logged) == placement.lines[1] - placement.lines[0] + 1
+            watched = effects in ("unknown", "pure") and not (alone and is_plain(row.expression))
+            unknown = effects == "unknown" or not alone
+            guarded.append(Guarded(row.key, row.name, placement.lines, logged, watched, unknown))
         sites = [(shifted(line, added), column) for line, column in sorted(loops.get(file, ()))]
         patched: Patched = patch(text, file, sites, guarded)
         _write_text(root / file, patched.source)

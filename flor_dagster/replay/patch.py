@@ -11,10 +11,11 @@ import io
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flor_dagster.parsing import parse_python
+from flor_dagster.propagation.clobbering import binds
 from flor_dagster.recording.source import LoopSource, find_loop
 
 
@@ -76,9 +77,12 @@ def patch(source: str, file: str, loops: Iterable[tuple[int, int]], guarded: Ite
         if node is not None and description is not None and not description.reason:
             _rebind(editor, tree, node, description)
     marks: list[tuple[int, str]] = []
+    blocks: dict[tuple[int, int], list[Guarded]] = {}
     for statement in guarded:
-        _guard(editor, statement, file)
+        blocks.setdefault(statement.lines, []).append(statement)
         marks += [(line, statement.key) for line in statement.log_lines]
+    for lines, statements in blocks.items():
+        _guard(editor, statements, file, _own_names(tree, lines, tuple(blocks)))
     text, origin = editor.result()
     by_old: dict[int, list[int]] = defaultdict(list)
     for new, old in origin.items():
@@ -125,20 +129,78 @@ def _take(name: str) -> str:
     return f"if __flor__.has({name!r}): {name} = __flor__.take({name!r})"
 
 
-def _guard(editor: _Editor, statement: Guarded, file: str) -> None:
-    first, last = statement.lines
+def _guard(editor: _Editor, statements: Sequence[Guarded], file: str, own: Sequence[str]) -> None:
+    """Guard one statement, or the block that several stand in; what it binds itself does not outlive it."""
+    first, last = statements[0].lines
     indent = editor.indent(first)
     if editor.is_block(first, last):
         editor.deepen(first, last)
         editor.before(first, [f"{indent}try:"], innermost=True)
     else:
         editor.prefix(first, "try: ")
-    call = f"__flor__.failed({statement.name!r}, {file!r}, {{line}}, {first})"
-    after = [f"{indent}except Exception: {call}"]
-    if statement.watched:
-        editor.before(first, [f"{indent}__flor__.begin({statement.key!r}, {statement.unknown})"])
-        after.append(f"{indent}__flor__.end({statement.key!r})")
-    editor.after(last, after, about=first)
+    logged = ", ".join(f"({s.name!r}, {_counted_anew(max(s.log_lines, default=last))})" for s in statements)
+    failed = f"__flor__.failed(({logged},), {file!r}, {_counted_anew(first)}, {first})"
+    after = [f"{indent}except Exception: {failed}"]
+    for name in own:
+        after += [f"{indent}try: del {name}", f"{indent}except NameError: pass"]
+    if any(s.watched for s in statements):
+        keys = "".join(f"{s.key!r}, " for s in statements)
+        editor.before(first, [f"{indent}__flor__.begin(({keys}), {any(s.unknown for s in statements)})"])
+        after.append(f"{indent}__flor__.end(({keys}))")
+    editor.after(last, after, guards=True)
+
+
+def _own_names(tree: ast.Module, lines: tuple[int, int], added: Sequence[tuple[int, int]]) -> list[str]:
+    """Names that added lines bind and that nothing but added lines uses."""
+    inside = _statements(tree, lines)
+    bound = {name for syntax in inside for name in binds(syntax)}
+    if not bound:
+        return []
+    scope: ast.AST = tree
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
+            n in inside for n in ast.walk(node)
+        ):
+            scope = node
+            break  # the outermost function: its inner ones may read the name
+    used: set[str] = set()
+    todo: list[ast.AST] = [scope]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.stmt) and any(
+            first <= node.lineno and (node.end_lineno or node.lineno) <= last for first, last in added
+        ):
+            continue
+        used.update(_mentioned(node))
+        todo += ast.iter_child_nodes(node)
+    return sorted(bound - used)
+
+
+def _statements(tree: ast.Module, lines: tuple[int, int]) -> list[ast.stmt]:
+    """The outermost statements on some lines."""
+    found: list[ast.stmt] = []
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.stmt) and lines[0] <= node.lineno and (node.end_lineno or 0) <= lines[1]:
+            found.append(node)
+        else:
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def _mentioned(node: ast.AST) -> Iterable[str]:
+    """Names of variables that a node spells itself."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    if isinstance(node, ast.arg):
+        return (node.arg,)
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name.partition(".")[0],)
+    if isinstance(node, ast.Global | ast.Nonlocal):
+        return node.names
+    name = getattr(node, "name", None) or getattr(node, "rest", None)
+    return (name,) if isinstance(name, str) else ()
 
 
 class _Editor:
@@ -148,7 +210,7 @@ class _Editor:
         self.newline = "\r\n" if "\r\n" in source else "\n"
         self.lines = source.splitlines(keepends=True)
         self._before: dict[int, list[str]] = defaultdict(list)
-        self._after: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        self._after: dict[int, list[str]] = defaultdict(list)
         self._inside_string = _string_lines(source)
 
     def indent(self, line: int) -> str:
@@ -166,10 +228,9 @@ class _Editor:
     def before(self, line: int, texts: list[str], *, innermost: bool = False) -> None:
         self._before[line] = [*self._before[line], *texts] if innermost else [*texts, *self._before[line]]
 
-    def after(self, line: int, texts: list[str], about: int = 0) -> None:
-        """Put lines behind a line; those that end a guarded statement (`about` is its line) come first."""
-        added = [(text, about) for text in texts]
-        self._after[line] = added + self._after[line] if about else self._after[line] + added
+    def after(self, line: int, texts: list[str], *, guards: bool = False) -> None:
+        """Put lines behind a line; those that end a guarded statement come first."""
+        self._after[line] = texts + self._after[line] if guards else self._after[line] + texts
 
     def open_else(self, line: int, texts: list[str]) -> bool:
         """Where a block stands on the line of its `else:`, put it on a line of its own, behind some others."""
@@ -196,7 +257,7 @@ class _Editor:
         out: list[str] = []
         origin: dict[int, int] = {}
         placed: dict[int, int] = {}
-        later: list[tuple[int, int]] = []
+        later: list[int] = []
         for number, text in enumerate(self.lines, 1):
             out += [t + self.newline for t in self._before.get(number, [])]
             out.append(text)
@@ -205,13 +266,20 @@ class _Editor:
             added = self._after.get(number, [])
             if added and not text.endswith(("\n", "\r")):
                 out[-1] += self.newline
-            for extra, about in added:
+            for extra in added:
+                later.append(len(out))
                 out.append(extra + self.newline)
-                if about:
-                    later.append((len(out) - 1, about))
-        for index, about in later:
-            out[index] = out[index].replace("{line}", str(placed[about]))
+        for index in later:
+            out[index] = _LINE.sub(lambda found: str(placed[int(found[1])]), out[index])
         return "".join(out), origin
+
+
+_LINE = re.compile("\0([0-9]+)\0")
+
+
+def _counted_anew(line: int) -> str:
+    """A line of the source, to be written as the line that it has in the patched text."""
+    return f"\0{line}\0"  # no source has such a character
 
 
 def _string_lines(source: str) -> set[int]:
