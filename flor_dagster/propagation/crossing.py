@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from flor_dagster.errors import FlorError
 from flor_dagster.propagation.engine import propagate
 from flor_dagster.propagation.inserting import split_lines
 from flor_dagster.propagation.joining import Joined, clashing, join
@@ -107,7 +108,10 @@ def cross(
     """Propagate the statement on one line through joined files; None where it finds no place."""
     mine = _joined(new, family.new)
     theirs = _joined(old, family.old)
-    result = propagate(mine.text, theirs.text, [mine.line(path, line)], allow_effects=allow_effects)
+    try:
+        result = propagate(mine.text, theirs.text, [mine.line(path, line)], allow_effects=allow_effects)
+    except FlorError:
+        return None  # these files make no text together; the other statements are not concerned
     if not result.placements or result.rewritten:
         return None
     placement = result.placements[0]
