@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
@@ -49,6 +50,7 @@ def hindsight(
     max_seconds: float | None = None,
     workers: int = 0,
     on_cell: Callable[[CellAnswer], None] | None = None,
+    accept_likely: bool = False,
     project: Path | str | None = None,
 ) -> Report:
     """Get the values of statements from past training runs; what is settled is not computed again.
@@ -64,14 +66,17 @@ def hindsight(
         max_seconds: start nothing more once the estimate of what was started exceeds it.
         workers: children at once; 0 takes one per core.
         on_cell: told of each asked cell as soon as it is known.
+        accept_likely: answer also where a statement's place is likely and not certain: who asks confirms these places, as
+            `plan` shows them in `likely`, and the answers say so. Else their cells stay open.
         project: as for `plan`.
 
     Returns:
-        The cells, each with its values' fidelity; `failed` are those that could not be answered.
+        The cells, each with its values' fidelity and its statement's `place`; `failed` are those that could not be
+        answered, `unconfirmed` those whose place is to be confirmed first.
     """
     with Workspace.open(project) as workspace:
         question = _question(workspace, names, runs, where, latest, iterations, max_seconds, workers)
-        return workspace.answer(question, on_cell=on_cell)
+        return workspace.answer(replace(question, accept_likely=accept_likely), on_cell=on_cell)
 
 
 def _question(

@@ -32,6 +32,8 @@ class Question:
         segments: into how many parts each run is split at most; 0 takes as many as make the answer faster.
         timeout_seconds: the time that one child may take; None takes twenty times the run's, ten minutes at least.
         environment: `uv` makes the environment that each version's own lock file describes, and executes it there.
+        accept_likely: a person confirms every likely place of what is asked, as the plan shows it.
+        accepted_by: who that is; empty takes the name of the process's user.
     """
 
     statements: tuple[str, ...]
@@ -49,6 +51,8 @@ class Question:
     segments: int = 0
     timeout_seconds: float | None = None
     environment: str | None = None
+    accept_likely: bool = False
+    accepted_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class RunPlan:
     """What will be done for one training run.
 
     `todo` are the statements that a replay will answer; `settled` the ones that are already; `refused` those that this
-    version does not take. `sentence` says in words what is restored, skipped and executed.
+    version does not take; `likely` those whose place in it a person has to confirm first. `sentence` says in words what is restored, skipped and executed.
     """
 
     run: RunRow
@@ -68,6 +72,7 @@ class RunPlan:
     estimated_seconds: float | None
     recorded_seconds: float | None
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    likely: tuple[tuple[StatementRow, PlacementRow], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,13 @@ class Report:
         return tuple(answer for answer in self.cells if answer.cell.status == "failed")
 
     @property
+    def unconfirmed(self) -> tuple[CellAnswer, ...]:
+        """The cells that wait for a person to confirm their statement's place."""
+        return tuple(
+            answer for answer in self.cells if answer.cell.status == "open" and answer.cell.place == "likely"
+        )
+
+    @property
     def complete(self) -> bool:
         """Whether every asked cell is settled (or answered as far as its question went)."""
-        return not self.failed
+        return not self.failed and not self.unconfirmed
