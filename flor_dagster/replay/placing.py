@@ -32,6 +32,7 @@ from flor_dagster.replay.places import (
     Judged,
     beside_another,
     contradicted_words,
+    lines_of,
     logged_lines,
 )
 from flor_dagster.store.models import PlacementRow, StatementRow
@@ -161,8 +162,8 @@ class VersionPlacer:
             file, placement = result.placements.get(row.id, ("", None))
             if placement is None or placement.status != "placed":
                 continue
-            state = result.files[file]
-            if beside_another(state.text, state.logs[row.id]):
+            state, new = result.files[file], self.tree(row.source).read(row.file) or ""
+            if beside_another(state.text, state.logs[row.id]) or beside_another(new, lines_of(new, row)):
                 result.refusals[row.id] = _beside(row)
                 result.refused_in[row.id] = file
 
