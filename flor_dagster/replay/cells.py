@@ -39,7 +39,12 @@ def waiting_cell(run: RunRow, statement: StatementRow, row: PlacementRow) -> Cel
 
 def place_detail(row: PlacementRow) -> dict[str, Any]:
     """What a cell keeps of the verdict on its statement's place."""
-    detail: dict[str, Any] = {"verdict": row.verdict, "reasons": list(row.reasons), "version": row.propagator}
+    detail: dict[str, Any] = {
+        "verdict": row.verdict,
+        "reasons": list(row.reasons),
+        "version": row.propagator,
+        "digest": row.place,
+    }
     if row.confirmed is not None:
         detail |= {"confirmed": row.confirmed.isoformat(), "confirmed_by": row.confirmed_by}
     return detail

@@ -1,0 +1,53 @@
+"""A likely place as a person meets it: a cell that waits, its diff, the link that fills in a launchpad, a click."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from flor_dagster.replay.workspace import Workspace
+from tests.browser.conftest import Server, see, wait_for
+from tests.browser.test_browser_hindsight import cell, launch_backfill, see_matrix, text
+from tests.orchestration import toy_project
+
+pytestmark = pytest.mark.browser
+
+Shot = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Server]:
+    """A project whose trained version rounds what the newest one does not, and `dagster dev` on it."""
+    folder = tmp_path_factory.mktemp("doubtful")
+    repo = toy_project.make_doubtful_project(folder / "toy")
+    (repo / "weighted_asset.py").write_text(toy_project.ASSET)
+    started = Server(folder, repo)
+    yield started
+    started.stop()
+
+
+def places(server: Server) -> dict[str, set[str | None]]:
+    """What the cells of each statement say of its place."""
+    with Workspace.open(server.repo) as workspace:
+        keys = {row.id: row.key for row in workspace.store.statements()}
+        found: dict[str, set[str | None]] = {}
+        for one in workspace.store.cells():
+            found.setdefault(keys[one.statement_id], set()).add(one.place)
+    return found
+
+
+def test_a_likely_place_is_confirmed_by_a_click_and_its_cells_are_answered(
+    server: Server, page: Any, shot: Shot
+) -> None:
+    wait_for("two training runs", lambda: len(server.keys("run")) == 2)
+    wait_for("three questions", lambda: len(server.keys("statement")) == 3)
+    launch_backfill(server, page, shot)
+    wait_for("cells that wait", lambda: server.counts()["failed"] > 0, 150)
+    assert places(server)["size"] == {"likely"}
+    runs = server.keys("run")
+    see_matrix(server, page, cell(page, runs[0], "size"))
+    page.wait_for_timeout(4000)
+    shot("cell-likely")
