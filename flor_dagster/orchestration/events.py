@@ -19,6 +19,8 @@ from flor_dagster.replay.workspace import Workspace
 from flor_dagster.store.models import RunRow
 
 MAX_VALUES = 40
+MAX_SHOWN = 900
+"""So many characters of Markdown Dagster shows where they stand."""
 
 
 def run_materialization(
@@ -157,17 +159,24 @@ def place_of(answer: CellAnswer) -> str:
 
 
 def confirm_link(project: FlorProject, answer: CellAnswer, run: dg.DagsterRun) -> dg.MetadataValue[Any]:
-    """The launchpad of `<project>_confirm`, filled in with a cell's place and the diff that a person is to look at."""
-    said = [f"place {_place_words(answer)}", *str(answer.cell.detail.get("diff") or "").rstrip().splitlines()]
-    comments = "".join(f"# {line}\n" for line in said)
-    config = f"ops:\n  confirm_{project.name}:\n    config:\n      places: [{json.dumps(place_of(answer))}]\n      confirmed_by: ''\n"
-    path = launchpad_path(run, confirm_job_name(project), comments + config)
-    return (
-        dg.MetadataValue.url(path)
-        if path
-        else dg.MetadataValue.text(
-            f"launch the job {confirm_job_name(project)} with the place {place_of(answer)}"
-        )
+    """The launchpad of `<project>_confirm`, filled in with a cell's place and the lines that a person is to look at."""
+    added = [
+        line
+        for line in str(answer.cell.detail.get("diff") or "").splitlines()
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    config = (
+        f"ops:\n  confirm_{project.name}:\n    config:\n      places: [{json.dumps(place_of(answer))}]\n"
+        "      confirmed_by: ''\n"
+    )
+    for said in ([f"place {_place_words(answer)}", *added], [f"place {_place_words(answer)}"], []):
+        comments = "".join(f"# {line}\n" for line in said)
+        path = launchpad_path(run, confirm_job_name(project), comments + config)
+        # A longer text is put behind a button.
+        if path and len(path) < MAX_SHOWN:
+            return dg.MetadataValue.md(f"[Confirm this place and answer its cells]({path})")
+    return dg.MetadataValue.text(
+        f"launch the job {confirm_job_name(project)} with the place {place_of(answer)}"
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from flor_dagster.replay.workspace import Workspace
-from tests.browser.conftest import Server, see, wait_for
-from tests.browser.test_browser_hindsight import cell, launch_backfill, see_matrix, text
+from tests.browser.conftest import Server, wait_for
+from tests.browser.test_browser_hindsight import cell, launch_backfill, see_matrix
 from tests.orchestration import toy_project
 
 pytestmark = pytest.mark.browser
@@ -45,9 +44,42 @@ def test_a_likely_place_is_confirmed_by_a_click_and_its_cells_are_answered(
     wait_for("two training runs", lambda: len(server.keys("run")) == 2)
     wait_for("three questions", lambda: len(server.keys("statement")) == 3)
     launch_backfill(server, page, shot)
-    wait_for("cells that wait", lambda: server.counts()["failed"] > 0, 150)
-    assert places(server)["size"] == {"likely"}
+
+    def over() -> bool:
+        counts = server.counts()
+        return counts["failed"] == 2 and counts["materialized"] == 4 and not counts["materializing"]
+
+    wait_for("two cells that wait, four that are answered", over, 200)
+    assert places(server) == {"gap": {"certain"}, "bias_size": {"certain"}, "size": {"likely"}}
     runs = server.keys("run")
-    see_matrix(server, page, cell(page, runs[0], "size"))
-    page.wait_for_timeout(4000)
+    see_matrix(
+        server,
+        page,
+        cell(
+            page, runs[0], "size", "Latest observation", re.compile("likely: `weight = round"),
+            re.compile(r'\+    flor.log\("size", abs\(weight\)\)'),
+        ),
+    )  # fmt: skip
     shot("cell-likely")
+    link = page.get_by_role("link", name="Confirm this place and answer its cells").first
+    before = len(page.context.pages)
+    link.click()
+    page.wait_for_timeout(2000)
+    launchpad = page.context.pages[-1]
+    for part in ("place likely", "places: [", "No errors"):
+        launchpad.get_by_text(part).first.wait_for()
+    shot("confirm-launchpad")
+    launchpad.get_by_role("button", name="Launch Run").click()
+    wait_for("every cell is answered", lambda: server.counts()["materialized"] == 6, 120)
+    if len(page.context.pages) > before:
+        launchpad.close()
+    assert places(server)["size"] == {"confirmed"}
+    see_matrix(
+        server,
+        page,
+        cell(
+            page, runs[0], "size", re.compile("3 values, exact, place confirmed"),
+            re.compile("likely, confirmed by Dagster run"),
+        ),
+    )  # fmt: skip
+    shot("cell-confirmed")
