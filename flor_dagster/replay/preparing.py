@@ -307,23 +307,35 @@ class Preparer:
         placements: dict[int, PlacementRow], question: Question,
     ) -> tuple[list[StatementRow], PlacedVersion]:  # fmt: skip
         """Put the statements into the run's version; what is refused, already there or to be confirmed is not replayed."""
+        again = False
         while True:
             placed = self._placer(question).place(run.commit or "", run.entrypoint, todo)
-            remaining = self._taken(run, record, todo, placed, settled, placements, question)
+            remaining = self._taken(run, record, todo, placed, settled, placements, question, again)
             # Without one of them another one may stand elsewhere: what is replayed was looked at as it is.
             if len(remaining) == len(todo) or not remaining:
                 return remaining, placed
-            todo = remaining
+            todo, again = remaining, True
 
     def _taken(
         self, run: RunRow, record: RunRecord, todo: list[StatementRow], placed: PlacedVersion,
         settled: dict[int, CellRow], placements: dict[int, PlacementRow], question: Question,
+        again: bool,
     ) -> list[StatementRow]:  # fmt: skip
         """Those of the statements that are replayed at their places; the others are settled."""
         commit = run.commit or ""
         remaining: list[StatementRow] = []
+        together = (
+            {number for number, known in placements.items() if known.status == "placed"} if again else set()
+        )
         for statement in todo:
             row = self._store.confirmed(placed.row(statement, commit))
+            if row.status == "refused" and statement.id in together:
+                # It has a place in one block with others, which are not put in now: that is no refusal for good.
+                words = (
+                    "open: it goes into one block with statements that are not answered now; ask it with them"
+                )
+                settled[statement.id] = plain_cell(run, statement, "open", words)
+                continue
             if placements.get(statement.id) != row:
                 self._store.save_placement(row)
             placements[statement.id] = row

@@ -185,6 +185,8 @@ class Workspace:
         calls = {call for call, *_, linked in self.store.call_sites(run.id) if linked == statement.id}
         rows = sum(call in calls for _, _, call, _ in self.store.records(run.id, names=[statement.name]))
         sentence = f"recorded by the run itself: {rows} value{'s' * (rows != 1)}"
+        if not rows:
+            sentence = "never fired: the run has this statement itself and did not come to it; 0 values"
         now = datetime.now().astimezone()
         return CellRow(
             run.id, statement.id, "recorded", "recorded", sentence, rows, None, now, place="certain"
