@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,8 +131,9 @@ def waiting_observation(
         run: the Dagster run that says it.
     """
     cell = answer.cell
+    words = "open: its place is likely, not certain; it is answered once a person has looked at the diff and confirmed it"
     metadata: dict[str, dg.MetadataValue[Any]] = {
-        "answer": dg.MetadataValue.text(cell.sentence),
+        "answer": dg.MetadataValue.text(words),
         "place": dg.MetadataValue.text(_place_words(answer)),
         "confirm": confirm_link(project, answer, run),
         "diff": _diff(str(cell.detail.get("diff") or "")),
@@ -141,7 +143,7 @@ def waiting_observation(
     return dg.AssetObservation(
         asset_key=key,
         partition=cell_key(answer.run.key, answer.statement.key),
-        description=cell.sentence,
+        description="its place waits to be confirmed",
         metadata=metadata,
         tags={"flor/place": "likely", "flor/status": "open", "flor/run": tag_value(answer.run.id)},
     )
@@ -169,7 +171,8 @@ def confirm_link(project: FlorProject, answer: CellAnswer, run: dg.DagsterRun) -
         f"ops:\n  confirm_{project.name}:\n    config:\n      places: [{json.dumps(place_of(answer))}]\n"
         "      confirmed_by: ''\n"
     )
-    for said in ([f"place {_place_words(answer)}", *added], [f"place {_place_words(answer)}"], []):
+    verdict = textwrap.wrap(f"place {_place_words(answer)}", 76)
+    for said in ([*verdict, *added], verdict, []):
         comments = "".join(f"# {line}\n" for line in said)
         path = launchpad_path(run, confirm_job_name(project), comments + config)
         # A longer text is put behind a button.

@@ -53,27 +53,25 @@ def test_a_likely_place_is_confirmed_by_a_click_and_its_cells_are_answered(
     wait_for("two cells that wait, four that are answered", over, 200)
     assert places(server) == {"gap": {"certain"}, "bias_size": {"certain"}, "size": {"likely"}}
     runs = server.keys("run")
+    dialog = page.get_by_role("dialog")
+    link = dialog.get_by_role("link", name="Confirm this place and answer its cells")
     see_matrix(
         server,
         page,
-        cell(
-            page, runs[0], "size", "Latest observation", re.compile("likely: `weight = round"),
-            re.compile(r'\+    flor.log\("size", abs\(weight\)\)'),
-        ),
-    )  # fmt: skip
+        cell(page, runs[0], "size"),
+        page.get_by_text("View all historical events (1)").click,
+        dialog.locator("[class*=disclosureTriangle]").first.click,
+        dialog.get_by_text("likely: `weight = round").first.wait_for,
+        dialog.get_by_text('flor.log("size", abs(weight))').first.wait_for,
+        link.wait_for,
+    )
     shot("cell-likely")
-    link = page.get_by_role("link", name="Confirm this place and answer its cells").first
-    before = len(page.context.pages)
     link.click()
-    page.wait_for_timeout(2000)
-    launchpad = page.context.pages[-1]
-    for part in ("place likely", "places: [", "No errors"):
-        launchpad.get_by_text(part).first.wait_for()
+    for part in ("place likely", "places:", "No errors"):
+        page.get_by_text(part).first.wait_for()
     shot("confirm-launchpad")
-    launchpad.get_by_role("button", name="Launch Run").click()
-    wait_for("every cell is answered", lambda: server.counts()["materialized"] == 6, 120)
-    if len(page.context.pages) > before:
-        launchpad.close()
+    page.get_by_role("button", name="Launch Run").click()
+    wait_for("every cell is answered", lambda: server.counts()["materialized"] == 6, 150)
     assert places(server)["size"] == {"confirmed"}
     see_matrix(
         server,
