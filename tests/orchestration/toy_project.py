@@ -55,11 +55,8 @@ NEWEST = V2.replace(
     '    flor.log("bias_size", abs(bias))\n',
 )
 
-# It rounds what the newest version does not: where `size` goes is likely, and not certain.
-ROUNDED = V2.replace(
-    '    flor.log("mean", (weight + bias) / 2)\n',
-    '    weight = round(weight, 3)\n    flor.log("mean", (weight + bias) / 2)\n',
-)
+# It rounds what the newest version does not: where `size` and `gap` go is likely, and not certain.
+ROUNDED = V2.replace("    for step in flor.loop", "    weight = round(weight, 3)\n    for step in flor.loop")
 
 REDEFINED = NEWEST.replace('flor.log("size", abs(weight))', 'flor.log("size", abs(weight) + 100)')
 
