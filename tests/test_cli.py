@@ -37,6 +37,7 @@ with flor.checkpointing(state=state, rng=rng):
             change = rng.random() * scale
             state[0] += change
             flor.log("loss", state[0])
+        state[0] *= 1.0
         flor.log("total", state[0])
 """
 
@@ -283,6 +284,56 @@ def test_a_refusal_is_an_answer(trained: Project) -> None:
     assert "1 replayed" in done.out
     assert "2 refused" in done.out
     assert "decay" in done.out
+
+
+def test_a_likely_place_is_shown_with_its_diff_and_answered_once_a_person_confirmed_it(
+    project: Project,
+) -> None:
+    project.commit(FIRST.replace("state[0] *= 1.0", "state[0] = round(state[0], 2)"))
+    project.ask("run", "train.py")
+    asked = '        flor.log("total", state[0])\n        flor.log("double", 2 * state[0])\n'
+    project.write(
+        "train.py",
+        FIRST.replace('        flor.log("total", state[0])\n', asked).replace(
+            "        state[0] *= 1.0\n", ""
+        ),
+    )
+    likely = "place likely: `state = …` comes before the place"
+
+    shown = project.flor("propagate", "double")
+    assert (shown.code, likely in shown.out) == (0, True), shown.out
+    assert '+        flor.log("double", 2 * state[0])' in shown.out
+    assert "double: 1 placed (likely), of 1 versions" in shown.out
+    (version,) = project.ask("propagate", "double")["versions"]
+    assert (version["placement"]["verdict"], len(version["placement"]["reasons"])) == ("likely", 1)
+
+    plan = project.flor("hindsight", "double", "--plan")
+    assert (plan.code, likely in plan.out) == (0, True), plan.out
+    assert '+        flor.log("double", 2 * state[0])' in plan.out
+    assert "1 place to confirm: `flor hindsight double --accept-likely`." in plan.out
+
+    waits = project.flor("hindsight", "double")
+    assert waits.code == 1
+    assert "waits for a person: its place at train.py:" in waits.said
+    document = project.flor("hindsight", "double", "--json").document
+    assert (document["complete"], document["children"]) == (False, 0)
+    assert [one["statement"] for one in document["unconfirmed"]] == ["double"]
+    assert "its place" in project.flor("view", "double").out
+
+    done = project.flor("hindsight", "double", "--accept-likely")
+    assert done.code == 0, done.err
+    assert done.out.index(likely) < done.out.index("place confirmed"), "what is confirmed is shown first"
+    assert "1 cells: 1 replayed (1 exact; 1 place confirmed)" in done.out
+    (cell,) = [one["cell"] for one in project.ask("hindsight", "double")["cells"]]
+    assert (cell["fidelity"], cell["place"]) == ("exact", "confirmed")
+    rows = project.ask("view", "total", "double", "--provenance")["rows"]
+    assert {(row["double_fidelity"], row["double_place"], row["total_place"]) for row in rows} == {
+        ("exact", "confirmed", "certain")
+    }
+    assert (
+        "double: its place in this version is likely, and was confirmed by a person"
+        in project.flor("view", "double").out
+    )
 
 
 def test_a_plan_runs_nothing(untouched: Project) -> None:

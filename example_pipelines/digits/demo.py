@@ -207,7 +207,7 @@ def commit_newest(repository: ProjectRepository, history: History) -> None:
 
 
 def show_places(workspace: Workspace, history: History) -> None:
-    """Where each statement goes in every old version, or why it has no place there."""
+    """Where each statement goes in every old version, or why it has no place there; likely places are confirmed."""
     for name in history.statements:
         say(name, style="bold")
         for version in workspace.propagation(name):
@@ -216,8 +216,15 @@ def show_places(workspace: Workspace, history: History) -> None:
             if place.status == "refused":
                 say(f"            refused: {place.sentence}", style="yellow")
             else:
-                say(f"            {place.status}: {place.file} line {place.line}", style="green")
+                said = f"{place.status}: {place.file} line {place.line}, place {place.said}"
+                say(f"            {said}", style="yellow" if place.waits else "green")
                 show_diff(near_the_change(place.diff))
+            if place.waits:
+                # Nothing is answered from a likely place before a person has looked at it: here, whoever reads this.
+                say(
+                    f"            {'; '.join(place.reasons)}", "            confirmed: it is where it belongs"
+                )
+                workspace.confirm_place(workspace.store.statement(name), version.commit, "the demo")
         say("")
 
 

@@ -23,13 +23,25 @@ from flor_dagster.cli.interpreting import (
 )
 from flor_dagster.cli.output import DONE, FAILED, Output
 from flor_dagster.cli.progress import Remaining, shown
-from flor_dagster.cli.wording import because, counted, grouped, make_table, seconds_text, status_text, these
+from flor_dagster.cli.wording import (
+    because,
+    because_of_place,
+    counted,
+    diff_text,
+    grouped,
+    make_table,
+    place_words,
+    seconds_text,
+    status_text,
+    these,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from flor_dagster.replay.model import CellAnswer, Plan, Question, Report, RunPlan
     from flor_dagster.replay.workspace import Workspace
+    from flor_dagster.store.models import PlacementRow
 
 
 _ITERATION = re.compile(r"last|\d+|-?\d*:-?\d*(:-?[1-9]\d*)?")
@@ -83,6 +95,11 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
     help="Also put in expressions that are known to change the training.",
 )
 @click.option(
+    "--accept-likely",
+    is_flag=True,
+    help="Confirm the likely places of what is asked, as --plan shows them, and answer from there; the values say so.",
+)
+@click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Child processes at once; 0: one per core."
 )
 @rtol_option
@@ -122,6 +139,7 @@ def hindsight_command(
     workers: int,
     without_checkpoints: bool,
     allow_effects: bool,
+    accept_likely: bool,
     rtol: tuple[str, ...],
     python: str | None,
     environment: str | None,
@@ -133,7 +151,9 @@ def hindsight_command(
 ) -> int:
     """Get the values of the statements NAME... from past training runs.
 
-    A statement is looked up in the newest source. What is settled already is not computed again.
+    A statement is looked up in the newest source. What is settled already is not computed again. Each answer has two verdicts:
+    the place (is the statement where its author would have put it?) and the replay (is this the recorded run?). A place that
+    is likely and not certain is answered once a person has confirmed it.
     """
     from flor_dagster.replay.model import Question
 
@@ -150,6 +170,7 @@ def hindsight_command(
         workers=workers,
         without_checkpoints=without_checkpoints,
         allow_effects=allow_effects,
+        accept_likely=accept_likely,
         tolerance=parse_tolerance(rtol),
         python=python,
         environment=environment,
@@ -175,12 +196,16 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
             "replays_known": rates.replays,
         }
     )
-    table = make_table("run", "to do", "settled", "estimate", "trained in", right=("estimate", "trained in"))
+    table = make_table(
+        "run", "to do", "settled", "to confirm", "estimate", "trained in", right=("estimate", "trained in")
+    )
     for part in plan.runs:
+        todo = {statement.id for statement in part.todo}
         table.add_row(
             part.run.key,
             ", ".join(statement.key for statement in part.todo),
             ", ".join(statement.key for statement in part.settled),
+            ", ".join(statement.key for statement, _ in part.likely if statement.id not in todo),
             seconds_text(part.estimated_seconds if part.todo else None),
             seconds_text(part.recorded_seconds),
         )
@@ -200,6 +225,7 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
     ]
     for sentence, keys in grouped(said):
         output.text(f"{these(keys)}: {sentence}")
+    _show_likely(plan, output)
     todo = [part for part in plan.runs if part.todo]
     known = f" ({rates.sentence})" if rates.sentence else ""
     output.text(
@@ -207,6 +233,28 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
         f"training them took {_trained(todo):.1f} s. Nothing was run."
     )
     return DONE
+
+
+def _show_likely(plan: Plan, output: Output) -> None:
+    """The likely places, each once, with the lines that a person is to look at."""
+    likely: dict[tuple[str, str, str], tuple[PlacementRow, list[str]]] = {}
+    for part in plan.runs:
+        for statement, row in part.likely:
+            likely.setdefault((statement.key, row.commit, row.place), (row, []))[1].append(part.run.key)
+    for (key, commit, _), (row, keys) in likely.items():
+        output.text(f"{these(keys)}: {key} in {commit[:8]}, place {place_words(row)}")
+        output.text(diff_text(row.diff))
+    if likely:
+        names = " ".join(dict.fromkeys(key for key, _, _ in likely))
+        accepted = plan.question.accept_likely
+        output.text(
+            f"{len(likely)} place{'s' * (len(likely) != 1)} "
+            + (
+                "would be confirmed."
+                if accepted
+                else f"to confirm: `flor hindsight {names} --accept-likely`."
+            )
+        )
 
 
 def _placed(part: RunPlan) -> list[tuple[str, str]]:
@@ -217,7 +265,9 @@ def _placed(part: RunPlan) -> list[tuple[str, str]]:
     return [
         (
             names[p.statement_id],
-            f"is refused{because(p.sentence)}" if p.statement_id in refused else p.sentence,
+            f"is refused{because(p.sentence)}"
+            if p.statement_id in refused
+            else f"{p.sentence}{because_of_place(p)}",
         )
         for p in part.placements
         if p.statement_id in names
@@ -230,26 +280,35 @@ def _trained(parts: Iterable[RunPlan]) -> float:
 
 def _answer(workspace: Workspace, output: Output, question: Question) -> int:
     remaining = Remaining(question.workers or os.cpu_count() or 1)
+    seen: set[str] = set()
 
     def tell(answer: CellAnswer) -> None:
         remaining.told(answer.run.id)
         output.text(_cell_line(answer))
+        diff = str(answer.cell.detail.get("diff") or "")
+        if answer.cell.status == "open" and answer.cell.place == "likely" and diff not in seen:
+            seen.add(diff)
+            output.text(diff_text(diff))
 
     def begin(plan: Plan) -> None:
         remaining.planned(plan)
         for sentence, keys in grouped(_warnings(plan)):
             output.text(f"{these(keys)}: {sentence}")
+        if question.accept_likely:
+            _show_likely(plan, output)
 
     with shown(output, remaining):
         report = workspace.answer(question, on_cell=tell, on_plan=begin)
     unanswered = [
         answer for answer in report.cells if answer.cell.status == "open" and answer.cell.replay_id is None
     ]
+    unconfirmed = report.unconfirmed
     output.document(
         {
             "cells": report.cells,
             "failed": [_named(answer) for answer in report.failed],
             "unanswered": [_named(answer) for answer in unanswered],
+            "unconfirmed": [_named(answer) for answer in unconfirmed],
             "children": report.children,
             "seconds": report.seconds,
             "training_seconds": _replayed_training(report),
@@ -262,9 +321,15 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
         for answer in report.cells
         if answer.cell.status == "replayed" and answer.cell.fidelity
     )
+    places = Counter(
+        f"place {answer.cell.place or 'unchecked'}"
+        for answer in report.cells
+        if answer.cell.status == "replayed"
+    )
     output.text("")
     output.text(
-        f"{len(report.cells)} cells: {counted(counts)}" + (f" ({counted(fidelities)})" if fidelities else "")
+        f"{len(report.cells)} cells: {counted(counts)}"
+        + (f" ({counted(fidelities)}; {counted(places)})" if fidelities else "")
     )
     if report.children:
         output.text(
@@ -277,7 +342,17 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
             f"{named['statement']} of {named['run']} failed: {named['reason'].removeprefix('failed: ')}",
             named["tail"],
         )
+    for (statement, reason), keys in _waiting(unconfirmed).items():
+        output.complain(f"{statement} of {these(keys)} waits for a person: {reason.removeprefix('open: ')}")
     return DONE if report.complete else FAILED
+
+
+def _waiting(unconfirmed: Sequence[CellAnswer]) -> dict[tuple[str, str], list[str]]:
+    """What has to be confirmed, once for all training runs of a version."""
+    waiting: dict[tuple[str, str], list[str]] = {}
+    for answer in unconfirmed:
+        waiting.setdefault((answer.statement.key, answer.cell.sentence), []).append(answer.run.key)
+    return waiting
 
 
 def _warnings(plan: Plan) -> list[tuple[str, str]]:
@@ -308,10 +383,13 @@ def _named(answer: CellAnswer) -> dict[str, Any]:
 def _cell_line(answer: CellAnswer) -> Text:
     from rich.text import Text
 
+    cell = answer.cell
+    # A statement that fired otherwise than was to be expected is no plain green answer.
+    style = "yellow" if cell.status == "replayed" and "firing" in cell.detail else None
     return Text.assemble(
         f"{answer.run.key}  ",
         (answer.statement.key, "bold"),
         "  ",
-        status_text(answer.cell.status),
-        because(answer.cell.sentence),
+        status_text(cell.status) if style is None else (cell.status, style),
+        because(cell.sentence.removeprefix(f"{cell.status}: ")),
     )

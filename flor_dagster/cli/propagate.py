@@ -10,10 +10,11 @@ import click
 
 from flor_dagster.cli.command import project_command
 from flor_dagster.cli.output import DONE, Output
-from flor_dagster.cli.wording import because, counted, diff_text, status_text
+from flor_dagster.cli.wording import because, counted, diff_text, place_words, status_text
 
 if TYPE_CHECKING:
     from flor_dagster.replay.workspace import VersionPlacement, Workspace
+    from flor_dagster.store.models import PlacementRow
 
 
 @click.command("propagate")
@@ -42,8 +43,8 @@ def propagate_command(
 ) -> int:
     """Show where the statements NAME... go in every version; nothing is run or written.
 
-    For each version that was trained: the lines that it would gain, what comes along with them and under which names;
-    or why it takes none, and with which commit what it lacks came.
+    For each version that was trained: the lines that it would gain, what comes along with them and under which names,
+    whether the place is certain or only likely, and why; or why it takes none, and with which commit what it lacks came.
     """
     from rich.text import Text
 
@@ -69,12 +70,25 @@ def propagate_command(
             output.text(Text.assemble((place.commit[:8], "bold"), about))
             placement = place.placement
             output.text(Text.assemble("  ", status_text(placement.status), because(placement.sentence)))
+            if placement.status != "refused":
+                output.text(f"  place {place_words(placement)}")
             if placement.status == "placed":
                 output.text(diff_text(placement.diff))
             output.text("")
-        counts = Counter(place.placement.status for place in places)
+        counts = Counter(_counted_as(place.placement) for place in places)
+        likely = any(place.placement.waits for place in places)
         output.text(f"{name}: {counted(counts)}, of {len(places)} versions. Nothing was run or written.")
+        if likely:
+            output.text(
+                f"A likely place is answered once it was confirmed: `flor hindsight {name} --accept-likely`."
+            )
     return DONE
+
+
+def _counted_as(placement: PlacementRow) -> str:
+    if placement.status != "placed" or placement.said in (None, "certain"):
+        return placement.status
+    return f"placed ({placement.said})"
 
 
 def _fields(place: VersionPlacement) -> dict[str, Any]:

@@ -36,7 +36,7 @@ VIEW_ROWS = 50
     metavar="RANKS",
     help="Of distributed trainings, show these ranks (`0,3`) or `all`. Default: rank 0 alone.",
 )
-@click.option("--provenance", is_flag=True, help="Add the origin and the fidelity of each value.")
+@click.option("--provenance", is_flag=True, help="Add the origin, the fidelity and the place of each value.")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -69,7 +69,13 @@ def view_command(
         {"run": run, "name": name, "reason": reason}
         for (run, name), reason in frame.attrs.get("empty", {}).items()
     ]
-    output.document({"columns": columns, "rows": rows, "row_count": len(frame), "empty": empty})
+    places = [
+        {"run": run, "name": name, "reason": reason}
+        for (run, name), reason in frame.attrs.get("places", {}).items()
+    ]
+    output.document(
+        {"columns": columns, "rows": rows, "row_count": len(frame), "empty": empty, "places": places}
+    )
     table = make_table(*columns, right={name for name in columns if frame[name].dtype.kind in "iuf"})
     for row in rows:
         table.add_row(*(cell_text(value) for value in row.values()))
@@ -79,6 +85,10 @@ def view_command(
     said = ((f"{place['name']} is empty, {place['reason']}", place["run"]) for place in empty)
     for sentence, without in grouped(said):
         output.text(f"{these(without)}: {sentence}")
+    for sentence, with_it in grouped(
+        (f"{place['name']}: {place['reason']}", place["run"]) for place in places
+    ):
+        output.text(f"{these(with_it)}: {sentence}")
     return DONE
 
 
@@ -92,7 +102,9 @@ def _ranks(text: str | None) -> Sequence[int] | Literal["all"] | None:
 
 def _is_provenance(column: str, frame: pd.DataFrame, fidelity: str | None) -> bool:
     name, _, kind = column.rpartition("_")
-    return name in frame.columns and (kind == "origin" or (kind == "fidelity" and fidelity != "any"))
+    return name in frame.columns and (
+        kind in ("origin", "place") or (kind == "fidelity" and fidelity != "any")
+    )
 
 
 def frame_rows(frame: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:

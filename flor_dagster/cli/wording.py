@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from flor_dagster.store.models import PlacementRow
+
 STATUS_STYLES = {
     "recorded": "green",
     "replayed": "green",
@@ -73,6 +75,19 @@ def counted(counts: Mapping[Any, int]) -> str:
 def because(reason: str) -> str:
     """A reason behind a colon; nothing where there is none."""
     return f": {reason.rstrip('.')}" if reason else ""
+
+
+def place_words(row: PlacementRow) -> str:
+    """The verdict on a place, in words; empty where nobody looked at it."""
+    from flor_dagster.replay.places import place_words as words
+
+    return words(row)
+
+
+def because_of_place(row: PlacementRow) -> str:
+    """The verdict on a place behind a comma; nothing where nobody looked at it."""
+    words = place_words(row)
+    return f", place {words}" if words else ""
 
 
 def seconds_text(value: float | None) -> str:

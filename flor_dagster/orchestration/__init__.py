@@ -4,6 +4,7 @@ from flor_dagster.orchestration.asset_decorator import FlorAssetConfig, Unsuppor
 from flor_dagster.orchestration.build import build_flor_definitions
 from flor_dagster.orchestration.checks import build_log_view_complete_check
 from flor_dagster.orchestration.components import FlorProjectComponent
+from flor_dagster.orchestration.confirming import ConfirmConfig, build_confirm_job
 from flor_dagster.orchestration.hindsight import build_hindsight_asset
 from flor_dagster.orchestration.jobs import (
     HindsightConfig,
@@ -37,6 +38,7 @@ from flor_dagster.orchestration.translator import DagsterFlorTranslator, FlorTra
 from flor_dagster.orchestration.upkeep import GcConfig, VerifyConfig, build_gc_job, build_verify_job
 
 __all__ = [
+    "ConfirmConfig",
     "DagsterFlorTranslator",
     "FlorAssetConfig",
     "FlorLogViewIOManager",
@@ -52,6 +54,7 @@ __all__ = [
     "TrainConfig",
     "UnsupportedTrainingError",
     "VerifyConfig",
+    "build_confirm_job",
     "build_flor_asset_specs",
     "build_flor_definitions",
     "build_gc_job",

@@ -10,11 +10,15 @@ from flor_dagster.orchestration.metadata import rows
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
+from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.store.models import CellRow
 
 FIDELITY = "replay_fidelity"
 COMPLETE = "log_view_complete"
 MAX_ROWS = 200
+WAITING = "waiting"
+"""The status of an open cell whose place a person has to confirm."""
 
 
 def fidelity_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -28,7 +32,7 @@ def fidelity_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
 
 
 def fidelity_result(workspace: Workspace, key: dg.AssetKey) -> dg.AssetCheckResult:
-    """`replay_fidelity` over everything that was replayed, a row per training run and fidelity.
+    """`replay_fidelity` over everything that was replayed, a row per training run, fidelity and place.
 
     Args:
         workspace: the open project.
@@ -36,17 +40,20 @@ def fidelity_result(workspace: Workspace, key: dg.AssetKey) -> dg.AssetCheckResu
     """
     runs = {run.id: run.key for run in workspace.runs()}
     statements = {row.id: row.key for row in workspace.store.statements()}
-    table: dict[tuple[str, str], dict[str, Any]] = {}
+    table: dict[tuple[str, str, str], dict[str, Any]] = {}
     for cell in workspace.store.cells():
         if cell.fidelity in (None, "recorded"):
             continue
         run = runs.get(cell.run_id, cell.run_id)
-        row = {"training run": run, "fidelity": cell.fidelity, "statements": "", "answer": cell.sentence}
-        row = table.setdefault((run, str(cell.fidelity)), row)
+        place = cell.place or "unchecked"
+        row = {
+            "training run": run, "fidelity": cell.fidelity, "place": place, "statements": "", "answer": cell.sentence,
+        }  # fmt: skip
+        row = table.setdefault((run, str(cell.fidelity), place), row)
         row["statements"] = ", ".join(
             filter(None, [row["statements"], statements.get(cell.statement_id, "?")])
         )
-    found = {fidelity for _, fidelity in table}
+    found = {fidelity for _, fidelity, _ in table}
     ordered = sorted(table.values(), key=lambda row: (row["fidelity"] == "exact", row["training run"]))
     passed = not found & {"diverged", "unverified"}
     return dg.AssetCheckResult(
@@ -131,11 +138,17 @@ def open_cells(workspace: Workspace) -> list[dict[str, str]]:
                 {
                     "training run": run.key,
                     "statement": question.key,
-                    "status": cell.status if cell else "open",
+                    "status": WAITING if cell and _waits(cell) else cell.status if cell else "open",
                     "reason": cell.sentence if cell else "not asked yet",
                 }
             )
     return missing
+
+
+def _waits(cell: CellRow) -> bool:
+    """Whether a person has to confirm the place that today's propagation finds; another one would be looked for again."""
+    known = (cell.detail.get("place") or {}).get("version")
+    return cell.status == "open" and cell.place == "likely" and known == PLACES_VERSION
 
 
 def _fidelity_words(table: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,15 @@ import dagster as dg
 from flor_dagster.errors import StoreError
 from flor_dagster.orchestration.metadata import metadata_value, seconds, tag_value
 from flor_dagster.orchestration.partitions import cell_key
+from flor_dagster.orchestration.private import launchpad_path
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.replay.model import CellAnswer
 from flor_dagster.replay.workspace import Workspace
 from flor_dagster.store.models import RunRow
 
 MAX_VALUES = 40
+MAX_SHOWN = 900
+"""So many characters of Markdown Dagster shows where they stand."""
 
 
 def run_materialization(
@@ -78,6 +82,8 @@ def cell_materialization(
         name: metadata_value(value) for name, value in values.items() if value is not None and name != "count"
     }
     metadata["rows"] = dg.MetadataValue.int(cell.rows)
+    if cell.place is not None:
+        metadata["place"] = dg.MetadataValue.text(_place_words(answer))
     if cell.fidelity is not None:
         metadata["fidelity"] = dg.MetadataValue.text(cell.fidelity)
     if isinstance(detail.get("seconds"), int | float):
@@ -92,7 +98,7 @@ def cell_materialization(
         metadata["nearest place"] = _link(project, answer.run.commit, placement.file, placement.line)
     diff = (placement.diff if placement else "") or str(detail.get("diff") or "")
     if diff:
-        metadata["diff"] = dg.MetadataValue.md(f"```diff\n{diff.rstrip()}\n```")
+        metadata["diff"] = _diff(diff)
     metadata["commit"] = _commit(project, answer.run.commit)
     if detail.get("plan"):
         metadata["how"] = dg.MetadataValue.text(str(detail["plan"]))
@@ -100,6 +106,7 @@ def cell_materialization(
         metadata["replay"] = dg.MetadataValue.text(cell.replay_id)
     tags = {
         "flor/fidelity": tag_value(cell.fidelity or "none"),
+        "flor/place": tag_value(cell.place or "none"),
         "flor/status": tag_value(cell.status),
         "flor/run": tag_value(answer.run.id),
     }
@@ -110,6 +117,83 @@ def cell_materialization(
         metadata=metadata,
         tags=tags,
     )
+
+
+def waiting_observation(
+    project: FlorProject, answer: CellAnswer, key: dg.AssetKey, run: dg.DagsterRun
+) -> dg.AssetObservation:
+    """What a cell says while it waits for a person: the verdict on the place, the diff, and where to confirm it.
+
+    Args:
+        project: whose asset it is.
+        answer: an open cell whose place is likely.
+        key: the asset's key.
+        run: the Dagster run that says it.
+    """
+    cell = answer.cell
+    words = "open: its place is likely, not certain; it is answered once a person has looked at the diff and confirmed it"
+    metadata: dict[str, dg.MetadataValue[Any]] = {
+        "answer": dg.MetadataValue.text(words),
+        "place": dg.MetadataValue.text(_place_words(answer)),
+        "confirm": confirm_link(project, answer, run),
+        "diff": _diff(str(cell.detail.get("diff") or "")),
+        "expression": dg.MetadataValue.text(answer.statement.expression),
+        "commit": _commit(project, answer.run.commit),
+    }
+    return dg.AssetObservation(
+        asset_key=key,
+        partition=cell_key(answer.run.key, answer.statement.key),
+        description="its place waits to be confirmed",
+        metadata=metadata,
+        tags={"flor/place": "likely", "flor/status": "open", "flor/run": tag_value(answer.run.id)},
+    )
+
+
+def confirm_job_name(project: FlorProject) -> str:
+    """`<project>_confirm`."""
+    return f"{project.name}_confirm"
+
+
+def place_of(answer: CellAnswer) -> str:
+    """A waiting cell's place, as `<project>_confirm` takes it."""
+    digest = str((answer.cell.detail.get("place") or {}).get("digest") or "")
+    return f"{answer.statement.key}@{(answer.run.commit or '')[:12]}" + (f"#{digest[:12]}" if digest else "")
+
+
+def confirm_link(project: FlorProject, answer: CellAnswer, run: dg.DagsterRun) -> dg.MetadataValue[Any]:
+    """The launchpad of `<project>_confirm`, filled in with a cell's place and the lines that a person is to look at."""
+    added = [
+        line
+        for line in str(answer.cell.detail.get("diff") or "").splitlines()
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    config = (
+        f"ops:\n  confirm_{project.name}:\n    config:\n      places: [{json.dumps(place_of(answer))}]\n"
+        "      confirmed_by: ''\n"
+    )
+    verdict = textwrap.wrap(f"place {_place_words(answer)}", 76)
+    for said in ([*verdict, *added], verdict, []):
+        comments = "".join(f"# {line}\n" for line in said)
+        path = launchpad_path(run, confirm_job_name(project), comments + config)
+        # A longer text is put behind a button.
+        if path and len(path) < MAX_SHOWN:
+            return dg.MetadataValue.md(f"[Confirm this place and answer its cells]({path})")
+    return dg.MetadataValue.text(
+        f"launch the job {confirm_job_name(project)} with the place {place_of(answer)}"
+    )
+
+
+def _place_words(answer: CellAnswer) -> str:
+    cell = answer.cell
+    known = cell.detail.get("place") or {}
+    reasons = "; ".join(map(str, known.get("reasons") or ()))
+    if cell.place == "confirmed":
+        return f"likely, confirmed by {known.get('confirmed_by')} on {str(known.get('confirmed'))[:10]}; the doubt was: {reasons}"
+    return f"{cell.place}: {reasons}" if reasons else str(cell.place)
+
+
+def _diff(text: str) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.md(f"```diff\n{text.rstrip()}\n```")
 
 
 def failure_text(answer: CellAnswer) -> str:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 import dagster as dg
 
@@ -14,7 +15,13 @@ from flor_dagster.orchestration.checks import (
     fidelity_evaluation,
     fidelity_result,
 )
-from flor_dagster.orchestration.events import cell_materialization, failure_text
+from flor_dagster.orchestration.events import (
+    cell_materialization,
+    confirm_link,
+    failure_text,
+    place_of,
+    waiting_observation,
+)
 from flor_dagster.orchestration.partitions import cell_of
 from flor_dagster.orchestration.private import backfill_request, unchecked_materialization
 from flor_dagster.orchestration.project import FlorProject
@@ -61,13 +68,16 @@ def build_hindsight_asset(
     )
     def hindsight(
         context: dg.AssetExecutionContext,
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult]:
         own = [cell_of(key) for key in context.partition_keys]
         with project.workspace() as workspace:
             answers = _answer_for(context, workspace, own, spec.key)
             for cell in own:
-                if cell in answers.cells and answers.cells[cell].cell.settled:
-                    yield cell_materialization(project, answers.cells[cell], spec.key)
+                answer = answers.cells.get(cell)
+                if answer is not None and answer.cell.settled:
+                    yield cell_materialization(project, answer, spec.key)
+                elif answer is not None and waits(answer):
+                    yield waiting_observation(project, answer, spec.key, context.run)
             yield fidelity_result(workspace, spec.key)
             # Of Dagster runs side by side the last to end need not be the last that was planned, whose verdict Dagster
             # shows; and it takes that for none once the asset has a newer event.
@@ -75,20 +85,40 @@ def build_hindsight_asset(
             if newest is not None:
                 context.instance.report_runless_asset_event(fidelity_evaluation(workspace, spec.key, newest))
         failures = [_failure(answers, cell) for cell in own if _failure(answers, cell)]
+        likely = [answers.cells[cell] for cell in own if cell in answers.cells and waits(answers.cells[cell])]
+        links = {place_of(answer): confirm_link(project, answer, context.run) for answer in likely}
         context.log.info(
             f"{len(own) - len(failures)} of {len(own)} cells are settled; {answers.started} children ran."
         )
         if failures:
-            raise failed_cells(failures)
+            raise failed_cells(failures, links)
 
     return hindsight
 
 
-def failed_cells(failures: Sequence[str]) -> dg.Failure:
-    """The failure of a Dagster run whose cells could not all be settled: each named, with its reason."""
+def waits(answer: CellAnswer) -> bool:
+    """Whether a cell waits for a person to confirm its statement's place."""
+    return answer.cell.status == "open" and answer.cell.place == "likely"
+
+
+def failed_cells(
+    failures: Sequence[str], links: Mapping[str, dg.MetadataValue[Any]] | None = None
+) -> dg.Failure:
+    """The failure of a Dagster run whose cells could not all be settled: each named, with its reason.
+
+    Args:
+        failures: the cells, in words.
+        links: places that a person has to confirm → where to do that.
+    """
+    first = f"{len(failures)} cells failed; the others are settled."
+    if links:
+        first = f"{len(failures)} cells failed or wait for a person to confirm their place; the others are settled."
     return dg.Failure(
-        description="\n\n".join([f"{len(failures)} cells failed; the others are settled.", *failures]),
-        metadata={"failed cells": dg.MetadataValue.md("\n".join(f"```\n{text}\n```" for text in failures))},
+        description="\n\n".join([first, *failures]),
+        metadata={
+            **{f"confirm {place}": link for place, link in (links or {}).items()},
+            "failed cells": dg.MetadataValue.md("\n".join(f"```\n{text}\n```" for text in failures)),
+        },
         allow_retries=False,
     )
 

@@ -7,9 +7,15 @@ import dagster as dg
 from pydantic import Field
 
 from flor_dagster.errors import FlorError
-from flor_dagster.orchestration.checks import COMPLETE, fidelity_evaluation, open_cells
-from flor_dagster.orchestration.events import cell_materialization, failure_text, run_materialization
-from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells
+from flor_dagster.orchestration.checks import COMPLETE, WAITING, fidelity_evaluation, open_cells
+from flor_dagster.orchestration.confirming import build_confirm_job
+from flor_dagster.orchestration.events import (
+    cell_materialization,
+    failure_text,
+    run_materialization,
+    waiting_observation,
+)
+from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells, waits
 from flor_dagster.orchestration.partitions import register
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
@@ -166,10 +172,10 @@ def build_hindsight_job(
             for result in answers.cells.values():
                 if result.cell.settled:
                     yield cell_materialization(project, result, key)
-                elif result.cell.status in (
-                    "failed",
-                    "refused",
-                ):  # what is lacking here may be there next time
+                elif waits(result):
+                    yield waiting_observation(project, result, key, context.run)
+                elif result.cell.status in ("failed", "refused"):
+                    # What is lacking here may be there next time.
                     failures.append(failure_text(result))
             yield fidelity_evaluation(workspace, key)
         settled = sum(result.cell.settled for result in answers.cells.values())
@@ -191,13 +197,16 @@ def build_hindsight_job(
 
 
 def cells_to_answer(workspace: Workspace, config: HindsightConfig) -> list[Cell]:
-    """The open cells that a `HindsightConfig` means, newest training run first; failed ones are left out."""
+    """The open cells that a `HindsightConfig` means, newest training run first.
+
+    Failed ones are left out, and those that wait for a person.
+    """
     newest = [run.key for run in reversed(workspace.runs())]
     wanted = newest[: config.latest] if config.latest else newest
     return [
         (row["training run"], row["statement"])
         for row in open_cells(workspace)
-        if row["status"] != "failed"
+        if row["status"] not in ("failed", WAITING)
         and row["training run"] in wanted
         and (not config.runs or row["training run"] in config.runs)
         and (not config.statements or row["statement"] in config.statements)
@@ -230,6 +239,7 @@ def _jobs(
 ) -> Iterator["dg.JobDefinition | UnresolvedAssetJobDefinition"]:
     yield build_train_job(project, translator=translator)
     yield build_hindsight_job(project, translator=translator)
+    yield build_confirm_job(project, translator=translator)
     yield build_log_view_job(project, translator=translator)
     yield build_verify_job(project, translator=translator)
     yield build_gc_job(project)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -65,6 +66,29 @@ def unchecked_materialization(context: dg.AssetExecutionContext, check: dg.Asset
     except Exception as error:  # noqa: BLE001 - whatever a later Dagster changes here, the run's own verdict stands
         context.log.debug(f"The executions of {check.to_user_string()} could not be read ({error}).")
         return None
+
+
+def launchpad_path(run: dg.DagsterRun, job: str, config: str) -> str:
+    """Where the UI opens a job's launchpad filled in with a configuration; empty where the code location is not known.
+
+    Args:
+        run: a Dagster run of the same code location.
+        job: the job's name.
+        config: YAML.
+    """
+    try:
+        origin = run.remote_job_origin
+        if origin is None:
+            return ""
+        repository = origin.repository_origin
+        location = repository.code_location_origin.location_name
+        name = repository.repository_name
+        place = location if name == "__repository__" else f"{name}@{location}"
+        return (
+            f"/locations/{quote(place, safe='@')}/jobs/{job}/playground/setup?config={quote(config, safe='')}"
+        )
+    except AttributeError:
+        return ""
 
 
 def _asset_graph(context: dg.AssetExecutionContext) -> Any:

@@ -6,7 +6,7 @@ is (journal, byte offset). The first element tells the kind; a number there mean
 
     [call, context, value]                             one record
     ["flor", 1, {...}]                                 header: the run, its process, its environment
-    ["n", call, name, file, function, line, column]    a call site of `flor.log`, interned; ints 1, 2, …
+    ["n", call, name, file, function, line, column]    a call site of `flor.log`, interned; ints 1, 2, …; column 0 where it is not known
     ["l", loop, context, name, ordinal, file, function, line, column, t]   a loop execution opened
     ["c", context, loop, index, value]                 an iteration of it, interned when first needed
     ["p", loop, thread]                                an outermost loop runs in a thread that is not the main one

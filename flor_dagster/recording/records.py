@@ -13,6 +13,7 @@ from flor_dagster.recording import layout
 from flor_dagster.recording.context import Iteration, current
 from flor_dagster.recording.journal import line_bytes
 from flor_dagster.recording.masking import known_secrets
+from flor_dagster.recording.source import call_position
 from flor_dagster.recording.values import encode
 
 if TYPE_CHECKING:
@@ -182,17 +183,22 @@ class Records:
         with self._lock:
             self._codes.append(code)  # its id stays its own
             key = (id(code), frame.f_lasti, name)
+            line = frame.f_lineno or 0
+            # Two calls on one line are two call sites.
+            at, column = call_position(code, frame.f_lasti)
             return self.calls.get(key) or self.new_call(
-                key, name, file, code.co_qualname, frame.f_lineno or 0
+                key, name, file, code.co_qualname, line, column if at == line else 0
             )
 
-    def new_call(self, key: tuple[int, int, str], name: str, file: str, function: str, line: int) -> int:
+    def new_call(
+        self, key: tuple[int, int, str], name: str, file: str, function: str, line: int, column: int = 0
+    ) -> int:
         """Number a call site; the line that says so is in the journal before the number is known."""
         with self._lock:
             self._calls_made += 1
             number = self._calls_made
             # A number that the journal does not know is not used again: the next record says it anew.
-            if self._journal.entry("n", number, name, file, function, line, 0):
+            if self._journal.entry("n", number, name, file, function, line, column):
                 self.calls[key] = number
         return number
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from flor_dagster.errors import FlorError, ReplayError
-from flor_dagster.replay.attempting import Passing, StoppedError
+from flor_dagster.replay.attempting import Attempt, Passing, StoppedError
 from flor_dagster.replay.carrying import Carrier, Places
 from flor_dagster.replay.cautions import clock_branches, clock_statements
-from flor_dagster.replay.cells import plain_cell
+from flor_dagster.replay.cells import how_it_fired, plain_cell
 from flor_dagster.replay.exactness import why_approximate, why_doubtful
+from flor_dagster.replay.firing import Firing
 from flor_dagster.replay.keeping import child_timeout
 from flor_dagster.replay.locked import environment_of
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
@@ -25,9 +26,10 @@ from flor_dagster.replay.preparing import Prepared, Preparer
 from flor_dagster.replay.record import loaded_files
 from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
 from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
+from flor_dagster.replay.users import user_name
 from flor_dagster.replay.warmth import preloadable
 from flor_dagster.replay.workers import LocalBackend
-from flor_dagster.store.models import CellRow, ReplayRow, StatementRow
+from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, StatementRow
 
 if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
@@ -73,6 +75,8 @@ class Answerer:
         statements, prepared = self._preparer.prepare(question)
         if on_plan is not None:
             on_plan(Plan(question, statements, tuple(p.plan for p in prepared), self._preparer.rates))
+        if question.accept_likely:
+            self._accept(question, prepared)
         jobs, cells = self._within_budget(question, statements, prepared)
         slots = question.workers or self._default_slots(jobs)
         state = _Answers(on_cell, self._workspace.backend(slots), question.max_seconds)
@@ -104,6 +108,18 @@ class Answerer:
         order = {run.run.id: i for i, run in enumerate(plan.runs)}
         told = tuple(sorted(state.cells, key=lambda c: (order[c.run.id], c.statement.id)))
         return Report(plan, told, tuple(state.replays), state.children, time.perf_counter() - begin)
+
+    def _accept(self, question: Question, prepared: Sequence[Prepared]) -> None:
+        """Note that a person confirmed the likely places of what is to be replayed."""
+        by = question.accepted_by or user_name()
+        told: dict[tuple[int, str, str], PlacementRow] = {}
+        for item in prepared:
+            for statement in item.plan.todo:
+                row = item.placements[statement.id]
+                if row.waits:
+                    key = row.statement_id, row.commit, row.place
+                    told[key] = told.get(key) or self._store.confirm_place(row, by)
+                    item.placements[statement.id] = told[key]
 
     def _within_budget(
         self, question: Question, statements: Sequence[StatementRow], prepared: Sequence[Prepared]
@@ -222,6 +238,7 @@ class Answerer:
             prepare.look_again(run, record)
             placer = self._workspace.placer(allow_effects=question.allow_effects)
             placed = placer.place(run.commit or "", run.entrypoint, todo)
+            prepare.look_at_places(run, placed, todo, question)
             return placed, prepare.loops(
                 run, record, placed, todo, question, item.earlier, without=without, jump=jump
             )
@@ -231,6 +248,12 @@ class Answerer:
 
         def read(file: str) -> str | None:
             return self._workspace.repository.read(run.commit or "", file)
+
+        def firing(
+            statement: StatementRow, placed: PlacedVersion, loops: LoopPlan, attempt: Attempt
+        ) -> Firing:
+            source = self._workspace.placer().tree(statement.source).read(statement.file) or ""
+            return how_it_fired(statement, source, record, placed, loops, attempt)
 
         passing = Passing(
             state.backend, clock_statements(record, read), on_line, state.started, question.tolerance,
@@ -245,6 +268,7 @@ class Answerer:
             allows=state.allows, timeout=timeout, libraries=libraries if question.warm else None,
             share=lambda statement, placed: prepare.share(item, statement, placed, question), approximate=approximate,
             branches=clock_branches(record, read),
+            firing=firing,
             sources=lambda: {f: text for f in loaded_files(record) if f.endswith(".py") and (text := read(f)) is not None},
         )  # fmt: skip
 

@@ -51,6 +51,7 @@ def hindsight(
     workers: int = 0,
     variables: Mapping[str, str] | None = None,
     on_cell: Callable[[CellAnswer], None] | None = None,
+    accept_likely: bool = False,
     project: Path | str | None = None,
 ) -> Report:
     """Get the values of statements from past training runs; what is settled is not computed again.
@@ -68,14 +69,18 @@ def hindsight(
         variables: environment variables, and secrets of the command line, that the replays are given, by name: what a training
             run read and that is not kept with it.
         on_cell: told of each asked cell as soon as it is known.
+        accept_likely: answer also where a statement's place is likely and not certain: who asks confirms these places, as
+            `plan` shows them in `likely`, and the answers say so. Else their cells stay open.
         project: as for `plan`.
 
     Returns:
-        The cells, each with its values' fidelity; `failed` are those that could not be answered.
+        The cells, each with its values' fidelity and its statement's `place`; `failed` are those that could not be
+        answered, `unconfirmed` those whose place is to be confirmed first.
     """
     with Workspace.open(project) as workspace:
         question = _question(workspace, names, runs, where, latest, iterations, max_seconds, workers)
-        return workspace.answer(replace(question, variables=variables or {}), on_cell=on_cell)
+        question = replace(question, variables=variables or {}, accept_likely=accept_likely)
+        return workspace.answer(question, on_cell=on_cell)
 
 
 def _question(

@@ -21,6 +21,7 @@ from flor_dagster.replay.cells import answered_cell, plain_cell
 from flor_dagster.replay.coverage import Share
 from flor_dagster.replay.diagnosing import data_changes, diagnose, same_replay
 from flor_dagster.replay.executing import Job, Outcome
+from flor_dagster.replay.firing import Firing
 from flor_dagster.replay.keeping import begin_replay, finished
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
@@ -85,6 +86,7 @@ class Carrier:
         approximate: why the version may not be what ran.
         branches: places of branches on a value of the clock, the process or the machine.
         sources: gives the texts of the version's files that the run loaded.
+        firing: says how often a statement fired, and was to be expected to.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Carrier:
         allows: Callable[[float], bool], timeout: float, libraries: tuple[str, ...] | None,
         share: Callable[[StatementRow, PlacedVersion], Share], approximate: str, branches: tuple[str, ...] = (),
         sources: Callable[[], Mapping[str, str]] = dict[str, str],
+        firing: Callable[[StatementRow, PlacedVersion, LoopPlan, Attempt], Firing],
     ) -> None:  # fmt: skip
         self._store = store
         self._write = write
@@ -110,6 +113,7 @@ class Carrier:
         self._approximate = approximate
         self._branches = branches
         self._sources = sources
+        self._firing = firing
         self._later: list[_Try] = []
 
     def example(self, placed: PlacedVersion, loops: LoopPlan) -> Unit:
@@ -297,8 +301,10 @@ class Carrier:
         """Make the values and the cells visible, in one transaction."""
         cells = [
             answered_cell(
-                self._run, statement, now.placed, result, replay.id, share=self._share(statement, now.placed),
-                approximate=self._approximate, branches=self._branches,
+                self._run, statement, now.placed, result, replay.id,
+                row=self._store.confirmed(now.placed.row(statement, self._run.commit or "")),
+                share=self._share(statement, now.placed), approximate=self._approximate, branches=self._branches,
+                firing=self._firing(statement, now.placed, now.loops, result),
                 supplied=self._record.given.supplied if self._record.given is not None else (),
             )
             for statement in now.todo

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from flor_dagster.recording.values import Failure, decode
 from flor_dagster.replay.attempting import Attempt
 from flor_dagster.replay.coverage import Share, kept_coverage, read_coverage
+from flor_dagster.replay.firing import Firing, company_of, firing_of, why_not
+from flor_dagster.replay.places import place_words, waiting_words
 from flor_dagster.replay.placing import PlacedVersion
-from flor_dagster.store.models import CellRow, RunRow, StatementRow
+from flor_dagster.replay.planning import LoopPlan
+from flor_dagster.replay.record import RunRecord
+from flor_dagster.replay.verifying import Verdict
+from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
 
 
 def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
@@ -19,9 +25,35 @@ def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str)
     return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
 
 
+def waiting_cell(run: RunRow, statement: StatementRow, row: PlacementRow) -> CellRow:
+    """The cell of a statement whose place a person has to confirm before it is answered."""
+    words = f"open: {waiting_words(row, statement.key)}"
+    detail = {
+        "place": place_detail(row),
+        "diff": row.diff,
+        "commit": run.commit,
+        "file": row.file,
+        "line": row.line,
+    }
+    return replace(plain_cell(run, statement, "open", words), place=row.said, detail=detail)
+
+
+def place_detail(row: PlacementRow) -> dict[str, Any]:
+    """What a cell keeps of the verdict on its statement's place."""
+    detail: dict[str, Any] = {
+        "verdict": row.verdict,
+        "reasons": list(row.reasons),
+        "version": row.propagator,
+        "digest": row.place,
+    }
+    if row.confirmed is not None:
+        detail |= {"confirmed": row.confirmed.isoformat(), "confirmed_by": row.confirmed_by}
+    return detail
+
+
 def answered_cell(
     run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
-    share: Share, approximate: str, branches: Sequence[str] = (), supplied: Sequence[str] = (),
+    row: PlacementRow, share: Share, approximate: str, branches: Sequence[str] = (), firing: Firing, supplied: Sequence[str] = (),
 ) -> CellRow:  # fmt: skip
     """The cell of a statement that a replay came through with.
 
@@ -31,10 +63,12 @@ def answered_cell(
         placed: where it was put in the run's version.
         attempt: the replay: finished, merged and compared with the record.
         replay_id: its id.
+        row: what is thought of its place, and who confirmed it.
         share: what of the cell this settles; where iterations are left, it stays open.
         approximate: why the version may not be what ran; empty where it is.
         branches: places of branches on a value of the clock, the process or the machine.
         supplied: what the asker gave in the place of what the run had, in words.
+        firing: how often it fired, and was to be expected to.
     """
     file, placement = placed.placements[statement.id]
     by_line = attempt.statements.get(file, {})
@@ -49,7 +83,7 @@ def answered_cell(
     verdict = attempt.verdict
     ranks = f" on {len(attempt.journals)} ranks" if len(attempt.journals) > 1 else ""
     given = f". {'; '.join(supplied)}" if supplied else ""
-    words = f"{good} value{'s' * (good != 1)}{ranks}, {verdict.sentence}{given}"
+    words = f"{good} value{'s' * (good != 1)}{ranks}, {_both(verdict, row)}{given}"
     status = "replayed" if share.whole else "open"
     if verdict.fidelity == "diverged":
         status, words = "failed", verdict.sentence
@@ -59,12 +93,18 @@ def answered_cell(
         first = failures[0]
         words = f"{first.type}: {first.message} ({file}, line {first.line}) in {len(failures)} of {len(values)} loop contexts"
         status = "failed" if not good else status
-        words = words if not good else f"{good} values; {words}; {verdict.sentence}"
+        words = words if not good else f"{good} values; {words}; {_both(verdict, row)}"
     detail: dict[str, Any] = {
         "values": summarise(values), "diff": placement.diff, "seconds": attempt.seconds, "commit": run.commit,
         "file": file, "line": placement.lines[0], "plan": attempt.sentence, "tail": list(attempt.tail)[-5:],
         "segments": len(attempt.outcomes), "diagnosis": attempt.diagnosis,
     }  # fmt: skip
+    detail["place"] = place_detail(row)
+    if firing.otherwise and verdict.fidelity != "diverged":
+        detail["firing"] = {"fired": firing.fired, "expected": firing.expected, "sentence": firing.sentence}
+        words = f"{firing.sentence}. {words}"
+    if row.said == "confirmed":
+        words += f"; its place is {place_words(row)}"
     if branches:
         words += f"; a branch depends on the clock, the process or the machine: {', '.join(branches[:3])}"
     if approximate:
@@ -82,7 +122,44 @@ def answered_cell(
             )
     return CellRow(
         run.id, statement.id, status, fidelity, words, len(values), replay_id, datetime.now().astimezone(), detail, coverage,
+        row.said,
     )  # fmt: skip
+
+
+def how_it_fired(
+    statement: StatementRow,
+    source: str,
+    record: RunRecord,
+    placed: PlacedVersion,
+    loops: LoopPlan,
+    attempt: Attempt,
+) -> Firing:
+    """How often a statement fired in a replay, how often that was to be expected, and why it was otherwise.
+
+    Args:
+        statement: the statement.
+        source: the text that it was written in.
+        record: the run's journals.
+        placed: where it was put in the run's version.
+        loops: what the replay executed.
+        attempt: the replay.
+    """
+    file, _ = placed.placements[statement.id]
+    state = placed.files[file]
+    answers = {(f, line): key for f, by_line in attempt.statements.items() for line, key in by_line.items()}
+    places = [(r.file, r.line) for one in attempt.replayed.ranks for r in one.records]
+    fired = sum(place[0] == file and answers.get(place) == statement.key for place in places)
+    company = company_of(source, statement.line, statement.name)
+    found = firing_of(fired, company, statement.loops, attempt.replayed, record, loops, frozenset(answers))
+    if not found.otherwise:
+        return found
+    return replace(found, why=why_not(state.text, file, state.logs[statement.id][0], state.added))
+
+
+def _both(verdict: Verdict, row: PlacementRow) -> str:
+    """Both verdicts in words: how the replay compares with the record, and what is thought of the place."""
+    fidelity, _, compared = verdict.sentence.partition(": ")
+    return f"{fidelity}, place {row.said}: {compared}"
 
 
 _LONG = 1 << 63

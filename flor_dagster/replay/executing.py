@@ -25,7 +25,7 @@ from flor_dagster.replay.inputs import Inputs, changed_since, other_in_version, 
 from flor_dagster.replay.lines import shifted
 from flor_dagster.replay.outputs import explained
 from flor_dagster.replay.patch import Guarded, Patched, patch
-from flor_dagster.replay.placing import PlacedVersion, log_lines
+from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord, read_record
 from flor_dagster.replay.stuck import Stuck, last_context, where_stuck
@@ -307,8 +307,8 @@ def _write_files(
         guarded: list[Guarded] = []
         for statement_id, placement in placed.placements.items() if placed is not None else ():
             row = by_id[statement_id]
+            logged = placed.log_lines(statement_id) if placed is not None else ()
             effects = classify_effects(row.expression)
-            logged = log_lines(text, placement, row.name)
             # What came along with it runs, too.
             alone = len(logged) == placement.lines[1] - placement.lines[0] + 1
             watched = effects in ("unknown", "pure") and not (alone and is_plain(row.expression))

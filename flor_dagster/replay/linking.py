@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from flor_dagster.errors import SourceSyntaxError
 from flor_dagster.propagation import Statement, counterparts, find_statements
+from flor_dagster.propagation.statements import read
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import RunRow, StatementRow
 from flor_dagster.versions import Repository
@@ -50,10 +51,20 @@ class Linker:
         self._statements: Callable[[str, str], tuple[Statement, ...]] = functools.lru_cache(256)(
             self._read_statements
         )
+        self._calls: Callable[[str, str], tuple[tuple[Statement, tuple[int, int]], ...]] = (
+            functools.lru_cache(256)(self._read_calls)
+        )
 
     def _read_statements(self, commit: str, file: str) -> tuple[Statement, ...]:
         text = self._repository.read(commit, file)
         return find_statements(text) if text is not None else ()
+
+    def _read_calls(self, commit: str, file: str) -> tuple[tuple[Statement, tuple[int, int]], ...]:
+        text = self._repository.read(commit, file)
+        if text is None:
+            return ()
+        found = read(text.removeprefix("\ufeff"), file).found
+        return tuple((one.statement, (one.call.lineno, one.call.col_offset)) for one in found)
 
     def statements_of(self, commit: str, file: str) -> tuple[Statement, ...]:
         """The `flor.log` statements of one file of a version.
@@ -71,27 +82,35 @@ class Linker:
         if run.commit is None:
             return ()
         fresh: list[StatementRow] = []
-        for _, name, file, _, line, _, statement_id in self._store.call_sites(run.id):
+        for _, name, file, _, line, column, statement_id in self._store.call_sites(run.id):
             if statement_id is not None:
                 continue
-            located = self._locate(run.commit, file, line, name)
+            located = self._locate(run.commit, file, line, column, name)
             if located is None:
                 continue
             row, new = self.identify(located, run.commit, question=False)
-            self._store.link_call_site(run.commit, file, line, name, row.id)
+            self._store.link_call_site(run.commit, file, line, name, row.id, column)
             if new:
                 fresh.append(row)
         return tuple(fresh)
 
-    def _locate(self, commit: str, file: str, line: int, name: str) -> Located | None:
+    def _locate(self, commit: str, file: str, line: int, column: int, name: str) -> Located | None:
+        """The statement that a call is; None where two of one name share the line, and the column is not known."""
         try:
-            found = self.statements_of(commit, file)
+            found = self._calls(commit, file)
         except SourceSyntaxError:
             return None
-        for statement in found:
-            if statement.lines[0] <= line <= statement.lines[1] and statement.name in (None, name):
-                return Located(file, statement, name)
-        return None
+        here = [
+            (statement, at)
+            for statement, at in found
+            if statement.lines[0] <= line <= statement.lines[1] and statement.name in (None, name)
+        ]
+        if len(here) > 1:
+            # Of several on these lines it is the one that begins there.
+            here = [one for one in here if one[1] == (line, column)] or [
+                one for one in here if one[1][0] == line and not column
+            ]
+        return Located(file, here[0][0], name) if len(here) == 1 else None
 
     def identify(self, located: Located, commit: str, *, question: bool) -> tuple[StatementRow, bool]:
         """The statement at a place of a version, made where there is none; whether it is new."""
@@ -131,7 +150,7 @@ class Linker:
             return False
         return any(
             same_expression
-            and new.lines == located.statement.lines
+            and _same_place(new, located.statement)
             and new.name in (None, located.name)
             and self._belongs(Located(file, old, located.name).form, row)
             for new, old, same_expression in pairs
@@ -152,3 +171,8 @@ class Linker:
     def _belongs(self, form: str, row: StatementRow) -> bool:
         known = self._store.find_form(form)
         return known is not None and known.id == row.id
+
+
+def _same_place(one: Statement, other: Statement) -> bool:
+    """Whether two statements of one text are the same; several may share a line."""
+    return (one.lines, one.expression, one.ordinal) == (other.lines, other.expression, other.ordinal)

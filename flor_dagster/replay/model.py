@@ -34,6 +34,8 @@ class Question:
         environment: `uv` makes the environment that each version's own lock file describes, and executes it there.
         variables: environment variables, and secrets of the command line, that replays are given, by name: what a run read and
             that is not kept with it, or that is to be another. They are kept nowhere.
+        accept_likely: a person confirms every likely place of what is asked, as the plan shows it.
+        accepted_by: who that is; empty takes the name of the process's user.
     """
 
     statements: tuple[str, ...]
@@ -54,6 +56,8 @@ class Question:
     variables: Mapping[str, str] = field(
         default_factory=dict[str, str], repr=False, metadata={"secret": True}
     )
+    accept_likely: bool = False
+    accepted_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class RunPlan:
     """What will be done for one training run.
 
     `todo` are the statements that a replay will answer; `settled` the ones that are already; `refused` those that this
-    version does not take. `sentence` says in words what is restored, skipped and executed.
+    version does not take; `likely` those whose place in it a person has to confirm first. `sentence` says in words what is restored, skipped and executed.
     """
 
     run: RunRow
@@ -73,6 +77,7 @@ class RunPlan:
     estimated_seconds: float | None
     recorded_seconds: float | None
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    likely: tuple[tuple[StatementRow, PlacementRow], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,13 @@ class Report:
         )
 
     @property
+    def unconfirmed(self) -> tuple[CellAnswer, ...]:
+        """The cells that wait for a person to confirm their statement's place."""
+        return tuple(
+            answer for answer in self.cells if answer.cell.status == "open" and answer.cell.place == "likely"
+        )
+
+    @property
     def complete(self) -> bool:
         """Whether every asked cell is settled (or answered as far as its question went)."""
-        return not self.failed
+        return not self.failed and not self.unconfirmed

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flor_dagster.errors import FlorError, SourceSyntaxError
+from flor_dagster.placecheck import Spot
 from flor_dagster.propagation import (
-    PROPAGATOR_VERSION,
     Chain,
     Placement,
     PropagatedTree,
@@ -24,6 +24,17 @@ from flor_dagster.propagation import (
 from flor_dagster.propagation.trees import PatchedTree
 from flor_dagster.replay.histories import CommitHistory, CommitTree
 from flor_dagster.replay.lines import shifted
+from flor_dagster.replay.places import (
+    CERTAIN,
+    CONTRADICTED,
+    PLACES_VERSION,
+    Judge,
+    Judged,
+    beside_another,
+    contradicted_words,
+    lines_of,
+    logged_lines,
+)
 from flor_dagster.store.models import PlacementRow, StatementRow
 from flor_dagster.versions import Repository
 
@@ -32,11 +43,20 @@ _KEPT_VERSIONS = 16
 
 @dataclass(slots=True)
 class PlacedFile:
-    """A file of the old version with statements in it: its text, the lines that were added, who stands where."""
+    """A file of the old version with statements in it: its text, the lines that were added, who stands where.
+
+    `logs` are the lines of each statement's own `flor.log`: its placement may hold others', and what came along.
+    """
 
     text: str
     added: tuple[int, ...] = ()
     placements: dict[int, Placement] = field(default_factory=dict[int, Placement])
+    logs: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+
+    def log_lines(self, statement_id: int) -> tuple[int, ...]:
+        """The lines of one placed statement's `flor.log` call."""
+        first, last = self.logs[statement_id]
+        return tuple(range(first, last + 1))
 
 
 @dataclass(slots=True)
@@ -47,12 +67,22 @@ class PlacedVersion:
     placements: dict[int, tuple[str, Placement]] = field(default_factory=dict[int, tuple[str, Placement]])
     refusals: dict[int, Refusal] = field(default_factory=dict[int, Refusal])
     refused_in: dict[int, str] = field(default_factory=dict[int, str])
+    judged: dict[int, Judged] = field(default_factory=dict[int, Judged])
 
     def row(self, statement: StatementRow, commit: str) -> PlacementRow:
         """The store's row for what propagation said of a statement."""
         refusal = self.refusals.get(statement.id)
         file = self.refused_in.get(statement.id, statement.file)
-        return placement_row(self.placements.get(statement.id), refusal, statement, commit, file)
+        judged = self.judged.get(statement.id)
+        if judged is not None and judged.verdict.verdict == "contradicted":
+            there, placement = self.placements[statement.id]
+            return _contradicted(statement, commit, there, placement, judged)
+        placed = self.placements.get(statement.id) if refusal is None else None
+        row = placement_row(placed, refusal, statement, commit, file)
+        if judged is None:
+            return row
+        verdict = judged.verdict
+        return replace(row, verdict=verdict.verdict, reasons=verdict.reasons, place=judged.place)
 
 
 class VersionPlacer:
@@ -70,6 +100,7 @@ class VersionPlacer:
         self._chains: dict[str, tuple[CommitHistory, Chain]] = {}
         self._trees: OrderedDict[str, CommitTree] = OrderedDict()
         self._placed: OrderedDict[tuple[object, ...], PlacedVersion] = OrderedDict()
+        self._judge = Judge()
 
     def tree(self, commit: str) -> CommitTree:
         """A version's files; the last few versions are kept."""
@@ -112,7 +143,44 @@ class VersionPlacer:
                 if row not in readable:
                     result.refusals[row.id] = _no_source(row)
             self._place_source(source, commit, entrypoint.partition(":")[0], readable, result)
+        self._find_logs(statements, result)
+        self._judge_places(statements, commit, result)
         return result
+
+    def _find_logs(self, statements: Sequence[StatementRow], result: PlacedVersion) -> None:
+        """Where each placed statement's own `flor.log` stands; those that share a line with another one are refused."""
+        for state in result.files.values():
+            groups: dict[tuple[str, str, tuple[int, int]], list[StatementRow]] = {}
+            for row in statements:
+                if row.id in state.placements:
+                    here = row.source, row.file, state.placements[row.id].lines
+                    groups.setdefault(here, []).append(row)
+            for (source, file, _), rows in groups.items():
+                new = self.tree(source).read(file) or ""
+                state.logs |= logged_lines(new, state.text, state.placements[rows[0].id], rows)
+        for row in statements:
+            file, placement = result.placements.get(row.id, ("", None))
+            if placement is None or placement.status != "placed":
+                continue
+            state, new = result.files[file], self.tree(row.source).read(row.file) or ""
+            if beside_another(state.text, state.logs[row.id]) or beside_another(new, lines_of(new, row)):
+                result.refusals[row.id] = _beside(row)
+                result.refused_in[row.id] = file
+
+    def _judge_places(self, statements: Sequence[StatementRow], commit: str, result: PlacedVersion) -> None:
+        texts = {path: state.text for path, state in result.files.items()}
+        for row in statements:
+            if row.id in result.refusals or row.id not in result.placements:
+                continue
+            file, placement = result.placements[row.id]
+            if placement.status == "already-there":
+                result.judged[row.id] = Judged(CERTAIN, "")  # it is the same statement
+                continue
+            state = result.files[file]
+            result.judged[row.id] = self._judge.judge(
+                row, self.tree(row.source), self.tree(commit), commit, texts,
+                Spot(file, state.logs[row.id]), state.added,
+            )  # fmt: skip
 
     def _place_source(
         self, source: str, commit: str, script: str, rows: list[StatementRow], result: PlacedVersion
@@ -197,24 +265,47 @@ def _take(
         state.text = patched.source
         result.files[path] = state
     taken: set[int] = set()
+    # First the statement itself, which may share its line with another; then all else in the block that travelled as one.
+    for which in (_is_it, _is_inside):
+        for placed in outcome.placements:
+            for row in _rows_of(placed.placement.statement, files[placed.path], taken, which):
+                result.placements[row.id] = (placed.old_path, placed.placement)
+                if placed.placement.status == "placed":
+                    result.files[placed.old_path].placements[row.id] = placed.placement
+        for refused in outcome.refusals:
+            for row in _rows_of(refused.refusal.statement, files[refused.path], taken, which):
+                result.refusals[row.id] = refused.refusal
+                if refused.old_path is not None:
+                    result.refused_in[row.id] = refused.old_path
     for placed in outcome.placements:
-        # A block's placement comes once; every statement that it holds stands there.
-        for row in _rows_of(placed.placement.statement, files[placed.path], taken):
-            result.placements[row.id] = (placed.old_path, placed.placement)
-            if placed.placement.status == "placed":
-                result.files[placed.old_path].placements[row.id] = placed.placement
-    for refused in outcome.refusals:
-        for row in _rows_of(refused.refusal.statement, files[refused.path], taken):
-            result.refusals[row.id] = refused.refusal
-            if refused.old_path is not None:
-                result.refused_in[row.id] = refused.old_path
+        lines = placed.placement.statement.lines
+        beside = [row for row in files[placed.path] if lines[0] <= row.line <= lines[1]]
+        if placed.placement.status == "placed" and not any(
+            result.placements.get(row.id) == (placed.old_path, placed.placement) for row in beside
+        ):
+            # It was not asked for, and came along because it stands on the line of one that was.
+            result.refusals |= {row.id: _beside(row) for row in beside}
 
 
-def _rows_of(statement: Statement, rows: Iterable[StatementRow], taken: set[int]) -> list[StatementRow]:
-    """The rows that a propagated statement is: one, or all in the block that travelled as one."""
-    inside = [r for r in rows if r.id not in taken and statement.lines[0] <= r.line <= statement.lines[1]]
-    taken.update(r.id for r in inside)
-    return inside
+def _rows_of(
+    statement: Statement,
+    rows: Iterable[StatementRow],
+    taken: set[int],
+    which: Callable[[Statement, StatementRow], bool],
+) -> list[StatementRow]:
+    """The rows that a propagated statement is, or holds, and no other one was found to."""
+    found = [row for row in rows if row.id not in taken and which(statement, row)]
+    taken.update(row.id for row in found)
+    return found
+
+
+def _is_inside(statement: Statement, row: StatementRow) -> bool:
+    return statement.lines[0] <= row.line <= statement.lines[1]
+
+
+def _is_it(statement: Statement, row: StatementRow) -> bool:
+    said = (statement.name, statement.expression, statement.ordinal)
+    return _is_inside(statement, row) and said == (row.name, row.expression, row.ordinal)
 
 
 def _base(path: str) -> str:
@@ -230,6 +321,25 @@ def _no_source(row: StatementRow) -> Refusal:
         f"the version {row.source[:8]}, in which `{row.name}` was written, has no readable file {row.file}."
     )
     return Refusal(_statement(row), "no-function", row.file, None, None, sentence)
+
+
+def _beside(row: StatementRow) -> Refusal:
+    sentence = (
+        f"`{row.name}` shares its line with another `flor.log`, whose values could not be told from its own: put each on a "
+        f"line of its own ({row.file}, line {row.line})."
+    )
+    return Refusal(_statement(row), "unsupported-syntax", "", None, None, sentence)
+
+
+def _contradicted(
+    row: StatementRow, commit: str, file: str, placement: Placement, judged: Judged
+) -> PlacementRow:
+    verdict = judged.verdict
+    sentence = contradicted_words(file, placement.lines[0], verdict.reasons)
+    return PlacementRow(
+        row.id, commit, PLACES_VERSION, "refused", placement.score, sentence, CONTRADICTED, "", file,
+        placement.lines[0], verdict.verdict, verdict.reasons, judged.place,
+    )  # fmt: skip
 
 
 def _unreadable(row: StatementRow, why: str) -> Refusal:
@@ -249,7 +359,7 @@ def placement_row(
         words = {"placed": "goes to", "already-there": "is already at"}[placement.status]
         sentence = f"{words} {there}:{placement.lines[0]}{_moved(statement, there)}{_along(placement)}"
         return PlacementRow(
-            statement.id, commit, PROPAGATOR_VERSION, placement.status, placement.score, sentence, "", placement.diff,
+            statement.id, commit, PLACES_VERSION, placement.status, placement.score, sentence, "", placement.diff,
             there, placement.lines[0],
         )  # fmt: skip
     if refusal is None:
@@ -257,7 +367,7 @@ def placement_row(
             f"propagation gave neither a place nor a refusal for `{statement.key}` in {commit[:12]}"
         )
     return PlacementRow(
-        statement.id, commit, PROPAGATOR_VERSION, "refused", refusal.candidate_score, refusal.sentence, refusal.kind,
+        statement.id, commit, PLACES_VERSION, "refused", refusal.candidate_score, refusal.sentence, refusal.kind,
         "", file, refusal.candidate_line,
     )  # fmt: skip
 
@@ -273,15 +383,3 @@ def _along(placement: Placement) -> str:
     return renamed + (
         f"; {carried} {'come' if len(placement.carried) > 1 else 'comes'} along" if carried else ""
     )
-
-
-def log_lines(text: str, placement: Placement, name: str) -> tuple[int, ...]:
-    """The lines of the `flor.log` calls of one placed statement in the text that holds it."""
-    first, last = placement.lines
-    found = [
-        line
-        for s in find_statements(text)
-        if first <= s.lines[0] <= last and s.name in (None, name)
-        for line in range(s.lines[0], s.lines[1] + 1)
-    ]
-    return tuple(found) or tuple(range(first, last + 1))

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.errors import FlorError, ReplayError
 from flor_dagster.parsing import parse_python
-from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.replay.cautions import clock_values, data_warnings
-from flor_dagster.replay.cells import plain_cell
+from flor_dagster.replay.cells import plain_cell, waiting_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
 from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
@@ -25,6 +24,7 @@ from flor_dagster.replay.holding import Held, held_by, said_by
 from flor_dagster.replay.iterations import absent_loops
 from flor_dagster.replay.locked import Lock, ask_environment, find_lock
 from flor_dagster.replay.model import Question, RunPlan
+from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.placing import PlacedVersion, VersionPlacer
 from flor_dagster.replay.planning import LoopPlan, Target, never_reached, plan_loops
 from flor_dagster.replay.reach import Reach
@@ -139,10 +139,16 @@ class Preparer:
                 sentence = "nothing to replay: this version takes none of the statements, or has them already"
         refused = tuple((s, placements[s.id]) for s in statements
                         if s.id in placements and placements[s.id].status == "refused")  # fmt: skip
+        likely = tuple(
+            (s, placements[s.id]) for s in statements if s.id in placements and placements[s.id].waits
+        )
+        waiting = {s.id for s, _ in likely} & settled.keys()
+        done = tuple(s for s in statements if s.id in settled and s.id not in waiting)
         plan = RunPlan(
-            run, tuple(todo), tuple(s for s in statements if s.id in settled), refused, tuple(placements.values()),
+            run, tuple(todo), done, refused, tuple(placements.values()),
             sentence, loops.estimated_seconds if loops else None, run.seconds,
             {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": self._warnings(run, record, environment)} if loops else {},
+            likely,
         )  # fmt: skip
         return Prepared(plan, record, placed, placements, loops, settled, earlier, lock)
 
@@ -161,7 +167,7 @@ class Preparer:
         for statement in statements:
             cell = cells.get(statement.id)
             placement = (
-                self._store.placement(statement.id, run.commit, PROPAGATOR_VERSION)
+                self._store.placement(statement.id, run.commit, PLACES_VERSION)
                 if run.commit is not None
                 else None
             )
@@ -177,11 +183,20 @@ class Preparer:
                     if cell is not None and cell.status == "recorded"
                     else self._workspace.recorded_cell(run, statement)
                 )
-            elif cell is not None and cell.settled and not outdated:
+            elif (
+                cell is not None and cell.settled and not outdated and not self._revoked(run, statement, cell)
+            ):
                 settled[statement.id] = cell
             else:
                 todo.append(statement)
         return settled, placements, todo
+
+    def _revoked(self, run: RunRow, statement: StatementRow, cell: CellRow) -> bool:
+        """Whether a cell's values come from a place that a person confirmed, and that is another one by now."""
+        if cell.place != "confirmed" or run.commit is None:
+            return False
+        row = self._workspace.placement(statement, run.commit, run.entrypoint)
+        return row.said not in ("certain", "confirmed")
 
     def look_again(self, run: RunRow, record: RunRecord) -> bool:
         """Take out of a record the checkpoints that are not there any more; whether all were."""
@@ -298,16 +313,42 @@ class Preparer:
         self, run: RunRow, record: RunRecord, todo: list[StatementRow], settled: dict[int, CellRow],
         placements: dict[int, PlacementRow], question: Question,
     ) -> tuple[list[StatementRow], PlacedVersion]:  # fmt: skip
-        """Put the statements into the run's version; what is refused or already there is settled."""
+        """Put the statements into the run's version; what is refused, already there or to be confirmed is not replayed."""
+        again = False
+        while True:
+            placed = self._placer(question).place(run.commit or "", run.entrypoint, todo)
+            remaining = self._taken(run, record, todo, placed, settled, placements, question, again)
+            # Without one of them another one may stand elsewhere: what is replayed was looked at as it is.
+            if len(remaining) == len(todo) or not remaining:
+                return remaining, placed
+            todo, again = remaining, True
+
+    def _taken(
+        self, run: RunRow, record: RunRecord, todo: list[StatementRow], placed: PlacedVersion,
+        settled: dict[int, CellRow], placements: dict[int, PlacementRow], question: Question,
+        again: bool,
+    ) -> list[StatementRow]:  # fmt: skip
+        """Those of the statements that are replayed at their places; the others are settled."""
         commit = run.commit or ""
-        placed = self._placer(question).place(commit, run.entrypoint, todo)
         remaining: list[StatementRow] = []
+        together = (
+            {number for number, known in placements.items() if known.status == "placed"} if again else set()
+        )
         for statement in todo:
-            row = placed.row(statement, commit)
-            self._store.save_placement(row)
+            row = self._store.confirmed(placed.row(statement, commit))
+            if row.status == "refused" and statement.id in together:
+                # It has a place in one block with others, which are not put in now: that is no refusal for good.
+                words = (
+                    "open: it goes into one block with statements that are not answered now; ask it with them"
+                )
+                settled[statement.id] = plain_cell(run, statement, "open", words)
+                continue
+            if placements.get(statement.id) != row:
+                self._store.save_placement(row)
             placements[statement.id] = row
             if row.status == "refused":
-                settled[statement.id] = plain_cell(run, statement, "refused", f"refused: {row.sentence}")
+                cell = plain_cell(run, statement, "refused", f"refused: {row.sentence}")
+                settled[statement.id] = replace(cell, place=row.said)
             elif not _loads(record, row.file):
                 settled[statement.id] = plain_cell(
                     run, statement, "refused", f"refused: this run never loaded {row.file}"
@@ -322,9 +363,11 @@ class Preparer:
             elif row.status == "already-there":
                 self._store.link_call_site(commit, row.file, row.line or 0, statement.name, statement.id)
                 settled[statement.id] = self._workspace.recorded_cell(run, statement)
+            elif row.waits and not question.accept_likely:
+                settled[statement.id] = waiting_cell(run, statement, row)
             else:
                 remaining.append(statement)
-        return remaining, placed
+        return remaining
 
     def _placer(self, question: Question) -> VersionPlacer:
         return self._workspace.placer(allow_effects=question.allow_effects)
@@ -382,7 +425,25 @@ class Preparer:
         """The version with these statements alone: what is settled otherwise is no part of the replayed source."""
         if len(todo) == len(placed.placements):
             return placed
-        return self._placer(question).place(run.commit or "", run.entrypoint, todo)
+        again = self._placer(question).place(run.commit or "", run.entrypoint, todo)
+        self.look_at_places(run, again, todo, question)
+        return again
+
+    def look_at_places(
+        self, run: RunRow, placed: PlacedVersion, todo: Sequence[StatementRow], question: Question
+    ) -> None:
+        """Make sure that every statement stands at a place that is certain, or that a person confirmed.
+
+        Raises:
+            ReplayError: one does not: without others it was put elsewhere.
+        """
+        for statement in todo:
+            row = self._store.confirmed(placed.row(statement, run.commit or ""))
+            if row.status != "placed" or (row.waits and not question.accept_likely):
+                raise ReplayError(
+                    f"`{statement.key}` was put elsewhere in {(run.commit or '')[:12]} than where it was looked at "
+                    f"({row.sentence}); ask it by itself"
+                )
 
     def _reach(self, run: RunRow, record: RunRecord, placed: PlacedVersion) -> Reach:
         """What calls what in the files that the run loaded; runs of one version that loaded the same share it."""

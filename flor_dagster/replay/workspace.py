@@ -20,7 +20,6 @@ from flor_dagster.errors import (
     SourceSyntaxError,
     UnknownNameError,
 )
-from flor_dagster.propagation import PROPAGATOR_VERSION
 from flor_dagster.recording import layout
 from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 from flor_dagster.recording.settings import checkpoint_settings
@@ -30,7 +29,9 @@ from flor_dagster.replay.collecting import Collection, collect_project
 from flor_dagster.replay.exactness import mark_approximate
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
+from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.placing import VersionPlacer
+from flor_dagster.replay.users import user_name
 from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
@@ -186,8 +187,12 @@ class Workspace:
         calls = {call for call, *_, linked in self.store.call_sites(run.id) if linked == statement.id}
         rows = sum(call in calls for _, _, call, _ in self.store.records(run.id, names=[statement.name]))
         sentence = f"recorded by the run itself: {rows} value{'s' * (rows != 1)}"
+        if not rows:
+            sentence = "never fired: the run has this statement itself and did not come to it; 0 values"
         now = datetime.now().astimezone()
-        return CellRow(run.id, statement.id, "recorded", "recorded", sentence, rows, None, now)
+        return CellRow(
+            run.id, statement.id, "recorded", "recorded", sentence, rows, None, now, place="certain"
+        )
 
     def artifact(self, reference: str | Artifact) -> Any:
         """A logged figure, image or large value: what a cell of the log view refers to, as an object.
@@ -392,7 +397,7 @@ class Workspace:
         self, statement: StatementRow, commit: str, entrypoint: str, *, allow_effects: bool = False
     ) -> PlacementRow:
         """What becomes of a statement in a version; kept in the store, unless it was asked for with its effects."""
-        known = self.store.placement(statement.id, commit, PROPAGATOR_VERSION)
+        known = self.store.placement(statement.id, commit, PLACES_VERSION)
         if known is not None and not (allow_effects and known.kind == "changes-training"):
             return known
         row = (
@@ -402,7 +407,30 @@ class Workspace:
         )
         if not allow_effects:
             self.store.save_placement(row)
-        return row
+        return self.store.confirmed(row)
+
+    def confirm_place(self, statement: StatementRow, commit: str, by: str = "") -> PlacementRow:
+        """A person confirms the likely place of a statement in a version; it is answered from there from now on.
+
+        Args:
+            statement: the statement.
+            commit: the version.
+            by: who confirms it; empty takes the name of the process's user.
+
+        Raises:
+            UnknownNameError: no training run has this version.
+            FlorError: the place is not likely: there is nothing to confirm.
+        """
+        run = next((run for run in reversed(self.runs()) if run.commit == commit), None)
+        if run is None:
+            raise UnknownNameError(f"no training run was made of the version {commit}")
+        row = self.placement(statement, commit, run.entrypoint)
+        if row.verdict != "likely":
+            said = row.sentence if row.status == "refused" else f"its place is {row.said}"
+            raise FlorError(
+                f"`{statement.key}` has no likely place in {commit[:12]} that could be confirmed: {said}"
+            )
+        return self.store.confirm_place(row, by or user_name())
 
     # Hindsight -----------------------------------------------------------------------------------------------------
 
@@ -517,7 +545,7 @@ def dataframe(
         runs: keys of training runs; None takes all.
         fidelity: `default` leaves diverged values out, `exact` takes only what was compared and found equal, `any`
             shows everything, beside a column that says what it is.
-        provenance: add a column of origin and fidelity per name.
+        provenance: add columns of origin, fidelity and place per name.
         ranks: of a distributed training, the ranks that are shown, or `all`; None shows rank 0.
 
     Returns:

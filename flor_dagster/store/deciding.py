@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What is made anew, in an order in which nothing that is left refers to what is gone. Versions and their objects stay.
 _DERIVED = (
-    schema.unsettled, schema.layouts, schema.chunks, schema.cells, schema.placements, schema.outputs, schema.run_warnings, schema.uncaptured,
+    schema.unsettled, schema.layouts, schema.chunks, schema.cells, schema.placements, schema.confirmations, schema.outputs, schema.run_warnings, schema.uncaptured,
     schema.checkpoints, schema.records, schema.journal_calls, schema.call_sites, schema.statement_forms, schema.contexts,
     schema.loops, schema.args, schema.journals, schema.replays, schema.statements, schema.names, schema.runs,
 )  # fmt: skip

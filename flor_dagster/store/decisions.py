@@ -6,8 +6,9 @@ Runs are meant by their ids, statements by their keys, times are nanoseconds sin
     statement    key, …, identity         a statement became known
     form         statement, identity      another identity means it
     question     statement, question      it is an open question, or is none any more
-    link         scope, file, line, name, statement
+    link         scope, file, line, name, statement; column where the line has several
     placement    statement, commit, …     where it stands in a version, or why it is refused
+    confirm      statement, commit, place, by, at   a person confirmed this place
     cell         run, statement, …
     replay       id, run, …               a replay began
     commit       replay, journals, cells  its values became visible; journals: [path below the home, values taken]
@@ -35,6 +36,7 @@ from flor_dagster.store.rows import moment, nanoseconds, run_number
 from flor_dagster.store.schema import (
     call_sites,
     cells,
+    confirmations,
     journals,
     names,
     placements,
@@ -129,14 +131,23 @@ def _link(taking: Taking, fields: Fields) -> int:
     key = fields["statement"]
     number = None if key is None else taking.statement(key).id
     return statements.link(
-        taking.connection, fields["scope"], fields["file"], fields["line"], fields["name"], number
-    )
+        taking.connection, fields["scope"], fields["file"], fields["line"], fields["name"], number,
+        fields.get("column"),
+    )  # fmt: skip
 
 
 def _placement(taking: Taking, fields: Fields) -> None:
     row = {k: v for k, v in fields.items() if k not in ("statement", "saved")}
+    row["reasons"] = tuple(row.get("reasons", ()))
     number = taking.statement(fields["statement"]).id
     statements.save_placement(taking.connection, PlacementRow(statement_id=number, **row), fields["saved"])
+
+
+def _confirm(taking: Taking, fields: Fields) -> None:
+    number = taking.statement(fields["statement"]).id
+    statements.confirm(
+        taking.connection, number, fields["commit"], fields["place"], fields["by"], fields["at"]
+    )
 
 
 def _cell(taking: Taking, fields: Fields) -> None:
@@ -185,7 +196,7 @@ def _approximate(taking: Taking, fields: Fields) -> None:
 
 _KINDS: Mapping[str, Callable[[Taking, Fields], Any]] = {
     "run": _run, "statement": _statement, "form": _form, "question": _question, "link": _link, "placement": _placement,
-    "cell": _cell, "replay": _replay, "commit": _commit, "failed": _failed, "approximate": _approximate,
+    "confirm": _confirm, "cell": _cell, "replay": _replay, "commit": _commit, "failed": _failed, "approximate": _approximate,
 }  # fmt: skip
 
 
@@ -197,6 +208,7 @@ def placement_fields(row: PlacementRow, key: str, saved: int) -> Fields:
     return {
         "statement": key, "commit": row.commit, "propagator": row.propagator, "status": row.status, "score": row.score,
         "sentence": row.sentence, "kind": row.kind, "diff": row.diff, "file": row.file, "line": row.line, "saved": saved,
+        "verdict": row.verdict, "reasons": list(row.reasons), "place": row.place,
     }  # fmt: skip
 
 
@@ -205,7 +217,7 @@ def cell_fields(row: CellRow, key: str) -> Fields:
     return {
         "run": row.run_id, "statement": key, "status": row.status, "fidelity": row.fidelity, "sentence": row.sentence,
         "rows": row.rows, "replay_id": row.replay_id, "updated": nanoseconds(row.updated), "detail": row.detail,
-        "coverage": row.coverage,
+        "coverage": row.coverage, "place": row.place,
     }  # fmt: skip
 
 
@@ -243,6 +255,7 @@ def everything(connection: Connection) -> Iterator[list[tuple[str, Fields]]]:
             ("placement", placement_fields(row, key, saved[row.commit, row.propagator]))
             for row in statements.placement_rows(connection, number)
         ]
+    yield [("confirm", fields) for fields in _confirmed(connection, keys)]
     known = {row.id: row for row in replay_rooms.replay_rows(connection)}
     answers = statements.cell_rows(connection, statements.cells_query())
     for replay, journals_of in _committed(connection).items():
@@ -270,16 +283,26 @@ def _statement_fields(row: StatementRow) -> Fields:
 def _links(connection: Connection, keys: Mapping[int, str]) -> Iterator[tuple[str, Fields]]:
     s = call_sites.c
     query = (
-        select(s.scope, s.file, s.line, names.c.name, s.statement_id)
+        select(s.scope, s.file, s.line, s.col, names.c.name, s.statement_id)
         .join(names, names.c.name_id == s.name_id)
         .where(s.statement_id.is_not(None), ~s.scope.startswith("replay/"))
         .order_by(s.site)
     )
-    for scope, file, line, name, number in connection.execute(query):
+    for scope, file, line, column, name, number in connection.execute(query):
         yield (
             "link",
-            {"scope": scope, "file": file, "line": line, "name": name, "statement": keys[number]},
-        )
+            {
+                "scope": scope, "file": file, "line": line, "column": column if column >= 0 else None, "name": name,
+                "statement": keys[number],
+            },
+        )  # fmt: skip
+
+
+def _confirmed(connection: Connection, keys: Mapping[int, str]) -> Iterator[Fields]:
+    k = confirmations.c
+    query = select(k.statement_id, k.commit_id, k.place, k.confirmed_by, k.confirmed).order_by(k.confirmed)
+    for number, commit, place, by, at in connection.execute(query):
+        yield {"statement": keys[number], "commit": commit, "place": place, "by": by, "at": at}
 
 
 def _committed(connection: Connection) -> dict[str, list[list[Any]]]:
@@ -308,6 +331,14 @@ def counts(connection: Connection) -> dict[str, set[Any]]:
             for row in connection.execute(
                 select(statement_table.c.key, placements.c.commit_id, placements.c.propagator).join(
                     statement_table, statement_table.c.id == placements.c.statement_id
+                )
+            )
+        },
+        "confirmed places": {
+            tuple(row)
+            for row in connection.execute(
+                select(statement_table.c.key, confirmations.c.commit_id).join(
+                    statement_table, statement_table.c.id == confirmations.c.statement_id
                 )
             )
         },

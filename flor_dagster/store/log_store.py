@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
 from flor_dagster.recording.journal import journal_end
@@ -401,7 +402,15 @@ class LogStore:
             key = statements.key_of(decide.connection, statement_id)
             decide("question", statement=key, question=question)
 
-    def link_call_site(self, commit: str, file: str, line: int, name: str, statement_id: int | None) -> int:
+    def link_call_site(
+        self,
+        commit: str,
+        file: str,
+        line: int,
+        name: str,
+        statement_id: int | None,
+        column: int | None = None,
+    ) -> int:
         """Say which statement the call sites of `name` at a line of a version are.
 
         Args:
@@ -410,19 +419,43 @@ class LogStore:
             line: 1-based.
             name: the name that is logged there.
             statement_id: the statement; None takes the link away.
+            column: of the call site, where the line may have several of the name; None takes every one on it.
 
         Returns:
             How many known call sites were linked. The link holds for those that come later too.
         """
         with self._decider.begin() as decide:
             key = None if statement_id is None else statements.key_of(decide.connection, statement_id)
-            return decide("link", scope=commit, file=file, line=line, name=name, statement=key)
+            return decide("link", scope=commit, file=file, line=line, name=name, statement=key, column=column)
 
     def save_placement(self, row: PlacementRow) -> None:
         """Keep where a statement stands in a version, or why it is refused there."""
         with self._decider.begin() as decide:
             key = statements.key_of(decide.connection, row.statement_id)
             decide("placement", **decisions.placement_fields(row, key, time.time_ns()))
+
+    def confirm_place(self, row: PlacementRow, by: str) -> PlacementRow:
+        """A person confirms a likely place: this very one, in this version. The placement as it stands then.
+
+        Args:
+            row: the placement.
+            by: who confirms it.
+        """
+        with self._decider.begin() as decide:
+            key = statements.key_of(decide.connection, row.statement_id)
+            at = time.time_ns()
+            decide("confirm", statement=key, commit=row.commit, place=row.place, by=by, at=at)
+            return self._with_confirmation(decide.connection, row)
+
+    def confirmed(self, row: PlacementRow) -> PlacementRow:
+        """A placement with what is known of a person's confirmation of this very place."""
+        with self._database.read() as connection:
+            return self._with_confirmation(connection, row)
+
+    @staticmethod
+    def _with_confirmation(connection: Connection, row: PlacementRow) -> PlacementRow:
+        found = statements.confirmation(connection, row.statement_id, row.commit, row.place)
+        return replace(row, confirmed=found[0], confirmed_by=found[1])
 
     def placement(self, statement_id: int, commit: str, propagator: str) -> PlacementRow | None:
         """The placement that this engine version found, if it was asked."""
@@ -532,7 +565,8 @@ class LogStore:
         Columns are `run` (the run's key), one per loop (the iteration's index, outermost loop first; `<loop>_execution`
         where a loop ran more than once in one place, `<loop>_value` where a value is not its index), and one per name.
         Values of an outer level are repeated in the rows within it. Of several values of a name in one context the last
-        one is shown. `attrs["empty"]` says, by (run, name), why a column is empty all over a run.
+        one is shown. `attrs["empty"]` says, by (run, name), why a column is empty all over a run; `attrs["places"]` by
+        (run, name) what else than `certain` is to be said of the place that replayed values come from.
 
         Args:
             names: `loss` is the newest definition and its recorded counterparts, `loss:1` the first definition,
@@ -540,7 +574,8 @@ class LogStore:
             runs: keys, ids or unique beginnings; None takes all.
             fidelity: `default` leaves out what has diverged; `exact` all that is neither recorded nor exact; `any`
                 leaves out nothing and adds a `<name>_fidelity` column.
-            provenance: add `<name>_origin` and `<name>_fidelity`.
+            provenance: add `<name>_origin`, `<name>_fidelity` (of the replay) and `<name>_place` (of the statement in
+                that version: `certain`, `confirmed` by a person, or `unchecked` where an earlier release placed it).
             rank: whose records; the first rank's by default.
             ranks: several ranks, or `all`: rows of each, told apart by a column `rank`.
 
@@ -603,7 +638,7 @@ class LogStore:
     def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
         """The result of one reading SQL statement over the store's tables.
 
-        `log_view_long` has a row per record: run, rank, path (JSON), name, value, number, origin, fidelity.
+        `log_view_long` has a row per record: run, rank, path (JSON), name, value, number, origin, fidelity, place.
         `log_view_any` is the same with what has diverged.
 
         Raises:

@@ -41,8 +41,32 @@ def _note_news(connection: Connection) -> None:
     schema.unsettled.create(connection, checkfirst=True)
 
 
+def _keep_verdicts(connection: Connection) -> None:
+    """Schema 7: what was thought of each place, which ones a person confirmed, and the places' column in the views."""
+    schema.confirmations.create(connection, checkfirst=True)
+    for table, column, kind in (
+        ("placements", "verdict", "TEXT NOT NULL DEFAULT ''"),
+        ("placements", "reasons", "TEXT NOT NULL DEFAULT '[]'"),
+        ("placements", "place", "TEXT NOT NULL DEFAULT ''"),
+        ("cells", "place", "TEXT"),
+    ):
+        if column not in {known["name"] for known in inspect(connection).get_columns(table)}:
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    for name in ("log_view_long", "log_view_any"):
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+    for view in schema.views(connection.dialect.name):
+        connection.exec_driver_sql(view)
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
-MIGRATIONS: tuple[Migration, ...] = (_keep_output, _archive_versions, _count_losses, _cover_cells, _note_news)
+MIGRATIONS: tuple[Migration, ...] = (
+    _keep_output,
+    _archive_versions,
+    _count_losses,
+    _cover_cells,
+    _note_news,
+    _keep_verdicts,
+)
 
 NEWEST = len(MIGRATIONS) + 1
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 RunStatus = Literal["running", "finished", "failed", "interrupted", "lost"]
 CellStatus = Literal["open", "recorded", "replayed", "refused", "excluded", "failed"]
 Fidelity = Literal["recorded", "exact", "unverified", "within tolerance", "diverged"]
+PlaceSaid = Literal["certain", "likely", "contradicted"]
+Place = Literal["certain", "confirmed", "likely", "contradicted"]
+"""What a cell says of its statement's place: `confirmed` is a likely one that a person confirmed."""
 
 SETTLED: frozenset[str] = frozenset({"recorded", "replayed", "refused", "excluded"})
 
@@ -94,7 +97,11 @@ class StatementRow:
 
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
-    """Statement by version: placed where, already there, or refused why. `propagator` is the engine's version."""
+    """Statement by version: placed where, already there, or refused why. `propagator` is the engine's version.
+
+    `verdict` is what the second opinion said of the place, with its `reasons`; empty where it was not asked. `place` is a
+    digest of the place; `confirmed` says when a person confirmed this very place, `confirmed_by` who.
+    """
 
     statement_id: int
     commit: str
@@ -106,13 +113,31 @@ class PlacementRow:
     diff: str
     file: str
     line: int | None
+    verdict: PlaceSaid | Literal[""] = ""
+    reasons: tuple[str, ...] = ()
+    place: str = ""
+    confirmed: datetime | None = None
+    confirmed_by: str = ""
+
+    @property
+    def said(self) -> Place | None:
+        """The place in one word; None where nobody looked at it."""
+        if self.verdict == "likely" and self.confirmed is not None:
+            return "confirmed"
+        return self.verdict or None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person has to confirm the place before anything is answered from it."""
+        return self.said == "likely"
 
 
 @dataclass(frozen=True, slots=True)
 class CellRow:
     """Training run by statement. Settled, failed or open; `sentence` is the answer in words.
 
-    `coverage` says which iterations are answered, by which `replays`; None leaves what is stored as it is.
+    `coverage` says which iterations are answered, by which `replays`; None leaves what is stored as it is. `place` is what
+    is thought of the statement's place in the run's version, beside the fidelity of its replay; None where nobody looked.
     """
 
     run_id: str
@@ -125,6 +150,7 @@ class CellRow:
     updated: datetime
     detail: dict[str, Any] = field(default_factory=dict[str, Any])
     coverage: dict[str, Any] | None = None
+    place: Place | None = None
 
     @property
     def settled(self) -> bool:

@@ -32,6 +32,7 @@ def of_ranks(frames: Mapping[int, pd.DataFrame], order: Sequence[str]) -> pd.Dat
     place = {key: number for number, key in enumerate(order)}
     by_run = joined["run"].map(place).to_numpy()
     joined = joined.iloc[np.argsort(by_run, kind="stable")].reset_index(drop=True)[columns]
+    joined.attrs["places"] = {k: v for f in frames.values() for k, v in f.attrs.get("places", {}).items()}
     joined.attrs["empty"] = _empty_everywhere([frame.attrs.get("empty", {}) for frame in frames.values()])
     return joined
 

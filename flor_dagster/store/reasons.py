@@ -93,11 +93,15 @@ def _sentence(run: RunRow, column: Asked, cell: tuple[str, str | None, str] | No
             return f"diverged: {sentence}"
         match status:
             case "refused" | "failed" | "excluded":
-                return f"{status}: {sentence}"
+                return f"{status}: {sentence.removeprefix(f'{status}: ')}"
             case "recorded" | "replayed":
                 return f"{status}: the statement was never reached in this run. {sentence}".strip()
             case _:
-                return f"still open: {sentence}" if sentence else "still open: not replayed yet"
+                return (
+                    f"still open: {sentence.removeprefix('open: ')}"
+                    if sentence
+                    else "still open: not replayed yet"
+                )
     if other is not None:
         return f"another definition: this run's values of {column.name!r} are under {other!r}"
     if column.statement_id is not None:

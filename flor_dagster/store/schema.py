@@ -299,6 +299,20 @@ placements = Table(
     Column("file", Text, nullable=False),
     Column("line", Integer),
     Column("saved", BigInteger, nullable=False),
+    Column("verdict", Text, nullable=False, server_default=""),
+    Column("reasons", Text, nullable=False, server_default="[]"),
+    Column("place", Text, nullable=False, server_default=""),
+)
+
+# A person's word for a place; `place` is a digest: another place of the same statement was not confirmed.
+confirmations = Table(
+    "confirmations",
+    metadata,
+    Column("statement_id", ForeignKey("statements.id"), primary_key=True),
+    Column("commit_id", Text, primary_key=True),
+    Column("place", Text, nullable=False),
+    Column("confirmed_by", Text, nullable=False),
+    Column("confirmed", BigInteger, nullable=False),
 )
 
 cells = Table(
@@ -314,6 +328,7 @@ cells = Table(
     Column("updated", BigInteger, nullable=False),
     Column("detail", Text, nullable=False),
     Column("coverage", Text, nullable=False, server_default="{}"),
+    Column("place", Text),
     Index("cells_by_statement", "statement_id", "status"),
 )
 
@@ -352,7 +367,8 @@ SELECT u.key AS run, j.rank AS rank, COALESCE(c.path, '{{}}') AS path, n.name AS
        CASE WHEN j.replay_id IS NULL THEN 'recorded' ELSE 'replayed' END AS origin,
        CASE WHEN j.replay_id IS NULL THEN 'recorded'
             WHEN x.replay_id = j.replay_id AND x.fidelity IS NOT NULL THEN x.fidelity
-            ELSE COALESCE(p.fidelity, 'unverified') END AS fidelity
+            ELSE COALESCE(p.fidelity, 'unverified') END AS fidelity,
+       CASE WHEN j.replay_id IS NULL THEN 'certain' ELSE COALESCE(x.place, 'unchecked') END AS place
 FROM records r
 JOIN journals j ON j.journal = r.journal
 JOIN runs u ON u.run = j.run

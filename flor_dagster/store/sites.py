@@ -65,11 +65,14 @@ def site_id(
 
 
 def _linked(connection: Connection, scope: str, file: str, line: int, name_key: int) -> int | None:
-    """The statement that was linked to this line before any run of the version had reached it."""
+    """The statement that was linked to this line before any run of the version had reached it.
+
+    What is known of another column of the line is another statement's.
+    """
     sites = call_sites.c
     return connection.execute(
         select(sites.statement_id)
         .where(sites.scope == scope, sites.file == file, sites.line == line, sites.name_id == name_key)
-        .where(sites.statement_id.is_not(None))
+        .where(sites.statement_id.is_not(None), sites.col == -1)
         .limit(1)
     ).scalar_one_or_none()

@@ -14,7 +14,16 @@ from flor_dagster.store.database import insert_one
 from flor_dagster.store.models import CellRow, PlacementRow, StatementRow
 from flor_dagster.store.packing import label, to_json
 from flor_dagster.store.rows import moment, nanoseconds, run_number
-from flor_dagster.store.schema import call_sites, cells, names, placements, runs, statement_forms, statements
+from flor_dagster.store.schema import (
+    call_sites,
+    cells,
+    confirmations,
+    names,
+    placements,
+    runs,
+    statement_forms,
+    statements,
+)
 from flor_dagster.store.sites import name_id
 
 if TYPE_CHECKING:
@@ -129,14 +138,25 @@ def key_of(connection: Connection, statement_id: int) -> str:
 
 
 def link(
-    connection: Connection, commit: str, file: str, line: int, name: str, statement_id: int | None
+    connection: Connection,
+    commit: str,
+    file: str,
+    line: int,
+    name: str,
+    statement_id: int | None,
+    column: int | None = None,
 ) -> int:
-    """Say which statement stands at a line of a version; how many call sites that are known it names."""
+    """Say which statement stands at a line of a version; how many call sites that are known it names.
+
+    With a column it is the call that begins there alone, and not another one of the same name on the line.
+    """
     s = call_sites.c
     name_key = name_id(connection, name)
     here = (s.scope == commit) & (s.file == label(file)) & (s.line == line) & (s.name_id == name_key)
+    if column is not None:
+        here &= s.col == column
     changed = connection.execute(update(call_sites).where(here).values(statement_id=statement_id)).rowcount
-    if not changed and statement_id is not None:
+    if not changed and statement_id is not None and column is None:
         # No run of this version has reached the line yet. The column is not known; -1 keeps the link for when one does.
         connection.execute(
             insert(call_sites).values(
@@ -167,6 +187,9 @@ def save_placement(connection: Connection, row: PlacementRow, saved: int) -> Non
         "file": label(row.file),
         "line": row.line,
         "saved": saved,
+        "verdict": row.verdict,
+        "reasons": to_json(list(row.reasons)),
+        "place": row.place,
     }
     if not connection.execute(update(placements).where(here).values(**values)).rowcount:
         connection.execute(
@@ -180,8 +203,14 @@ def placement_rows(
     connection: Connection, statement_id: int, commit: str | None = None, propagator: str | None = None
 ) -> list[PlacementRow]:
     """Placements of a statement, oldest first."""
-    p = placements.c
-    query = select(placements).where(p.statement_id == statement_id).order_by(p.saved, p.commit_id)
+    p, k = placements.c, confirmations.c
+    same = (k.statement_id == p.statement_id) & (k.commit_id == p.commit_id) & (k.place == p.place)
+    query = (
+        select(placements, k.confirmed, k.confirmed_by)
+        .outerjoin(confirmations, same)
+        .where(p.statement_id == statement_id)
+        .order_by(p.saved, p.commit_id)
+    )
     if commit is not None:
         query = query.where(p.commit_id == commit)
     if propagator is not None:
@@ -198,9 +227,35 @@ def placement_rows(
             diff=row.diff,
             file=row.file,
             line=row.line,
+            verdict=row.verdict,
+            reasons=tuple(json.loads(row.reasons)),
+            place=row.place,
+            confirmed=None if row.confirmed is None else moment(row.confirmed),
+            confirmed_by=row.confirmed_by or "",
         )
         for row in connection.execute(query)
     ]
+
+
+def confirmation(
+    connection: Connection, statement_id: int, commit: str, place: str
+) -> tuple[dt.datetime | None, str]:
+    """When a person confirmed this very place of a statement in a version, and who; None and empty where nobody did."""
+    k = confirmations.c
+    here = (k.statement_id == statement_id) & (k.commit_id == commit) & (k.place == place)
+    row = connection.execute(select(k.confirmed, k.confirmed_by).where(here)).one_or_none()
+    return (None, "") if row is None else (moment(row[0]), row[1])
+
+
+def confirm(connection: Connection, statement_id: int, commit: str, place: str, by: str, at: int) -> None:
+    """A person confirms a place, by its digest; what was confirmed of the statement in this version before is void."""
+    k = confirmations.c
+    here = (k.statement_id == statement_id) & (k.commit_id == commit)
+    values = {"place": place, "confirmed_by": label(by), "confirmed": at}
+    if not connection.execute(update(confirmations).where(here).values(**values)).rowcount:
+        connection.execute(
+            insert(confirmations).values(statement_id=statement_id, commit_id=commit, **values)
+        )
 
 
 def cell_rows(connection: Connection, query: Select[Any]) -> list[CellRow]:
@@ -217,6 +272,7 @@ def cell_rows(connection: Connection, query: Select[Any]) -> list[CellRow]:
             updated=moment(row.updated),
             detail=json.loads(row.detail),
             coverage=json.loads(row.coverage),
+            place=row.place,
         )
         for row in connection.execute(query.order_by(cells.c.run, cells.c.statement_id))
     ]
@@ -253,6 +309,7 @@ def keep_cell(connection: Connection, cell: CellRow) -> bool:
         "replay_id": cell.replay_id,
         "updated": nanoseconds(cell.updated or dt.datetime.now(dt.UTC)),
         "detail": to_json(cell.detail),
+        "place": cell.place,
     }
     if cell.coverage is not None:
         values["coverage"] = to_json(cell.coverage)

@@ -140,7 +140,7 @@ def log_view(
         columns = [resolve(connection, name) for name in dict.fromkeys(asked or known_names(connection))]
         numbers = _run_numbers(connection, picked, all_runs)
         sources = _journals(connection, numbers, all_runs, rank)
-        parts, shown = _parts(connection, columns, numbers, sources, all_runs, fidelity)
+        parts, shown, places = _parts(connection, columns, numbers, sources, all_runs, fidelity)
         with_args = any(column.is_arg for column in columns)
         wanted = list(numbers) if with_args else [run for run in numbers if run in parts]
         layouts = read_layouts(connection, wanted, rank)
@@ -152,8 +152,9 @@ def log_view(
             if wide.rows:
                 wides.append((numbers[run], wide, mine))
         empty = reasons_for(connection, _gaps(columns, numbers, wides))
-    frame = _frame(columns, wides, shown, provenance or fidelity == "any", provenance)
+    frame = _frame(columns, wides, shown, places, provenance or fidelity == "any", provenance)
     frame.attrs["empty"] = empty
+    frame.attrs["places"] = _doubted(wides, places)
     return frame
 
 
@@ -198,8 +199,8 @@ def _parts(
     sources: dict[int, _Journal],
     all_runs: bool,
     fidelity: Fidelities,
-) -> tuple[dict[int, dict[str, list[Part]]], dict[tuple[int, str], str]]:
-    """Run → column → its parts, replayed ones first, since what was recorded wins; and (journal, column) → fidelity."""
+) -> tuple[dict[int, dict[str, list[Part]]], dict[tuple[int, str], str], dict[tuple[int, str], str]]:
+    """Run → column → its parts, replayed ones first, since what was recorded wins; (journal, column) → fidelity, and place."""
     owner: dict[int, list[Column]] = {}
     for column in columns:
         for site in column.sites:
@@ -210,38 +211,67 @@ def _parts(
     of_cells = _cell_fidelities(connection, columns) if any(s.replay for s in sources.values()) else {}
     found: dict[int, dict[str, list[Part]]] = {}
     shown: dict[tuple[int, str], str] = {}
+    places: dict[tuple[int, str], str] = {}
     for part in read:
         source = sources[part.journal]
         for column in owner[part.site]:
-            told = _fidelity(source, of_cells.get((source.run, column.statement_id or -1)))
+            cell = of_cells.get((source.run, column.statement_id or -1))
+            told = _fidelity(source, cell)
             if fidelity != "any" and (
                 told == "diverged" or (fidelity == "exact" and told not in ("recorded", "exact"))
             ):
                 continue
             shown[part.journal, column.label] = told
+            # What a run recorded itself stands where its author put it.
+            places[part.journal, column.label] = (
+                "certain" if source.replay is None else (cell and cell[2]) or "unchecked"
+            )
             found.setdefault(source.run, {}).setdefault(column.label, []).append(part)
-    return found, shown
+    return found, shown, places
 
 
 def _cell_fidelities(
     connection: Connection, columns: Sequence[Column]
-) -> dict[tuple[int, int], tuple[str | None, str | None]]:
+) -> dict[tuple[int, int], tuple[str | None, str | None, str | None]]:
+    """(run, statement) → replay, fidelity and place of its cell."""
     asked = [column.statement_id for column in columns if column.statement_id is not None]
-    found: dict[tuple[int, int], tuple[str | None, str | None]] = {}
+    found: dict[tuple[int, int], tuple[str | None, str | None, str | None]] = {}
     c = cells.c
     for some in slices(asked):
-        for run, statement, replay, fidelity in connection.execute(
-            select(c.run, c.statement_id, c.replay_id, c.fidelity).where(c.statement_id.in_(some))
+        for run, statement, replay, fidelity, place in connection.execute(
+            select(c.run, c.statement_id, c.replay_id, c.fidelity, c.place).where(c.statement_id.in_(some))
         ):
-            found[run, statement] = (replay, fidelity)
+            found[run, statement] = (replay, fidelity, place)
     return found
 
 
-def _fidelity(source: _Journal, cell: tuple[str | None, str | None] | None) -> str:
+def _fidelity(source: _Journal, cell: tuple[str | None, str | None, str | None] | None) -> str:
     """A replayed value's fidelity is its cell's where this replay gave the cell its answer, else its replay's."""
     if source.replay is not None and cell is not None and cell[0] == source.replay and cell[1]:
         return cell[1]
     return source.fidelity
+
+
+_PLACES = {
+    "confirmed": "its place in this version is likely, and was confirmed by a person",
+    "unchecked": "its place in this version was found by an earlier release, and not checked",
+    "likely": "its place in this version is likely, and no longer confirmed",
+}
+
+
+def _doubted(
+    wides: Sequence[tuple[RunRow, Wide, dict[str, list[Part]]]], places: dict[tuple[int, str], str]
+) -> dict[tuple[str, str], str]:
+    """(run key, column) → what is to be said of the place of shown values that is not certain."""
+    found: dict[tuple[str, str], str] = {}
+    for run, wide, parts in wides:
+        for name, mine in parts.items():
+            if wide.columns.get(name) is None:
+                continue
+            said = {places[part.journal, name] for part in mine} - {"certain"}
+            if said:
+                found[run.key, name] = "; ".join(_PLACES.get(place, place) for place in sorted(said))
+    return found
 
 
 def _gaps(
@@ -268,6 +298,7 @@ def _frame(
     columns: Sequence[Column],
     wides: Sequence[tuple[RunRow, Wide, dict[str, list[Part]]]],
     shown: dict[tuple[int, str], str],
+    places: dict[tuple[int, str], str],
     with_fidelity: bool,
     with_origin: bool,
 ) -> pd.DataFrame:
@@ -289,6 +320,8 @@ def _frame(
             data[f"{title}_origin"] = _told(column.label, wides, shown, _ORIGINS)
         if with_fidelity:
             data[f"{title}_fidelity"] = _told(column.label, wides, shown, {})
+        if with_origin:
+            data[f"{title}_place"] = _told(column.label, wides, places, {})
     return pd.DataFrame(data, copy=False)
 
 

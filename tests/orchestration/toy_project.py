@@ -55,6 +55,9 @@ NEWEST = V2.replace(
     '    flor.log("bias_size", abs(bias))\n',
 )
 
+# It rounds what the newest version does not: where `size` and `gap` go is likely, and not certain.
+ROUNDED = V2.replace("    for step in flor.loop", "    weight = round(weight, 3)\n    for step in flor.loop")
+
 REDEFINED = NEWEST.replace('flor.log("size", abs(weight))', 'flor.log("size", abs(weight) + 100)')
 
 ASSET = '''\
@@ -127,4 +130,15 @@ def make_project(folder: Path, newest: str = NEWEST) -> Path:
     train(folder)
     train(folder, args='{"rate": 0.3, "seed": 5}')
     commit(folder, "questions", train=newest)
+    return folder
+
+
+def make_doubtful_project(folder: Path) -> Path:
+    """A repository whose one trained version does something to `weight` that the newest one does not."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q", "-b", "main")
+    commit(folder, "a rounded weight", train=ROUNDED)
+    train(folder)
+    train(folder, args='{"seed": 5}')
+    commit(folder, "questions", train=NEWEST)
     return folder
