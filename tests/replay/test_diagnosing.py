@@ -43,6 +43,48 @@ def differs(*roots: str) -> Events:
     [
         ({"cores": 4}, {}, "number of cores was 4 and is 2"),
         ({"python": "3.12.1"}, {}, "Python was 3.12.1 and is 3.11.7"),
+        ({"process": {"umask": 0o077}}, {"process": {"umask": 0o022}}, "the umask was 077 and is 022"),
+        (
+            {"process": {"flags": {"optimize": 1}}},
+            {"process": {"flags": {"optimize": 0}}},
+            "flag optimize (-O) was 1 and is 0",
+        ),
+        ({"process": {"affinity": 8}}, {"process": {"affinity": 2}}, "could use 8 processors and can use 2"),
+        (
+            {"process": {"locale": "de_DE.UTF-8"}},
+            {"process": {"locale": "C"}},
+            "the locale was de_DE.UTF-8 and is C",
+        ),
+        ({"variables": {"TZ": "UTC"}}, {"variables": {}}, "the variable TZ was UTC and is not set"),
+        (
+            {"facts": {"kernels": {"torch": {"matmul precision": "high"}}}},
+            {"facts": {"kernels": {"torch": {"matmul precision": "highest"}}}},
+            "torch's matmul precision was high and is highest",
+        ),
+        (
+            {
+                "facts": {"kernels": {"pools": [{"name": "openblas", "kernel": "Haswell", "threads": 2}]}},
+                "variables": {"OPENBLAS_CORETYPE": "Haswell"},
+            },
+            {
+                "facts": {"kernels": {"pools": [{"name": "openblas", "kernel": "SkylakeX", "threads": 4}]}},
+                "variables": {},
+            },
+            (
+                "recorded with the BLAS kernel Haswell (openblas), replayed with SkylakeX (OPENBLAS_CORETYPE was Haswell then and is not "
+                "set now); openblas had 2 threads and has 4"
+            ),
+        ),
+        (
+            {"facts": {"kernels": {"numpy": ["X86_V2", "X86_V3"]}}},
+            {"facts": {"kernels": {"numpy": ["X86_V2"]}}},
+            "numpy's kernels are chosen without X86_V3",
+        ),
+        (
+            {"hardware": {"features": ["avx", "avx512f"]}},
+            {"hardware": {"features": ["avx"]}},
+            "the processor lacks avx512f",
+        ),
         ({"hashseed": None}, {}, "no fixed hash seed (PYTHONHASHSEED), so the order of its sets is lost"),
         ({"variables": {"OMP_NUM_THREADS": "4"}}, {}, "the variable OMP_NUM_THREADS was 4 and is 1"),
         (

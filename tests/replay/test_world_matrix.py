@@ -50,7 +50,31 @@ data = torch.randn(32, 4, 50)
 """,
     """sgd.zero_grad(); loss = net(data).exp().mean(); loss.backward(); sgd.step(); extra = loss.item()""",
 )
+
+
+def program_text(setup: str, step: str = "pass") -> str:
+    return NUMPY.replace("#TORCH", setup).replace("#STEP", step).replace("and DIES", "and False")
+
+
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+PORTABLE = {
+    "numpy": program_text(""), "torch": program_text(TORCH[0], TORCH[1]), "sklearn": """
+import numpy as np
+import flor_dagster as flor
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.decomposition import PCA
+data = np.random.default_rng(0).normal(size=(300, 20))
+labels = (data[:, 0] + data[:, 1] ** 2 > 1).astype(int)
+for epoch in flor.loop("epoch", range(3)):
+    reduced = PCA(6, random_state=epoch).fit_transform(data)
+    total = float(KMeans(4, n_init=2, random_state=epoch).fit(reduced).inertia_)
+    total += float(LogisticRegression(max_iter=50).fit(reduced, labels).coef_.sum())
+    flor.log("total", total)
+    #? flor.log("again", total)
+""",
+}  # fmt: skip
 
 CANDIDATES = {
     "OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": "X86_V3,AVX2,FMA3", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
@@ -185,6 +209,38 @@ def test_each_is_exact_whoever_has_it(
     assert not wrong, "\n".join(wrong)
     if totals[0] == totals[1]:
         pytest.skip(f"{variable}={CANDIDATES[variable]} changes no bit of this program on this machine")
+
+
+@pytest.mark.parametrize("variable", CANDIDATES)
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="names kernels of x86-64")
+@pytest.mark.parametrize("library", ["numpy", "sklearn", "torch"])
+def test_a_portable_run_is_the_same_under_every_capability(
+    lab: Lab, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded under one emulated capability, replayed under another."""
+    pytest.importorskip(library)
+    text = PORTABLE[library]
+    lab.commit({"train.py": "".join(line for line in text.splitlines(keepends=True) if "#?" not in line)})
+    totals: list[list[object]] = []
+    for world in (
+        {},
+        {name: value for name, value in CANDIDATES.items() if name not in ("TZ", "PYTHONHASHSEED")},
+    ):
+        for name in CANDIDATES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in world.items():
+            monkeypatch.setenv(name, value)
+        with lab.open() as workspace:
+            row = workspace.train("train.py", {}, portable=True)
+            totals.append(workspace.store.dataframe("total", runs=[row.key])["total"].tolist())
+    assert totals[0] == totals[1]
+    for name in CANDIDATES:
+        monkeypatch.delenv(name, raising=False)
+    lab.write({"train.py": text.replace("#? ", "")})
+    with lab.open() as workspace:
+        workspace.ask("again")
+        answers = workspace.answer(Question(("again",))).cells
+        assert {answer.cell.fidelity for answer in answers} == {"exact"}, [a.cell.sentence for a in answers]
 
 
 @pytest.mark.parametrize("variable", CANDIDATES)
