@@ -17,7 +17,7 @@ SCRIPT = """\
 import os, signal, sys, time
 import flor_dagster as flor
 
-how = os.environ.get("HOW", "")
+how = os.environ.get("FLOR_TEST_HOW", "")
 if how == "exit":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if how == "at once":
@@ -43,7 +43,7 @@ with flor.checkpointing(w=w):
 def test_completed_iterations_of_an_interrupted_run_are_exact(lab: Lab, how: str) -> None:
     lab.commit({"train.py": SCRIPT.format("")})
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
-    environment |= {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all", "HOW": how}
+    environment |= {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all", "FLOR_TEST_HOW": how}
     with subprocess.Popen(
         [sys.executable, "train.py"], cwd=lab.root, env=environment, stdout=subprocess.PIPE, text=True
     ) as training:
