@@ -30,7 +30,7 @@ _SECRET_WORDS = frozenset(
     {
         "password", "passwd", "passphrase", "passcode", "pass", "pwd", "secret", "secrets", "token", "apikey", "credential",
         "credentials", "creds", "auth", "authorization", "bearer", "jwt", "pat", "cookie", "dsn", "privatekey", "accesskey",
-        "secretkey", "netrc", "otp", "sas",
+        "secretkey", "netrc", "otp", "sas", "pw", "dbpass", "userpass",
     }
 )  # fmt: skip
 _KEY_BEFORE = frozenset(

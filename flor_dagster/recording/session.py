@@ -30,6 +30,7 @@ from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
 from flor_dagster.recording.losses import Loss, Losses
 from flor_dagster.recording.masking import (
     MASK,
+    MIN_LENGTH,
     keyed_digest,
     known_secrets,
     looks_like_credential,
@@ -234,9 +235,19 @@ class Session:
         return self.topology.header() | process_facts(self.place.home, script=script) | import_facts(self.place.root) | {
             "mode": self.mode, "entrypoint": self.entrypoint, "module": self.module,
             "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": self._tags,
-            "given": jsonable({k: MASK if isinstance(v, str) and secret_name(k) else v for k, v in self.given.items()}), "parent": self.parent, "packages": self._packages,
+            "given": self._given_masked(), "parent": self.parent, "packages": self._packages,
             "nth": self.nth, "name": self.name,
         } | self._more  # fmt: skip
+
+    def _given_masked(self) -> dict[str, Any]:
+        """The arguments given from outside, without likely secrets."""
+        shown = {
+            name: MASK
+            if secret_name(name) or (isinstance(value, str) and looks_like_credential(value))
+            else value
+            for name, value in self.given.items()
+        }
+        return json.loads(known_secrets.mask(json.dumps(jsonable(shown))))
 
     def finish(self, status: str, reason: str = "") -> None:
         """Close the run: what is queued is written, the version awaited, the end noted."""
@@ -349,7 +360,7 @@ class Session:
         """An argument's value as journal text; in the place of a likely secret stands its name."""
         if type(value) is not str or not value:
             return encode(value)
-        if secret_name(name) or looks_like_credential(value):
+        if (secret_name(name) and len(value) >= MIN_LENGTH) or looks_like_credential(value):
             known_secrets.add({name: value})
             named: str | None = f"\0{name}\0"
         else:

@@ -10,6 +10,7 @@ in no source of the repository, are not seen.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -42,6 +43,9 @@ _PASSES = frozenset(
         str(Path(os.__file__).parent / "_collections_abc.py"),
     }
 )
+_OURSELVES = frozenset({__file__})
+_ENV_POSITION = 10
+"""How many arguments of `subprocess.Popen` come before `env`."""
 _INSTALLED = r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)"
 
 
@@ -111,6 +115,7 @@ def watch() -> None:
     _Noted.__name__, _Noted.__qualname__ = kind.__name__, kind.__qualname__
     _Noted.__module__ = kind.__module__
     os.environ.__class__ = _Noted  # type: ignore[assignment]
+    _watch_children()
 
 
 def read_before(folder: Path, files: list[str], environment: dict[str, str]) -> None:
@@ -173,6 +178,10 @@ def _keep(read: Read) -> None:
 
 def _note_listing(frame: FrameType | None) -> None:
     """The whole environment is read: by the program, or for it. What of it matters is not known, but for settings' fields."""
+    while frame is not None and frame.f_code.co_filename in _PASSES:
+        frame = frame.f_back
+    if frame is None or _is_standard(frame):
+        return
     by, library = _reader(frame)
     if by != "own" or library == "dotenv":  # which only has them at hand for what its file refers to
         return
@@ -186,6 +195,40 @@ def _note_listing(frame: FrameType | None) -> None:
                 _keep(Read(name, "own", value))
         elif name not in reads and not _skipped(name):
             _keep(Read(name, "listed", value))
+
+
+def _is_standard(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    if file.startswith("<frozen "):
+        return not file.startswith("<frozen importlib")  # below it, a module is being imported
+    return file in _PASSES or (file.startswith(_STANDARD) and "-packages" not in file)
+
+
+def _watch_children() -> None:
+    """Note where the program starts a process with its own environment: what that reads of it, nobody here sees."""
+    import subprocess
+
+    plain = subprocess.Popen.__init__
+    passes = frozenset({subprocess.__file__, *_PASSES})
+
+    @functools.wraps(plain)
+    def begin(self: Any, *positional: Any, **named: Any) -> None:
+        if named.get("env") is None and len(positional) <= _ENV_POSITION:
+            frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            while frame is not None and frame.f_code.co_filename in passes:
+                frame = frame.f_back
+            if frame is not None and not _is_standard(frame) and _reader(frame)[0] == "own":
+                _note_all()
+        plain(self, *positional, **named)
+
+    subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
+
+
+def _note_all() -> None:
+    for raw_name, raw_value in list(_raw().items()):
+        name = os.fsdecode(raw_name)
+        if name not in reads and name not in _set_here and not _skipped(name):
+            _keep(Read(name, "listed", os.fsdecode(raw_value)))
 
 
 def _fields_of_settings(frame: FrameType | None) -> Callable[[str], bool] | None:
@@ -213,8 +256,12 @@ def _has_field(fields: dict[str, Any], prefix: str, nested: str) -> Callable[[st
 
 
 def _reader(frame: FrameType | None) -> tuple[By | None, str]:
-    """Who asked: the program or what reads for it, another library (with its name), or nobody that matters."""
-    while frame is not None and (frame.f_code.co_filename in _PASSES or frame.f_code.co_filename == __file__):
+    """Who asked: the program or what reads for it, another library (with its name), or nobody that matters.
+
+    The standard library looks variables up for whoever calls it (`os.path.expandvars`, `string.Template`); what it looks up while
+    it is imported is its own business.
+    """
+    while frame is not None and (_is_standard(frame) or frame.f_code.co_filename in _OURSELVES):
         frame = frame.f_back
     if frame is None:
         return None, ""

@@ -151,7 +151,9 @@ class _Giving:
             if read.by == "own":
                 self.environment.pop(name, None)
         elif is_machine(name) and name in self.environment:
-            pass  # today's
+            # Every process that is started looks at PATH; where programs lie decides no value.
+            if read.by == "own" and name != "PATH" and not self._equals(read.digest, self.environment[name]):
+                self.doubts.append(f"{name}, which this run read, is another one here")
         elif read.value is not None:
             self.environment[name] = read.value
         elif self._equals(read.digest, self._today.get(name)):
@@ -175,7 +177,11 @@ class _Giving:
         name = read.name
         there = name in self._today
         how = "has another value now" if there else "is not set here"
-        if read.by == "listed":
+        if read.by == "listed" and secret_name(name):
+            self.notes.append(
+                f"{name}, a likely secret that the program had at hand, {how}; the replay goes without it"
+            )
+        elif read.by == "listed":
             self._listed.append(name)
         elif read.by == "library":
             self.notes.append(f"{name}, which a library of this run read, {how}; the replay goes without it")
@@ -224,7 +230,7 @@ class _Giving:
                 f" and {len(self._listed) - SHOWN} more" if len(self._listed) > SHOWN else ""
             )
             self.doubts.append(
-                f"the program read all environment variables at once, and {names} can't be given back"
+                f"the program read all environment variables at once, or started a process with them, and {names} can't be given back"
             )
 
     def _equals(self, digest: str | None, value: str | None) -> bool:
@@ -255,7 +261,11 @@ def read_supplied(values: Iterable[str], files: Iterable[Path | str]) -> dict[st
         path = Path(file).expanduser()
         if not path.is_file():
             raise ReplayError(f"there is no file {path} to read variables from")
-        for name, value in dotenv_values(path, interpolate=False).items():
+        try:
+            lines = dotenv_values(path, interpolate=False)
+        except (OSError, UnicodeError) as error:
+            raise ReplayError(f"{path} can't be read as NAME=VALUE lines: {error}") from error
+        for name, value in lines.items():
             if value is None:
                 raise ReplayError(f"{path} gives no value for {name}: write {name}=VALUE")
             supplied[name] = value

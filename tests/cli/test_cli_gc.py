@@ -152,7 +152,12 @@ def test_what_a_run_has_just_found_is_put_back(tmp_path: Path) -> None:
 
 def test_a_run_that_is_being_recorded_keeps_everything(trained: Lab) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
-    environment |= {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all", "FLOR_TEST_STAY": "1"}
+    environment |= {
+        "PYTHONPATH": str(PACKAGE),
+        "PYTHONHASHSEED": "0",
+        "FLOR_CHECKPOINTS": "all",
+        "FLOR_TEST_STAY": "1",
+    }
     child = subprocess.Popen(
         [sys.executable, "train.py"], cwd=trained.root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )  # fmt: skip

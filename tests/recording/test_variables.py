@@ -72,7 +72,7 @@ def test_what_says_where_things_lie_decides_no_numbers() -> None:
 
 SECRETS = (
     "HF_TOKEN WANDB_API_KEY AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID DB_PWD api-key apiKey dbPassword PASSWORD PGPASSWORD GITHUB_PAT "
-    "AUTH_TOKEN OPENAI_KEY token JWT SLACK_BOT_TOKEN AZURE_CLIENT_SECRET DATABASE_DSN NVIDIA_API_KEY private_key passphrase HTTP_COOKIE"
+    "AUTH_TOKEN DB_PW DBPASS OPENAI_KEY token JWT SLACK_BOT_TOKEN AZURE_CLIENT_SECRET DATABASE_DSN NVIDIA_API_KEY private_key passphrase HTTP_COOKIE"
 )
 NO_SECRETS = (
     "PWD max_tokens num_tokens token_dim cls_token author KEYS n_keys key compass pass_rate monkey LR DATA_DIR TOKENIZERS_PARALLELISM "
@@ -237,6 +237,26 @@ def test_what_is_read_before_the_package_is_imported_is_noted_by_its_name_in_the
     assert found["EARLY_RATE"] == "0.5"
     assert found["EARLY_FOLDER"] == "/data"
     assert "EARLY_UNREAD" not in found
+
+
+def test_what_the_standard_library_looks_up_for_the_program_is_the_programs_own(tmp_path: Path) -> None:
+    found = _reads(
+        tmp_path,
+        "import os, string, collections\nos.path.expandvars('${FOLDER}/x')\nstring.Template('$WORD').safe_substitute(os.environ)\n"
+        "collections.ChainMap(os.environ, {}).get('A_' + 'name'.upper())\nos.path.expanduser('~/x')",
+        FOLDER="/mnt", WORD="w", A_NAME="n",
+    )  # fmt: skip
+    assert [found[name][2] for name in ("FOLDER", "WORD", "A_NAME")] == ["/mnt", "w", "n"]
+    assert found["HOME"][0] == "own"
+
+
+def test_what_a_started_process_inherits_is_a_listing(tmp_path: Path) -> None:
+    found = _reads(tmp_path, "import subprocess\nsubprocess.run('true')", ALPHA="7")
+    assert found["ALPHA"] == ("listed", True, "7")
+    (tmp_path / "more").mkdir()
+    assert "ALPHA" not in _reads(
+        tmp_path / "more", "import subprocess\nsubprocess.run(['/bin/true'], env={})", ALPHA="7"
+    )
 
 
 def test_a_copy_of_the_whole_environment_is_a_listing(tmp_path: Path) -> None:

@@ -43,7 +43,12 @@ with flor.checkpointing(w=w):
 def test_completed_iterations_of_an_interrupted_run_are_exact(lab: Lab, how: str) -> None:
     lab.commit({"train.py": SCRIPT.format("")})
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
-    environment |= {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all", "FLOR_TEST_HOW": how}
+    environment |= {
+        "PYTHONPATH": str(PACKAGE),
+        "PYTHONHASHSEED": "0",
+        "FLOR_CHECKPOINTS": "all",
+        "FLOR_TEST_HOW": how,
+    }
     with subprocess.Popen(
         [sys.executable, "train.py"], cwd=lab.root, env=environment, stdout=subprocess.PIPE, text=True
     ) as training:

@@ -235,6 +235,40 @@ for epoch in flor.loop("epoch", range(2)):
     assert "SOME_SETTING, which the recorded run did not" in answer.cell.sentence
 
 
+def test_a_machines_own_folder_that_the_run_read_and_that_is_another_now_is_never_exact(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+import os
+import flor_dagster as flor
+home = os.path.expanduser("~/data")
+for epoch in flor.loop("epoch", range(2)):
+    flor.log("n", epoch)
+    #? flor.log("length", len(home))
+"""
+    write(lab, text)
+    (tmp_path / "elsewhere").mkdir()
+    train(lab, HOME=str(tmp_path / "elsewhere"))
+    (answer,) = ask(lab, text, "length").values()
+    assert answer.cell.fidelity == "unverified", answer.cell.sentence
+    assert "HOME, which this run read, is another one here" in answer.cell.sentence
+
+
+def test_a_process_that_the_program_starts_gets_what_it_got(lab: Lab) -> None:
+    text = """
+import subprocess
+import flor_dagster as flor
+alpha = float(subprocess.check_output("echo ${ALPHA:-1}", shell=True))
+for epoch in flor.loop("epoch", range(2)):
+    flor.log("n", epoch)
+    #? flor.log("alpha", alpha)
+"""
+    write(lab, text)
+    train(lab, ALPHA="7")
+    (answer,) = ask(lab, text, "alpha").values()
+    assert values(lab, "alpha") == [7.0, 7.0], answer.cell.sentence
+
+
 def test_interpreter_options_and_umask_are_given_back(lab: Lab) -> None:
     text = """
 import os, sys
@@ -427,6 +461,9 @@ def test_variables_are_given_by_value_by_todays_value_and_by_file(
     assert found["A_TOKEN"] == "x y"
     assert found["RATE"] == "2"
     assert found["FROM_HERE"] == "today"
+    (tmp_path / "odd.env").write_bytes(b"\xff=1\n")
+    with pytest.raises(ReplayError, match="can't be read"):
+        read_supplied([], [tmp_path / "odd.env"])
     for values_, files, words in (
         (["=1"], [], "is not NAME=VALUE"), (["NEVER_SET_ANYWHERE"], [], "is not set here"), ([], [tmp_path / "none"], "there is no file"),
     ):  # fmt: skip
