@@ -181,7 +181,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
         except OSError:
             return False
 
-    placed = link_untracked(job.user_root, checkout, left_out)
+    placed = link_untracked(job.user_root, checkout, left_out, inputs.read)
     put_kept(inputs, checkout)
     give_back(inputs.answers, checkout)
     changed = (

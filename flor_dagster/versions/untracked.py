@@ -21,7 +21,7 @@ from flor_dagster.versions.secrets import secret_pattern
 from flor_dagster.versions.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
     from pathlib import Path
 
 How = Literal["reflink", "copy", "link"]
@@ -58,7 +58,10 @@ _CODE = (".py", ".pyi", ".pyx", ".ipynb")
 
 
 def link_untracked(
-    root: Path, destination: Path, skip: Callable[[str], bool] | None = None
+    root: Path,
+    destination: Path,
+    skip: Callable[[str], bool] | None = None,
+    known: Container[str] = (),
 ) -> tuple[tuple[str, How], ...]:
     """Make the user's untracked and ignored files reachable in a checkout, where the version has nothing of that name.
 
@@ -70,6 +73,7 @@ def link_untracked(
         root: The top folder of the user's work tree.
         destination: The checkout.
         skip: Called with each path (with slashes; a folder ends in one); true leaves it out.
+        known: Files that are linked though they look like secrets: what runs in the checkout read them there before.
 
     Returns:
         (path, how) of each file, or of each folder that was linked whole, sorted.
@@ -87,7 +91,9 @@ def link_untracked(
     patterns = read_settings(repository.root).secrets
 
     def wanted(name: str) -> bool:
-        if not _is_data(repository.root, name, patterns) or (skip is not None and skip(name)):
+        if not _is_data(repository.root, name, () if name in known else patterns) or (
+            skip is not None and skip(name)
+        ):
             return False
         return not (name in unignored and name.endswith(_CODE))
 

@@ -269,6 +269,26 @@ for epoch in flor.loop("epoch", range(2)):
     assert values(lab, "alpha") == [7.0, 7.0], answer.cell.sentence
 
 
+def test_a_file_of_variables_that_the_run_read_is_there_for_its_replays(lab: Lab) -> None:
+    """It is left out of versions, as likely secrets are, and linked where the run read it."""
+    text = """
+import os
+import flor_dagster as flor
+from dotenv import load_dotenv
+load_dotenv()
+bias = float(os.environ.get("DOT_BIAS", "1"))
+for epoch in flor.loop("epoch", range(2)):
+    flor.log("n", epoch)
+    #? flor.log("bias", bias)
+"""
+    lab.write_early({".env": "DOT_BIAS=5\n", ".gitignore": ".env\n"})
+    write(lab, text)
+    train(lab)
+    (answer,) = ask(lab, text, "bias").values()
+    assert answer.cell.fidelity == "exact", answer.cell.sentence
+    assert values(lab, "bias") == [5.0, 5.0]
+
+
 def test_interpreter_options_and_umask_are_given_back(lab: Lab) -> None:
     text = """
 import os, sys
