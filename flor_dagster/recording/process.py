@@ -101,6 +101,8 @@ def start() -> Session | None:
             return _ahead_of_run()
         active = _begin()
         _silent = factory is not None and active is None
+        if active is not None and factory is None:
+            _tell_children()
         return active
 
 

@@ -9,7 +9,6 @@ from types import FrameType
 from typing import Any
 
 from flor_dagster.recording.generators import global_generators, is_in, put_state
-from flor_dagster.recording.guarding import doubts
 
 
 def from_asked(plan: Mapping[str, Any]) -> bool:
@@ -41,13 +40,4 @@ def begin_here(states: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, bool
     for root in drawn.keys() & states.keys() & now.keys():
         if is_in(states[root], root, now[root]):
             continue
-        if drawn[root]:
-            library = root.partition(":")[2]
-            doubts[root] = (
-                (
-                    f"what was drawn from the random generator of {library} before `import flor_dagster` can't be drawn again: "
-                    "import flor_dagster first, or set a seed"
-                ),
-                False,
-            )
         put_state(root, states[root], now[root])

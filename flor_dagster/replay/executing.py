@@ -349,7 +349,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
         "part": job.part, "began": header.get("started") or 0,
-        "masked": header.get("masked") or [], "variables": sorted(record.variables), "process": header.get("process") or {},
+        "masked": header.get("masked") or [], "known_variables": sorted(record.variables), "process": header.get("process") or {},
         "module_name": header.get("module_name"), "paths": header.get("paths"), "recorded_root": header.get("root"),
     }  # fmt: skip
 

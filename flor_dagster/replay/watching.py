@@ -95,6 +95,8 @@ class Watcher:
         """Written by this process since something was last put back."""
         self._late: set[str] = set()
         """Written by this process before that."""
+        self._made: set[str] = set()
+        """Folders that this process made."""
         self._mixed: set[str] = set()
         """Appended to, behind what the training left."""
         self._unwritten: dict[str, str] = {}
@@ -106,7 +108,7 @@ class Watcher:
 
     def begin(self) -> None:
         """Look at what is opened, and at what is asked whether it exists, from here on."""
-        listen(("open", "os.rename", "sqlite3.connect"), self.hook)
+        listen(("open", "os.rename", "os.mkdir", "sqlite3.connect"), self.hook)
         hide(self._root, OUTPUTS)
         listen_to_questions(self)
 
@@ -135,7 +137,8 @@ class Watcher:
         try:
             real = _real(path)
             told = self._answers["listed"].get(self._name(real)[0])
-            if told:
+            # What the replayed code has made itself is no input: its records tell whether it fills it as then.
+            if told and real not in self._made:
                 self._compare_answer("listed", real, names_said(names()), stale=False)
         finally:
             self._busy = False
@@ -190,7 +193,9 @@ class Watcher:
             return
         self._busy = True
         try:
-            if event == "os.rename":
+            if event == "os.mkdir":
+                self._made.add(_real(args[0]))
+            elif event == "os.rename":
                 if _real(args[0]) in self._own:
                     self._own.add(_real(args[1]))
                     self._unwritten.pop(_real(args[1]), None)

@@ -115,7 +115,9 @@ def test_the_train_job_records_its_own_run_and_a_failed_one_is_visible_as_such(t
     job = build_flor_definitions(project).resolve_job_def("toy_train")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         toy = Toy(project, instance)
-        filled_in = {"train_toy": {"config": {"entrypoint": "train.py", "args": {}, "ref": ""}}}
+        filled_in = {
+            "train_toy": {"config": {"entrypoint": "train.py", "args": {}, "ref": "", "portable": False}}
+        }
         assert (job.run_config or {})["ops"] == filled_in, "what the launchpad opens with"
         given = {"ops": {"train_toy": {"config": {"entrypoint": "train.py", "args": {"rate": 0.5}}}}}
         assert job.execute_in_process(instance=instance, run_config=given).success

@@ -58,23 +58,6 @@ flor.log("end", noise[0] > 2)
 """
 
 
-def test_what_an_unseeded_script_drew_before_it_imported_the_package_is_never_called_exact(lab: Lab) -> None:
-    lab.commit({"train.py": UNSEEDED.format(first="", noise="")})
-    lab.train()
-    asked = {"first": 'flor.log("first", first)', "noise": 'flor.log("noise", noise)'}
-    lab.commit({"train.py": UNSEEDED.format(**asked)})
-
-    with lab.open() as workspace:
-        workspace.sync()
-        cells = workspace.answer(Question(("first", "noise"))).cells
-        frame = workspace.store.dataframe("first", "truth", fidelity="any")
-
-    for answer in cells:
-        assert answer.cell.fidelity == "unverified", answer.cell
-        assert "before `import flor_dagster`" in answer.cell.sentence
-    assert list(frame["first"]) == list(frame["truth"])  # what it drew behind that import
-
-
 LATE = """\
 import flor_dagster as flor
 
