@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ def give_back(answers: Answers, checkout: Path) -> None:
     for path, told in answers.of.get("asked", {}).items():
         time = next((a.said["time"] for a in told if a.early and "time" in a.said), None)
         target = checkout / path
+        if told[0].early and told[0].said["is"] == "missing":
+            _take_away(target, checkout)
         if (
             time is not None
             and _inside(target.parent, checkout)
@@ -122,6 +125,17 @@ def give_back(answers: Answers, checkout: Path) -> None:
         ):
             with contextlib.suppress(OSError):
                 os.utime(target, ns=(time, time))
+
+
+def _take_away(target: Path, checkout: Path) -> None:
+    """Take out what was not there when the run began: it wrote it while its version was being kept, or it was made since."""
+    if target == checkout or target.suffix == ".py" or not _inside(target.parent, checkout):
+        return
+    with contextlib.suppress(OSError):
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+        elif target.is_dir():
+            shutil.rmtree(target)
 
 
 def _inside(folder: Path, checkout: Path) -> bool:

@@ -124,7 +124,7 @@ class Watcher:
             if said["is"] == "file" and status is not None:
                 said["size"] = status.st_size
             real = _real(path)
-            if real and real not in self._own:
+            if real and real not in self._own and real not in self._made:
                 self._compare_answer("asked", real, said, stale=self._restored and self._is_late(real))
         finally:
             self._busy = False
