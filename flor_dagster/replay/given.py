@@ -98,11 +98,14 @@ def _reads(record: RunRecord) -> list[VariableRead]:
     for one in record.ranks:
         for read in one.variables.values():
             known = found.get(read.name)
-            if read.name not in LAUNCH_VARIABLES and (
-                known is None or (read.by == "own" and known.by != "own")
-            ):
+            if not _of_launch(read.name) and (known is None or (read.by == "own" and known.by != "own")):
                 found[read.name] = read
     return list(found.values())
+
+
+def _of_launch(name: str) -> bool:
+    """Whether a launcher tells it to its ranks: a replay launches them itself, and meets them at a place of its own."""
+    return name in LAUNCH_VARIABLES or name.startswith("TORCHELASTIC_")
 
 
 class _Giving:
