@@ -33,8 +33,7 @@ def begin_here(states: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, bool
 
     Args:
         states: root name → the recorded state.
-        drawn: of the generators that are meant, whether something had drawn from them by then. What it drew is known to be
-            the same only where the states are.
+        drawn: the generators that are meant, and whether something had drawn from them by then.
     """
     now = global_generators()
     for root in drawn.keys() & states.keys() & now.keys():
