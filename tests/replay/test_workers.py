@@ -32,7 +32,7 @@ def test_warm_and_cold_give_the_same_bits(lab: Lab, segments: int) -> None:
             assert all(c.cell.fidelity == "exact" for c in report.cells), report.cells[0].cell.sentence
             backend = workspace.backend(1)
             assert backend.unsafe == {}
-            keys = [key[2] for key in backend._workers]
+            keys = [key[3] for key in backend._workers]
             assert ("numpy",) in keys if name == "warm" and segments == 2 else ("numpy",) not in keys
         found.append([values(lab, name) for name in ("spread", "middle", "last")])
         _forget(lab)
