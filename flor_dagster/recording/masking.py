@@ -7,6 +7,7 @@ document (GitHub, GitLab, Slack, OpenAI, Hugging Face, AWS, Google, npm, PyPI, J
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MASK = "***"
 
@@ -30,7 +32,7 @@ _SECRET_WORDS = frozenset(
     {
         "password", "passwd", "passphrase", "passcode", "pass", "pwd", "secret", "secrets", "token", "apikey", "credential",
         "credentials", "creds", "auth", "authorization", "bearer", "jwt", "pat", "cookie", "dsn", "privatekey", "accesskey",
-        "secretkey", "netrc", "otp", "sas", "pw", "dbpass", "userpass",
+        "secretkey", "netrc", "otp", "sas", "pw", "dbpass", "userpass", "salt", "webhook", "passkey", "mnemonic", "connstr",
     }
 )  # fmt: skip
 _KEY_BEFORE = frozenset(
@@ -47,17 +49,23 @@ _BEFORE_TOKEN = frozenset(
     {"max", "min", "num", "n", "per", "cls", "pad", "mask", "eos", "bos", "unk", "sep", "special", "next", "image", "first", "last", "end", "start"}
 )  # fmt: skip
 
+_PAIR = (
+    r"\b(\w*(?:password|passwd|passphrase|pwd|secret|token|api_?key|accountkey|sharedaccesskey))"
+    r"((?:%22|[\"'])?\s*[=:]\s*(?:%22|[\"'])?)([^\s;&,\"']{4,})"
+)
+"""A name of a secret, and its value: `password=…`, `token:…`, `"api_key": "…"`."""
 _CREDENTIAL = (
     r"://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
     r"|\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeoprs]-[\w-]{10,}|sk-[\w-]{16,}|hf_[A-Za-z0-9]{16,}"
     r"|(AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|eyJ[\w-]{10,}\.[\w-]{6,}|dckr_pat_[\w-]{16,}|npm_[A-Za-z0-9]{20,}"
     r"|pypi-AgE[\w-]{16,}|SG\.[\w-]{16,}|[rsp]k_(live|test)_\w{10,}|dapi[0-9a-f]{32})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|\b(password|passwd|pwd|secret|token|api_?key|accountkey|sharedaccesskey)\s*=\s*[^\s;&]{4,}"
+    r"|" + _PAIR
 )
 _PLAIN = r"[\w.,:;+@%=/~ \[\](){}*<>^!?|&'\"#-]*"
 
 
+@functools.lru_cache(4096)
 def secret_name(name: str) -> bool:
     """Whether a variable, an option or an argument of that name likely holds a secret: `HF_TOKEN`, `--api-key`, `dbPassword`."""
     words = [word.lower() for word in re.findall(_WORDS, name)]
@@ -73,6 +81,12 @@ def secret_name(name: str) -> bool:
         elif word in ("pass", "pat", "auth", "sas", "secret", "secrets", "cookie"):
             if after not in ("rate", "through", "count", "or") and (word != "pass" or len(words) > 1):
                 return True
+        elif word == "pin":
+            if not after and (number or name.isupper()):  # PIN, CARD_PIN; no pin_memory
+                return True
+        elif word == "connection":
+            if after in ("string", "str"):
+                return True
         elif (
             word in _SECRET_WORDS
             or word.endswith(("password", "passwd", "passphrase", "apikey", "secretkey"))
@@ -80,6 +94,16 @@ def secret_name(name: str) -> bool:
         ):
             return True
     return False
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a text of that name is a likely secret; what is shorter than `MIN_LENGTH` is none."""
+    return len(value) >= MIN_LENGTH and (secret_name(name) or looks_like_credential(value))
+
+
+def masked_pairs(text: str) -> str:
+    """A text without the values that stand behind a name of a secret: `Namespace(password='…')`."""
+    return re.sub(_PAIR, rf"\1\2{MASK}", text, flags=re.IGNORECASE)
 
 
 def looks_like_credential(value: str) -> bool:
@@ -213,6 +237,19 @@ def unmasked_argv(argv: Sequence[str], values: Mapping[int, str]) -> list[str]:
     return whole
 
 
+def masked_names(value: Any) -> dict[str, str]:
+    """The likely secrets of a value of the journal, anywhere in it: their names, and their digests."""
+    found: dict[str, str] = {}
+    if isinstance(value, dict):
+        if value.get("$") == "masked":
+            return dict(value["names"])
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            found |= masked_names(part)
+    return found
+
+
 # Texts ------------------------------------------------------------------------------------------------------------------
 
 
@@ -293,12 +330,12 @@ class KnownSecrets:
     def add(self, named: Mapping[str, str]) -> None:
         """Know these, too; what is too short, or an ordinary word, number or path, is not looked for."""
         self.values |= named
-        fresh = {name: v for name, v in named.items() if v not in self._names and _is_telling(v)}
-        if fresh:
-            for name, value in fresh.items():
-                self._names.setdefault(value, name)
-            self.mask.add(*fresh.values())
-            self.mask.add(*(json.dumps(v)[1:-1] for v in fresh.values()))
+        for name, value in named.items():
+            if value in self._names or not _is_telling(value):
+                continue
+            for form, text in _forms(value).items():
+                self._names.setdefault(text, f"{name}{_FORM}{form}" if form else name)
+                self.mask.add(text)
 
     def named(self, text: str) -> str | None:
         """A text with the names in the places of the secrets, each between two NUL characters; None where it holds none."""
@@ -315,14 +352,43 @@ class KnownSecrets:
             KeyError: one of them is not known here.
         """
         parts = text.split("\0")
-        return "".join(self.values[part] if number % 2 else part for number, part in enumerate(parts))
+        return "".join(self._value(part) if number % 2 else part for number, part in enumerate(parts))
 
     def unnamed_or_masked(self, text: str) -> str:
         """The same, with a mask in the place of each that is not known here."""
         parts = text.split("\0")
-        return "".join(
-            self.values.get(part, MASK) if number % 2 else part for number, part in enumerate(parts)
+        known = (
+            not number % 2 or part.partition(_FORM)[0] in self.values for number, part in enumerate(parts)
         )
+        return "".join(
+            part if not number % 2 else self._value(part) if there else MASK
+            for number, (part, there) in enumerate(zip(parts, known, strict=True))
+        )
+
+    def _value(self, part: str) -> str:
+        name, _, form = part.partition(_FORM)
+        return _forms(self.values[name]).get(form, "")
+
+
+_FORM = "\x01"
+"""Between the name of a secret and the form in which it stands in a text."""
+
+
+def _forms(value: str) -> dict[str, str]:
+    """How a secret may stand in a text: as it is, and as `repr`, JSON, a URL or an authorization header write it."""
+    import base64
+    from urllib.parse import quote
+
+    encoded = value.encode("utf-8", "surrogatepass")
+    forms = {
+        "": value,
+        "repr": repr(value)[1:-1],
+        "json": json.dumps(value)[1:-1],
+        "url": quote(encoded, safe=""),
+        "hex": encoded.hex(),
+        "base64": base64.b64encode(encoded).decode("ascii").rstrip("="),
+    }
+    return {form: text for form, text in forms.items() if not form or text != value}
 
 
 def _is_telling(value: str) -> bool:

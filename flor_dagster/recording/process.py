@@ -21,7 +21,9 @@ from flor_dagster.recording.generators import early_entries, keep_early
 from flor_dagster.recording.identity import Topology, new_run_id
 from flor_dagster.recording.ranks import find_rank, find_topology
 from flor_dagster.recording.session import PARENT_RUN, Session
+from flor_dagster.recording.settings import keeps_values
 from flor_dagster.recording.trouble import warn
+from flor_dagster.recording.variable_notes import note_for_parent
 
 active: Session | None = None
 factory: Callable[[], Session | None] | None = None
@@ -383,10 +385,19 @@ def _disown_child() -> None:
 os.register_at_fork(after_in_child=_disown_child)
 
 
+def _note_for_parent() -> None:
+    """In a fresh interpreter that `multiprocessing` started: the variables that it reads, the run has read."""
+    place = layout.find_place(Path.cwd())
+    if place is not None and layout.run_folder(place.home, _parent).is_dir():
+        note_for_parent(place.home, _parent, plain=keeps_values(place.root))
+
+
 if not _off():
     keep_early()
     watch_early()
     variable_reads.watch()
+    if _parent and _is_made() and os.environ.get("FLOR_ORIGIN") != "replay":
+        _note_for_parent()
 
 
 @contextlib.contextmanager

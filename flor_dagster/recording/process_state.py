@@ -1,6 +1,7 @@
 """What the system and the interpreter set for a process and its values may depend on: read for the record, given back to a replay.
 
-Interpreter options (`-O`, `-X`, `-W`), umask, soft resource limits, how many processors it may use, locale.
+Interpreter options (`-O`, `-X`, `-W`), umask, soft resource limits, how many processors it may use, locale, whether there is
+a standard input.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +44,7 @@ def read_process_state() -> dict[str, Any]:
         "flags": {name: int(getattr(sys.flags, name)) for name in _FLAGS if hasattr(sys.flags, name)},
         "options": interpreter_options(),
         "umask": _umask(), "limits": _limits(), "affinity": _affinity(), "locale": _locale(),
-        "encodings": [sys.getfilesystemencoding(), getattr(sys.stdout, "encoding", None)],
+        "stdin": _standard_input(), "encodings": [sys.getfilesystemencoding(), getattr(sys.stdout, "encoding", None)],
     }  # fmt: skip
 
 
@@ -97,6 +99,16 @@ def _affinity() -> int | None:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):
         return None
+
+
+def _standard_input() -> str:
+    try:
+        mode = os.fstat(0).st_mode
+        if stat.S_ISCHR(mode):
+            return "terminal" if os.isatty(0) else "null"
+    except OSError:
+        return "closed"
+    return "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "file"
 
 
 def _locale() -> str | None:

@@ -32,7 +32,7 @@ from flor_dagster.recording.guarding import Guard, doubts
 from flor_dagster.recording.identity import Topology
 from flor_dagster.recording.journal import FORMAT, JournalWriter
 from flor_dagster.recording.loops import LoopExecution
-from flor_dagster.recording.masking import known_secrets
+from flor_dagster.recording.masking import known_secrets, masked_names
 from flor_dagster.recording.restoring import Restorer
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.values import decode
@@ -203,6 +203,15 @@ class ReplaySession(Session):
         """The value that the recorded run had."""
         if name in self.given:
             value = self.given[name]
+            kept = self.plan["args"].get(name)
+            if masked_names(kept).keys() - known_secrets.values.keys():
+                # A likely secret that stands in the code itself: nobody was asked for it.
+                value = default
+                if json.loads(self._argument_text(name, default)) != kept:
+                    words = (
+                        f"the default of the argument {name!r}, a likely secret, is another one than it was"
+                    )
+                    self.journal.entry("x", "argument", words)
             self.note_argument(name, value, default, "history")
             return value
         self.journal.entry("x", "argument", f"the recorded run never read the argument {name!r}")

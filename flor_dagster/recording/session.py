@@ -30,7 +30,7 @@ from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
 from flor_dagster.recording.losses import Loss, Losses
 from flor_dagster.recording.masking import (
     MASK,
-    MIN_LENGTH,
+    is_secret,
     keyed_digest,
     known_secrets,
     looks_like_credential,
@@ -48,7 +48,7 @@ from flor_dagster.recording.telling import ToldLoops
 from flor_dagster.recording.trouble import Troubles
 from flor_dagster.recording.upkeep import Upkeep
 from flor_dagster.recording.values import encode
-from flor_dagster.recording.variable_notes import VariableNotes, read_early
+from flor_dagster.recording.variable_notes import VariableNotes, note_for_parent, read_early
 from flor_dagster.recording.variables import start_environment
 from flor_dagster.recording.versioning import VersionChild
 from flor_dagster.recording.walking import Walker
@@ -221,7 +221,9 @@ class Session:
         self.journal.entry("m", self.modules.loaded())
         if self._versioned and self.nth == 1:
             read_early(self.place.root, start_environment())
-        self._variables = VariableNotes(self.journal, self.place.home, plain=keeps_values(self.place.root))
+        self._variables = VariableNotes(
+            self.journal.entry, self.place.home, plain=keeps_values(self.place.root)
+        )
         self._variables.begin()
         folder = layout.run_folder(self.place.home, self.run_id)
         files().begin(self.place.root, self.place.home, folder, first=self.nth == 1)
@@ -316,6 +318,7 @@ class Session:
         self.ended = True
         if self._variables is not None:
             self._variables.end()
+            note_for_parent(self.place.home, self.run_id, plain=self._variables.plain)
         self.records.disown()
         self.journal.disown()
 
@@ -358,18 +361,33 @@ class Session:
 
     def _argument_text(self, name: str, value: Any) -> str:
         """An argument's value as journal text; in the place of a likely secret stands its name."""
-        if type(value) is not str or not value:
-            return encode(value)
-        if (secret_name(name) and len(value) >= MIN_LENGTH) or looks_like_credential(value):
+        if type(value) is str:
+            return json.dumps(self._argument_part(name, value))
+        if isinstance(value, dict | list | tuple):
+            return json.dumps(self._argument_part(name, json.loads(encode(value))))
+        return encode(value)
+
+    def _argument_part(self, name: str, value: Any) -> Any:
+        """A part of an argument, as JSON holds it: in the place of a likely secret stands its name."""
+        if isinstance(value, list):
+            return [self._argument_part(name, part) for part in value]
+        if isinstance(value, dict):
+            if value.get("$") != "masked":
+                return {key: self._argument_part(key, part) for key, part in value.items()}
+            named: str | None = value["v"]
+        elif type(value) is not str or "\0" in value:
+            return value
+        elif is_secret(name, value):
             known_secrets.add({name: value})
-            named: str | None = f"\0{name}\0"
+            named = f"\0{name}\0"
         else:
             named = known_secrets.named(value) if known_secrets else None
         if named is None:
-            return encode(value)
+            return value
         key = project_key(self.place.home)
-        names = {one: keyed_digest(key, known_secrets.values[one]) for one in named.split("\0")[1::2]}
-        return json.dumps({"$": "masked", "v": named, "names": names})
+        names = {one.partition("\1")[0] for one in named.split("\0")[1::2]}
+        digests = {one: keyed_digest(key, known_secrets.values[one]) for one in sorted(names)}
+        return {"$": "masked", "v": named, "names": digests}
 
     # Loops ----------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from flor_dagster.errors import CheckpointError
 from flor_dagster.recording.masking import looks_like_credential, secret_name
+from flor_dagster.recording.variables import OURS
 
 KIND = "process-settings"
 """The kind of their roots; no module can have this name."""
@@ -109,7 +110,7 @@ def turned(before: Readings, root: str) -> tuple[dict[str, Value], list[str]]:
     if now.environ != before.environ:
         for key in sorted(map(os.fsdecode, now.environ.keys() | before.environ.keys())):
             value, old = _variable(now.environ, key), _variable(before.environ, key)
-            if value == old or key.startswith("FLOR_"):
+            if value == old or key in OURS:
                 continue
             if secret_name(key) or looks_like_credential(value or old or ""):
                 reasons.append(

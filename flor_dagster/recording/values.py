@@ -16,7 +16,7 @@ A value is JSON where JSON holds it exactly; everything else is a tagged object 
     {"$": "object", "type": "m.Point", "v": {...}}    a dataclass, an enum, a frame: its parts by name
     {"$": "artifact", "digest": ..., "suffix": "png", "size": ..., "type": ..., "note": ...}    see `artifacts`
     {"$": "masked", "v": "\0api_key\0", "names": {"api_key": digest}}    a text that holds likely secrets: their names in NUL
-                                                      characters in their places, and their keyed digests
+                                                      characters in their places, and, of arguments, their keyed digests
     {"$": "unstored", "type": "...", "text": "..."}   what could be said of a value that can't be kept
     {"$": "error", "type": "ValueError", "message": "...", "line": 7}    a hindsight expression that failed
 
@@ -43,7 +43,7 @@ from typing import Any
 
 from flor_dagster.recording.artifacts import VALUE_SUFFIX, Artifact, ArtifactStore, picture
 from flor_dagster.recording.foreign import array_text, artifact_text, encode_foreign, structure
-from flor_dagster.recording.masking import known_secrets
+from flor_dagster.recording.masking import is_secret, known_secrets, masked_pairs
 
 MAX_TEXT = 1_000_000
 MAX_DEPTH = 100
@@ -158,7 +158,9 @@ def _encode_other(value: Any, store: ArtifactStore | None, depth: int) -> str:
             return artifact_text(drawn)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return structure(kind, {name: inner(getattr(value, name)) for name in names if hasattr(value, name)})
+        return structure(
+            kind, {name: _entry(name, getattr(value, name), inner) for name in names if hasattr(value, name)}
+        )
     return _unstored(value)
 
 
@@ -227,12 +229,24 @@ def _container(value: Any, inner: Callable[[Any], str]) -> str:
     if all(isinstance(key, str) for key, _ in items):
         # A user's own "$" key must not be read back as one of our tags.
         if not any(key == "$" for key, _ in items):
-            return "{" + ",".join([f"{_dumps(str.__str__(key))}:{inner(item)}" for key, item in items]) + "}"
+            return (
+                "{"
+                + ",".join([f"{_dumps(str.__str__(k))}:{_entry(k, item, inner)}" for k, item in items])
+                + "}"
+            )
         tag = "dict"
     else:
         tag = "items"
-    pairs = ",".join([f"[{inner(key)},{inner(item)}]" for key, item in items])
+    pairs = ",".join([f"[{inner(key)},{_entry(key, item, inner)}]" for key, item in items])
     return f'{{"$":"{tag}","v":[{pairs}]}}'
+
+
+def _entry(name: Any, value: Any, inner: Callable[[Any], str]) -> str:
+    """A value that has a name in another one: a likely secret is not kept."""
+    if isinstance(value, str) and isinstance(name, str) and is_secret(name, value):
+        known_secrets.add({name: str.__str__(value)})
+        return _dumps({"$": "masked", "v": f"\0{name}\0", "names": {name: ""}})
+    return inner(value)
 
 
 _SHORT = reprlib.Repr()
@@ -247,7 +261,7 @@ def _unstored(value: Any, error: Exception | None = None) -> str:
         text = str.__str__(value)[:500] if isinstance(value, str) else _SHORT.repr(value)
     except Exception as failure:  # noqa: BLE001 - a broken __repr__ is still only a value
         text = f"<repr failed: {type(failure).__name__}>"
-    fields = {"$": "unstored", "type": _type_name(value), "text": text[:500]}
+    fields = {"$": "unstored", "type": _type_name(value), "text": masked_pairs(text[:500])}
     if error is not None:
         try:
             fields["why"] = f"{type(error).__name__}: {error}"[:200]

@@ -2,23 +2,27 @@
 
 What it reads is an input of the training run, whoever reads it for it: click, typer, argparse with an environment, hydra,
 pydantic-settings, dotenv. A variable that it finds absent is read, too. What the standard library reads for itself, and what
-the program has set itself, is none. Reads in C (`getenv`), and reads before `flor_dagster` is imported of names that stand
-in no source of the repository, are not seen.
+the program has set itself, is none. Reads in C (`getenv`) are not seen.
 
 `os.environ` stays the object that it is; it gets a subclass of its own class that notes each name once.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
+
+from flor_dagster.recording.masking import known_secrets, secret_name
+from flor_dagster.recording.variables import OURS, is_machine, is_numeric, is_of_session
 
 By = Literal["own", "library", "listed"]
 """Who read a variable: the program, or a library that configures it; another library; or the program, all of them at once."""
@@ -65,6 +69,10 @@ listeners: list[Callable[[Read], None]] = []
 """Told of each new read: the training run that is being recorded."""
 
 _set_here: set[str] = set()
+_early_modules: frozenset[str] = frozenset()
+"""What had been imported by the time that reads were first noted."""
+_early_script: tuple[str, int] = ("", 0)
+"""The script that had begun by then, and the line that it had reached."""
 _yielded: dict[int, str] = {}
 """The names that listings gave out, by their identity: who asks for the value of such a name reads nothing but the list."""
 _MAX_YIELDED = 10_000
@@ -72,9 +80,11 @@ _MAX_YIELDED = 10_000
 
 def watch() -> None:
     """Note from here on what is read; once per process."""
+    global _early_modules, _early_script
     kind = type(os.environ)
     if hasattr(kind, "_flor_notes"):
         return
+    _early_modules, _early_script = frozenset(sys.modules), _script_reached()
 
     class _Noted(kind):  # type: ignore[misc, valid-type]
         """`os.environ`, with what is read from it noted."""
@@ -95,6 +105,8 @@ def watch() -> None:
         def __setitem__(self, key: str, value: str) -> None:
             super().__setitem__(key, value)
             _changed(key)
+            if type(key) is str and type(value) is str and key not in OURS and secret_name(key):
+                known_secrets.add({key: value})
 
         def __delitem__(self, key: str) -> None:
             super().__delitem__(key)
@@ -118,27 +130,75 @@ def watch() -> None:
     _watch_children()
 
 
-def read_before(folder: Path, files: list[str], environment: dict[str, str]) -> None:
-    """Note the variables that the repository's sources name and that may have been read before this was watched.
+def _script_reached() -> tuple[str, int]:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "__main__":
+            return os.path.abspath(frame.f_code.co_filename), frame.f_lineno  # noqa: PTH100 - at every start
+        frame = frame.f_back
+    return "", 0
+
+
+def read_before(folder: Path, modules: dict[str, str], environment: dict[str, str]) -> None:
+    """Note the variables that may have been read before this was watched: those that the repository's sources name.
+
+    Where code that ran by then reads names that it computes, all of them may have been read.
 
     Args:
         folder: the repository.
-        files: the sources that were loaded by then.
+        modules: the modules that are loaded: name → source file.
         environment: what the process was started with.
     """
     candidates = {n for n in environment if n not in reads and n not in _set_here and not _skipped(n)}
-    for file in files:
+    for module, file in modules.items():
         if not candidates:
             return
         try:
             text = (folder / file).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
+        line = sys.maxsize if module != "__main__" and module in _early_modules else 0
+        if file == _early_script[0]:
+            line = _early_script[1]
+        if line and ("environ" in text or "getenv" in text) and _computes_names(text, line):
+            for name in sorted(candidates):
+                _keep(Read(name, "listed", environment[name]))
         for name in sorted(
             candidates.intersection(re.findall(r"""["']([A-Za-z_][A-Za-z0-9_]*)["']""", text))
         ):
             candidates.discard(name)
             _keep(Read(name, "own", environment[name]))
+
+
+def _computes_names(text: str, before: int) -> bool:
+    """Whether a source reads environment variables, above a line, whose names do not stand there."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    named: set[int] = set()
+    environs: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("getenv", "get", "pop", "setdefault") and _is_text(node.args[0]):
+                named.update((id(node.func), id(getattr(node.func, "value", None))))
+        elif isinstance(node, ast.Subscript) and (_is_text(node.slice) or isinstance(node.ctx, ast.Store)):
+            named.add(id(node.value))
+        elif isinstance(node, ast.Compare) and _is_text(node.left):
+            named.update(map(id, node.comparators))
+        elif isinstance(node, ast.Attribute) and node.attr in ("update", "clear"):
+            named.add(id(node.value))
+        if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            if name in ("environ", "environb", "getenv", "getenvb") and node.lineno < before:
+                environs.append(node)
+    return any(id(node) not in named for node in environs)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _raw() -> Any:
@@ -147,8 +207,6 @@ def _raw() -> Any:
 
 
 def _skipped(name: str) -> bool:
-    from flor_dagster.recording.variables import is_machine, is_numeric, is_of_session
-
     return is_numeric(name) or is_machine(name) or is_of_session(name)
 
 
@@ -162,11 +220,7 @@ def _note(name: Any, value: str | None, frame: FrameType | None) -> None:
     if (known is not None and known.by == "own") or name in _set_here or type(name) is not str:
         return
     by, _ = _reader(frame)
-    if (
-        by is not None
-        and (known is None or _STRENGTH[by] > _STRENGTH[known.by])
-        and not name.startswith("FLOR_")
-    ):
+    if by is not None and (known is None or _STRENGTH[by] > _STRENGTH[known.by]) and name not in OURS:
         _keep(Read(name, by, value))
 
 

@@ -229,8 +229,17 @@ _SESSION = frozenset(
 _SESSION_PREFIXES = (
     "TERM", "LS_", "LESS", "HIST", "PROMPT", "WAYLAND_", "DBUS_", "DESKTOP_", "GNOME_", "KDE_", "GTK_", "QT_", "SESSION_", "SSH_", "GPG_",
     "TMUX", "SUDO_", "VSCODE_", "PYCHARM_", "JPY_", "CONDA_", "_CE_", "PYENV_", "JOURNAL_", "SYSTEMD_", "MEMORY_PRESSURE_", "MOTD_",
-    "NVM_", "FLOR_", "DAGSTER_", "PYTEST_", "COV_CORE_", "GIT_", "MAKE", "BASH_", "ZSH", "NO_COLOR", "FORCE_COLOR", "GREP_",
+    "NVM_", "DAGSTER_", "PYTEST_", "COV_CORE_", "GIT_", "MAKE", "BASH_", "ZSH", "NO_COLOR", "FORCE_COLOR", "GREP_",
 )  # fmt: skip
+
+OURS = frozenset(
+    {
+        "FLOR_ARGS", "FLOR_CACHE", "FLOR_CHECKPOINTS", "FLOR_CHECKPOINT_FLOOR_SECONDS", "FLOR_CHECKPOINT_MEMORY",
+        "FLOR_CHECKPOINT_OVERHEAD", "FLOR_CHECKPOINT_PROJECT_BYTES", "FLOR_CHECKPOINT_RUN_BYTES", "FLOR_HOME", "FLOR_KEEP_VARIABLES",
+        "FLOR_OFF", "FLOR_ORIGIN", "FLOR_PARENT_RUN", "FLOR_RUN_ID", "FLOR_SECRETS", "FLOR_TAGS", "FLOR_WORKER_ROUND",
+    }
+)  # fmt: skip
+"""This package's own; a program's own variables may begin with `FLOR_`, too."""
 
 
 def is_numeric(name: str) -> bool:
@@ -254,7 +263,7 @@ def is_machine(name: str) -> bool:
 
 def is_of_session(name: str) -> bool:
     """Whether a variable tells of the terminal, the desktop or the launcher: no program's values depend on it."""
-    return name in _SESSION or name.startswith(_SESSION_PREFIXES)
+    return name in _SESSION or name in OURS or name.startswith(_SESSION_PREFIXES)
 
 
 def start_environment() -> Mapping[str, str]:

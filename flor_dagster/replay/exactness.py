@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.replay.standard_input import why_input_is_lost
 from flor_dagster.replay.surroundings import hardware_differences
 from flor_dagster.versions.repository import blob_id
 from flor_dagster.versions.submodules import compare_loaded
@@ -69,7 +70,9 @@ def why_doubtful(repository: Repository, store: LogStore, run: RunRow) -> str:
     changed += sorted(f for f, blob in modules.items() if Path(f).is_absolute() and not _has(f, blob))
     if changed:
         reasons.append(f"{', '.join(changed[:5])}, which this run loaded, changed since")
-    return "; ".join(reasons)
+    texts = ((f, repository.read(run.commit, f)) for f in sorted(inside) if f.endswith(".py"))
+    reasons.append(why_input_is_lost(run.header, ((f, text) for f, text in texts if text is not None)))
+    return "; ".join(filter(None, reasons))
 
 
 def machine_difference(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> str:

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import ReplayError
-from flor_dagster.recording.masking import keyed_digest, looks_like_credential, project_key, secret_name
+from flor_dagster.recording.masking import (
+    keyed_digest,
+    masked_names,
+    project_key,
+    secret_name,
+)
 from flor_dagster.recording.ranks import LAUNCH_VARIABLES
 from flor_dagster.recording.variables import is_machine, is_numeric, machine_variables
 
@@ -78,10 +83,11 @@ def given_back(
     for number, name, digest in header.get("masked") or ():
         giving.secret(f"its argument {name}", name, digest)
         giving.used.add(f"argument {number}")
-    for value in record.args.values():
-        if isinstance(value, dict) and value.get("$") == "masked":
-            for name, digest in value["names"].items():
-                giving.secret(f"its argument {name}", name, digest)
+    for argument, value in record.args.items():
+        for name, digest in masked_names(value).items():
+            # What stands in the code itself, the code has: the replay compares it.
+            if not (record.sources.get(argument) == "default" and name not in supplied):
+                giving.secret(f"its argument {argument}", name, digest)
     giving.rest()
     # A run without a fixed hash seed has an order of its own in every set of texts; a fixed one here at least repeats.
     giving.environment.setdefault("PYTHONHASHSEED", "0")
@@ -172,9 +178,7 @@ class _Giving:
         if same:
             self.supplied.append(f"{name} was given by the asker, with its recorded value")
             return
-        self.supplied.append(f"{name} was given by the asker, with another value than the recorded one")
-        if not (secret_name(name) or looks_like_credential(value)):
-            self.doubts.append(f"{name} was given by the asker, with another value than the recorded one")
+        self._other(name)
 
     def _lacking(self, read: VariableRead) -> None:
         name = read.name
@@ -192,7 +196,7 @@ class _Giving:
             kind = (
                 "a likely secret, so its value was not kept"
                 if secret_name(name)
-                else "its value was not kept"
+                else "its value was not kept: it is long, looks like a secret, or keep_variables is off"
             )
             self.missing.append(
                 f"the environment variable {name}, which this run read, {how} ({kind}): give it with --env-var {name}=VALUE or --env-file"
@@ -220,8 +224,16 @@ class _Giving:
             )
             return
         self.secrets[name] = value
-        same = "its recorded value" if self._equals(digest, value) else "another value than the recorded one"
-        self.supplied.append(f"{name} was given by the asker, with {same}")
+        if self._equals(digest, value):
+            self.supplied.append(f"{name} was given by the asker, with its recorded value")
+        else:
+            self._other(name)
+
+    def _other(self, name: str) -> None:
+        """The asker gives another value: what depends on it, nobody knows, not even of a token."""
+        words = f"{name} was given by the asker, with another value than the recorded one"
+        self.supplied.append(words)
+        self.doubts.append(words)
 
     def rest(self) -> None:
         """What the asker supplies besides, and what was only listed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flor_dagster.recording.journal import read_journal
+from flor_dagster.recording.variable_notes import CHILDREN
 from flor_dagster.replay.given import Given, VariableRead, variables_of
 
 
@@ -71,6 +73,7 @@ class RunRecord:
 
     `drawn` says of the generators whose `begin` is that of the import of this package whether they were drawn from before it.
     `facts` are what the journal says of each checkpoint, by its name; `last_time` is the last time in it, in nanoseconds.
+    `sources` say of each argument whether it was `given` or the `default` in the code.
     `variables` are the environment variables that the program read; `given` is what its replays are given, once that is known.
     Of several ranks it is the first one's, with the others' in `peers`, in the order of their ranks.
     """
@@ -89,6 +92,7 @@ class RunRecord:
     last_time: int = 0
     peers: tuple[RunRecord, ...] = ()
     variables: dict[str, VariableRead] = field(default_factory=dict[str, VariableRead])
+    sources: dict[str, str] = field(default_factory=dict[str, str])
     given: Given | None = None
 
     @property
@@ -145,7 +149,21 @@ def read_run(folder: Path) -> RunRecord:
     """
     numbers = [path.name.split(".")[1] for path in folder.glob("journal.*.jsonl")]
     ranks = sorted(int(number) for number in numbers if number.isdecimal()) or [0]
-    return read_together([folder / f"journal.{rank}.jsonl" for rank in ranks])
+    record = read_together([folder / f"journal.{rank}.jsonl" for rank in ranks])
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / CHILDREN).read_text(encoding="utf-8", errors="replace").splitlines():
+            read = _read_by_child(line)
+            if read is not None:
+                record.variables.setdefault(read.name, read)
+    return record
+
+
+def _read_by_child(line: str) -> VariableRead | None:
+    """A variable that a process read which the training made; None where its line was cut off."""
+    try:
+        return variables_of(json.loads(line))
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def read_together(paths: Sequence[Path]) -> RunRecord:
@@ -271,6 +289,7 @@ class _Reader:
 
     def _argument(self, _: int, parts: list[Any]) -> None:
         self.record.args[parts[1]] = parts[2]
+        self.record.sources[parts[1]] = parts[4] if len(parts) > 4 else ""
 
     def _variable(self, _: int, parts: list[Any]) -> None:
         read = variables_of(parts)

@@ -32,7 +32,7 @@ from flor_dagster.recording.environment import library_facts
 from flor_dagster.recording.exits import EXIT_CHANGED, EXIT_RESTORE
 from flor_dagster.recording.journal import Entry, JournalWriter, read_journal
 from flor_dagster.recording.loops import LoopExecution, find_source
-from flor_dagster.recording.masking import SECRETS, known_secrets, unmasked_argv
+from flor_dagster.recording.masking import SECRETS, known_secrets, masked_names, unmasked_argv
 from flor_dagster.recording.process_state import give_back_process_state
 from flor_dagster.recording.records import Records
 from flor_dagster.recording.replaying import ReplaySession
@@ -147,6 +147,8 @@ class ResumeSession(ReplaySession):
         """The value that the dead run had."""
         if self._recording:
             return Session.argument(self, name, default)
+        if masked_names(self.plan["args"].get(name)).keys() - known_secrets.values.keys():
+            return default
         return self.given.get(name, default)
 
     # Loops ----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ for epoch in flor.loop("epoch", range(8)):
         state = [value + lr * (step + i) for i, value in enumerate(state)]
     flor.log("loss", state[0])
     {more}
-    if os.environ.get("FLOR_TEST_STAY") and epoch == 6:
+    if os.environ.get("PYTEST_FLOR_STAY") and epoch == 6:
         print("there", flush=True)
         input()
 flor.log("long", "x" * 2_000_000 + str(lr))
@@ -156,7 +156,7 @@ def test_a_run_that_is_being_recorded_keeps_everything(trained: Lab) -> None:
         "PYTHONPATH": str(PACKAGE),
         "PYTHONHASHSEED": "0",
         "FLOR_CHECKPOINTS": "all",
-        "FLOR_TEST_STAY": "1",
+        "PYTEST_FLOR_STAY": "1",
     }
     child = subprocess.Popen(
         [sys.executable, "train.py"], cwd=trained.root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE

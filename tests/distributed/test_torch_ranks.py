@@ -26,8 +26,8 @@ import flor_dagster as flor
 
 def note(name, value):
     # What the training saw, beside its record: a replay must see the same.
-    if "FLOR_TEST_TRUTH" in os.environ:
-        with open(os.environ["FLOR_TEST_TRUTH"] + f".{dist.get_rank()}", "a") as file:
+    if "PYTEST_FLOR_TRUTH" in os.environ:
+        with open(os.environ["PYTEST_FLOR_TRUTH"] + f".{dist.get_rank()}", "a") as file:
             file.write(f"{name} {value.hex()}\\n")
 
 def train(rank, size, init=None):
@@ -58,7 +58,7 @@ def train(rank, size, init=None):
             flor.log("weight", model.module[0].weight.sum().item())
             note("norm", float(sum(p.detach().norm() for p in model.parameters())) + rank)
             #? flor.log("norm", float(sum(p.detach().norm() for p in model.parameters())) + rank)
-            if os.environ.get("FLOR_TEST_HANG") == str(rank) and epoch == 1:
+            if os.environ.get("PYTEST_FLOR_HANG") == str(rank) and epoch == 1:
                 print("hanging", flush=True)
                 import time
                 time.sleep(60)
@@ -83,7 +83,7 @@ def test_a_training_by_torchs_launchers_is_one_run_and_is_replayed(
 ) -> None:
     ranks.commit({"train.py": without_asked(SCRIPT)})
     truth = str(tmp_path / "truth")
-    ranks.run(*(torchrun() if how == "torchrun" else ("train.py", "spawn")), FLOR_TEST_TRUTH=truth)
+    ranks.run(*(torchrun() if how == "torchrun" else ("train.py", "spawn")), PYTEST_FLOR_TRUTH=truth)
     ((run, journals),) = ranks.runs().items()
     assert journals == [0, 1]
     assert ranks.header(ranks.root / ".flor/runs" / run)["launcher"] == (
@@ -132,7 +132,7 @@ def test_three_and_four_ranks_are_replayed_bit_for_bit(ranks: Ranks, size: int, 
                             "torch.arange(72.0).reshape(24, 3) / 72, torch.arange(24.0).reshape(24, 1) / 24")  # fmt: skip
     ranks.commit({"train.py": without_asked(script)})
     truth = str(tmp_path / "truth")
-    ranks.run(*(word if word != "2" else str(size) for word in torchrun()), FLOR_TEST_TRUTH=truth)
+    ranks.run(*(word if word != "2" else str(size) for word in torchrun()), PYTEST_FLOR_TRUTH=truth)
     ranks.write({"train.py": script.replace(ASKED, "")})
     answer, report = ask(ranks, "norm")
     assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell
@@ -159,7 +159,7 @@ def seen(ranks: Ranks, name: str) -> dict[int, list[str]]:
 
 def test_a_killed_rank_under_torchrun_leaves_a_run_that_says_what_became_of_each(ranks: Ranks) -> None:
     ranks.commit({"train.py": SCRIPT})
-    launcher = ranks.start(*torchrun(), FLOR_TEST_HANG="1")
+    launcher = ranks.start(*torchrun(), PYTEST_FLOR_HANG="1")
     assert launcher.stdout is not None
     for line in launcher.stdout:
         if "hanging" in line:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from flor_dagster.recording import variables
 from flor_dagster.recording.masking import (
     KnownSecrets,
     Masker,
@@ -24,6 +28,7 @@ from flor_dagster.recording.masking import (
     unmasked_argv,
 )
 from flor_dagster.recording.variables import is_machine, is_numeric, is_of_session
+from flor_dagster.replay.record import read_run
 from tests.recording.record_lab import Project
 
 NUMERIC = (
@@ -72,11 +77,11 @@ def test_what_says_where_things_lie_decides_no_numbers() -> None:
 
 SECRETS = (
     "HF_TOKEN WANDB_API_KEY AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID DB_PWD api-key apiKey dbPassword PASSWORD PGPASSWORD GITHUB_PAT "
-    "AUTH_TOKEN DB_PW DBPASS OPENAI_KEY token JWT SLACK_BOT_TOKEN AZURE_CLIENT_SECRET DATABASE_DSN NVIDIA_API_KEY private_key passphrase HTTP_COOKIE"
+    "AUTH_TOKEN DB_PW DBPASS OPENAI_KEY token JWT SLACK_BOT_TOKEN AZURE_CLIENT_SECRET DATABASE_DSN NVIDIA_API_KEY private_key passphrase HTTP_COOKIE SALT PIN card_pin SLACK_WEBHOOK_URL CONNECTION_STRING"
 )
 NO_SECRETS = (
     "PWD max_tokens num_tokens token_dim cls_token author KEYS n_keys key compass pass_rate monkey LR DATA_DIR TOKENIZERS_PARALLELISM "
-    "vocab_token_ids hidden_dim passes keyboard tokenizer secretary_model_of bypass patience authentic"
+    "vocab_token_ids hidden_dim passes keyboard tokenizer secretary_model_of bypass patience authentic pin_memory PIN_MEMORY opinion pin connections"
 )
 
 
@@ -94,7 +99,7 @@ def test_a_secret_is_told_by_its_form_under_any_name() -> None:
     # Put together here: no file of the project holds a text of such a form.
     for value in (
         "gh" + "p_" + "a1B2" * 9, "hf" + "_" + "abcD" * 8, "AK" + "IA" + "ABCDEFGHIJKLMNOP", "s" + "k-" + "ab12" * 8,
-        "postgresql://user:" + "w0rd" + "@host/db", "ey" + "J" + "hbGciOiJIUzI1" + ".eyJzdWIi", "password=" + "hunter22",
+        "postgresql://user:" + "w0rd" + "@host/db", "ey" + "J" + "hbGciOiJIUzI1" + ".eyJzdWIi", "password=" + "hunter22", "tok" + "en:abcdef12", '{"pass' + 'word": "hunter22"}',
     ):  # fmt: skip
         assert looks_like_credential(value)
         assert not is_plain("SETTING", value)
@@ -248,6 +253,92 @@ def test_what_the_standard_library_looks_up_for_the_program_is_the_programs_own(
     )  # fmt: skip
     assert [found[name][2] for name in ("FOLDER", "WORD", "A_NAME")] == ["/mnt", "w", "n"]
     assert found["HOME"][0] == "own"
+
+
+def test_names_that_are_computed_before_the_package_is_imported_are_a_listing(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", git=True)
+    project.write({"settings.py": "import os\ndef late(name): return os.environ[name]\n"})
+    early = "import os\nrate = os.environ['EARLY_' + 'rate'.upper()]\n"
+    begin = "import flor_dagster as flor\n"
+    end = "import settings\nsettings.late('EARLY_RATE')\nflor.log('x', 1)\n"
+    found = [
+        {parts[1]: parts[2] for parts in project.run(text, EARLY_RATE="0.5", EARLY_OTHER="1").of("r")}
+        for text in (early + begin + end, begin + early + end)
+    ]
+    assert found[0]["EARLY_OTHER"] == "listed"
+    assert "EARLY_OTHER" not in found[1]
+    assert [one["EARLY_RATE"] for one in found] == ["own", "own"]
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
+def test_what_processes_read_that_the_training_makes_for_its_work_it_has_read(
+    tmp_path: Path, how: str
+) -> None:
+    project = Project(tmp_path / "p", git=True)
+    run = project.run(
+        f"""
+import multiprocessing, os
+import flor_dagster as flor
+def work(n):
+    return os.environ.get("CHILD_" + "RATE"), os.environ["CHILD_TOKEN"]
+if __name__ == "__main__":
+    flor.log("x", 1)
+    with multiprocessing.get_context("{how}").Pool(2) as pool:
+        pool.map(work, range(4))
+""",
+        CHILD_RATE="0.5", CHILD_TOKEN="s3cret-0f-tests", CHILD_UNREAD="1",
+    )  # fmt: skip
+    found = read_run(run.path.parent).variables
+    assert found["CHILD_RATE"].value == "0.5"
+    assert found["CHILD_TOKEN"].value is None
+    assert found["CHILD_TOKEN"].digest
+    assert "CHILD_UNREAD" not in found
+    assert not any(b"s3cret-0f-tests" in p.read_bytes() for p in run.path.parent.rglob("*") if p.is_file())
+
+
+def test_the_programs_own_variables_may_begin_as_the_packages_do(tmp_path: Path) -> None:
+    found = _reads(
+        tmp_path, "import os\nos.environ['FLOR_RATE']; os.environ.get('FLOR_HOME')", FLOR_RATE="0.5"
+    )
+    assert found["FLOR_RATE"] == ("own", True, "0.5")
+    assert "FLOR_HOME" not in found
+    package = Path(variables.__file__).parents[1]
+    named = {
+        name for p in package.rglob("*.py") for name in re.findall(r"\bFLOR_[A-Z_]*[A-Z]\b", p.read_text())
+    }
+    assert named == set(variables.OURS)
+
+
+def test_a_secret_is_kept_in_no_form_and_at_no_depth(tmp_path: Path) -> None:
+    words = {
+        "ARGUED": "arg-w0rd-0f-tests", "NESTED": "n3sted 'w0rd' 0f tests", "FIELD": "f1eld/w0rd+0f-tests",
+        "MADE": "m4de-w0rd-0f-tests",
+    }  # fmt: skip
+    source = """
+import argparse, base64, dataclasses, os, urllib.parse
+word = os.environ.pop
+@dataclasses.dataclass
+class Options:
+    password: str
+nested, field = bytes.fromhex(os.environ["N"]).decode(), bytes.fromhex(os.environ["F"]).decode()
+flor.arg("options", {"db": [{"password": bytes.fromhex(os.environ["A"]).decode()}]})
+flor.log("nested", {"a": {"api_key": nested}})
+flor.log("field", Options(field))
+flor.log("space", argparse.Namespace(auth_token=bytes.fromhex(os.environ["A"]).decode()))
+os.environ["MADE_TOKEN"] = bytes.fromhex(os.environ["M"]).decode()
+made = os.environ["MADE_TOKEN"]
+for text in (nested, field, made):
+    flor.log("forms", [text, repr(text), urllib.parse.quote(text, safe=""), base64.b64encode(text.encode()).decode(), text.encode().hex()])
+"""
+    project = Project(tmp_path / "p", git=True)
+    hidden = {name[0]: word.encode().hex() + "zz" for name, word in words.items()}
+    source = re.sub(r'os.environ\["([ANFM])"\]', r'os.environ["\1"][:-2]', source)
+    run = project.run("import flor_dagster as flor\n" + source, FLOR_KEEP_VARIABLES="0", **hidden)
+    text = run.path.read_text()
+    for word in words.values():
+        forms = {word, repr(word)[1:-1], json.dumps(word)[1:-1], quote(word, safe=""), word.encode().hex()}
+        forms.add(base64.b64encode(word.encode()).decode().rstrip("="))
+        assert not [form for form in forms if form in text], word
 
 
 def test_what_a_started_process_inherits_is_a_listing(tmp_path: Path) -> None:

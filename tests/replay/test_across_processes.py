@@ -147,7 +147,7 @@ def main():
         {epoch}
         {loops}
         #? flor.log("ASKED_weights", fingerprint(*net.parameters(), torch.get_rng_state()))
-        if os.environ.get("FLOR_TEST_DIE") == str(epoch):
+        if os.environ.get("PYTEST_FLOR_DIE") == str(epoch):
             os.kill(os.getpid(), signal.SIGKILL)
         flor.log("state", fingerprint(*net.parameters(), *moments(), torch.get_rng_state(), random.getstate(), np.random.rand() {state}))
 
@@ -182,7 +182,7 @@ for epoch in flor.loop("epoch", range(5)):
         total += float(batch.sum())
         #? flor.log("drawn", total * 2)
         flor.log("total", total)
-    if os.environ.get("FLOR_TEST_DIE") == str(epoch):
+    if os.environ.get("PYTEST_FLOR_DIE") == str(epoch):
         os.kill(os.getpid(), signal.SIGKILL)
     flor.log("mean", total / 4)
 """
@@ -241,7 +241,7 @@ def train(folder: Path, files: Mapping[str, str]) -> Trained:
     time.sleep(0.05)  # a file that is younger than its process would make the version an uncertain one
     trainer = Trainer("torch")
     through = [trainer.start(whole.root, name) for name in files]
-    killed = [trainer.start(lab.root, name, variables={"FLOR_TEST_DIE": str(DEATH)}) for name in files]
+    killed = [trainer.start(lab.root, name, variables={"PYTEST_FLOR_DIE": str(DEATH)}) for name in files]
     left = trainer.finish()
     assert [left[output] for output in through] == [0] * len(files), [o.read_text() for o in through]
     assert [left[output] for output in killed] == [-9] * len(files), [o.read_text() for o in killed]

@@ -17,7 +17,7 @@ SCRIPT = """\
 import os, signal, sys, time
 import flor_dagster as flor
 
-how = os.environ.get("FLOR_TEST_HOW", "")
+how = os.environ.get("PYTEST_FLOR_HOW", "")
 if how == "exit":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if how == "at once":
@@ -47,7 +47,7 @@ def test_completed_iterations_of_an_interrupted_run_are_exact(lab: Lab, how: str
         "PYTHONPATH": str(PACKAGE),
         "PYTHONHASHSEED": "0",
         "FLOR_CHECKPOINTS": "all",
-        "FLOR_TEST_HOW": how,
+        "PYTEST_FLOR_HOW": how,
     }
     with subprocess.Popen(
         [sys.executable, "train.py"], cwd=lab.root, env=environment, stdout=subprocess.PIPE, text=True

@@ -54,12 +54,12 @@ def train():
             model.update(rng.random() * rate)
             last = float(model.weights[2])
             flor.log("loss", last)
-            time.sleep(float(os.environ.get("FLOR_TEST_SLOW", "0")))
+            time.sleep(float(os.environ.get("PYTEST_FLOR_SLOW", "0")))
         flor.log("last", last)
         for check in flor.loop("check", range(2)):
             best = max(best, float(np.random.rand()) + last)
             flor.log("best", best)
-            time.sleep(float(os.environ.get("FLOR_TEST_SLOW", "0")))
+            time.sleep(float(os.environ.get("PYTEST_FLOR_SLOW", "0")))
         flor.log("rate", rate)
     return model, best, rng
 
@@ -77,7 +77,7 @@ def environment(**more: str) -> dict[str, str]:
 def die(lab: Lab, records: int, slow: str = "0.02") -> str:
     """Train, and kill the process once so many records are on disk; the run's id."""
     child = subprocess.Popen(
-        [sys.executable, "train.py"], cwd=lab.root, env=environment(FLOR_TEST_SLOW=slow), stdout=subprocess.DEVNULL,
+        [sys.executable, "train.py"], cwd=lab.root, env=environment(PYTEST_FLOR_SLOW=slow), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
