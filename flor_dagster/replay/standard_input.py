@@ -49,6 +49,11 @@ def _line_that_reads(text: str) -> int:
             case ast.Call(func=ast.Name(id="open"), args=[ast.Constant(value=0), *_]):
                 return node.lineno
             case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="os"), attr="read" | "fdopen" | "dup"),
+                args=[ast.Constant(value=0), *_],
+            ):
+                return node.lineno
+            case ast.Call(
                 func=ast.Name(id="open") | ast.Attribute(attr="open"),
                 args=[ast.Constant(value="/dev/stdin" | "/dev/fd/0" | "/proc/self/fd/0"), *_],
             ):

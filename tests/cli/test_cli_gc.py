@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from tests.replay.conftest import PACKAGE, Lab, lab
 __all__ = ["lab"]
 
 SCRIPT = """\
-import os, time
+import os, signal, time
 import flor_dagster as flor
 lr = flor.arg("lr", 1.0)
 state = [0.0] * 3000
@@ -32,9 +33,10 @@ for epoch in flor.loop("epoch", range(8)):
         state = [value + lr * (step + i) for i, value in enumerate(state)]
     flor.log("loss", state[0])
     {more}
-    if os.environ.get("PYTEST_FLOR_STAY") and epoch == 6:
+    if os.environ._data.get(b"PYTEST_FLOR_STAY") and epoch == 6:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR1}})
         print("there", flush=True)
-        input()
+        signal.sigwait({{signal.SIGUSR1}})
 flor.log("long", "x" * 2_000_000 + str(lr))
 """
 
@@ -159,7 +161,7 @@ def test_a_run_that_is_being_recorded_keeps_everything(trained: Lab) -> None:
         "PYTEST_FLOR_STAY": "1",
     }
     child = subprocess.Popen(
-        [sys.executable, "train.py"], cwd=trained.root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "train.py"], cwd=trained.root, env=environment, stdout=subprocess.PIPE
     )  # fmt: skip
     try:
         assert child.stdout is not None
@@ -181,7 +183,8 @@ def test_a_run_that_is_being_recorded_keeps_everything(trained: Lab) -> None:
         assert f"{live.key} is being trained: everything of it stays" in done["kept"]
         assert all(live.key != one["run"] for one in done["slower"])
     finally:
-        child.communicate(b"\n")
+        child.send_signal(signal.SIGUSR1)
+        child.communicate()
     assert child.returncode == 0
     trained.write({"train.py": SCRIPT.format(more='flor.log("asked", sum(state))')})
     assert ask(trained, "asked") == {"exact"}

@@ -26,8 +26,8 @@ import flor_dagster as flor
 
 def note(name, value):
     # What the training saw, beside its record: a replay must see the same.
-    if "PYTEST_FLOR_TRUTH" in os.environ:
-        with open(os.environ["PYTEST_FLOR_TRUTH"] + f".{dist.get_rank()}", "a") as file:
+    if b"PYTEST_FLOR_TRUTH" in os.environ._data:
+        with open(os.environ._data[b"PYTEST_FLOR_TRUTH"].decode() + f".{dist.get_rank()}", "a") as file:
             file.write(f"{name} {value.hex()}\\n")
 
 def train(rank, size, init=None):
@@ -58,7 +58,7 @@ def train(rank, size, init=None):
             flor.log("weight", model.module[0].weight.sum().item())
             note("norm", float(sum(p.detach().norm() for p in model.parameters())) + rank)
             #? flor.log("norm", float(sum(p.detach().norm() for p in model.parameters())) + rank)
-            if os.environ.get("PYTEST_FLOR_HANG") == str(rank) and epoch == 1:
+            if os.environ._data.get(b"PYTEST_FLOR_HANG") == str(rank).encode() and epoch == 1:
                 print("hanging", flush=True)
                 import time
                 time.sleep(60)

@@ -147,7 +147,7 @@ def main():
         {epoch}
         {loops}
         #? flor.log("ASKED_weights", fingerprint(*net.parameters(), torch.get_rng_state()))
-        if os.environ.get("PYTEST_FLOR_DIE") == str(epoch):
+        if os.environ._data.get(b"PYTEST_FLOR_DIE") == str(epoch).encode():
             os.kill(os.getpid(), signal.SIGKILL)
         flor.log("state", fingerprint(*net.parameters(), *moments(), torch.get_rng_state(), random.getstate(), np.random.rand() {state}))
 
@@ -182,7 +182,7 @@ for epoch in flor.loop("epoch", range(5)):
         total += float(batch.sum())
         #? flor.log("drawn", total * 2)
         flor.log("total", total)
-    if os.environ.get("PYTEST_FLOR_DIE") == str(epoch):
+    if os.environ._data.get(b"PYTEST_FLOR_DIE") == str(epoch).encode():
         os.kill(os.getpid(), signal.SIGKILL)
     flor.log("mean", total / 4)
 """

@@ -54,12 +54,12 @@ def train():
             model.update(rng.random() * rate)
             last = float(model.weights[2])
             flor.log("loss", last)
-            time.sleep(float(os.environ.get("PYTEST_FLOR_SLOW", "0")))
+            time.sleep(float(os.environ._data.get(b"PYTEST_FLOR_SLOW", b"0")))
         flor.log("last", last)
         for check in flor.loop("check", range(2)):
             best = max(best, float(np.random.rand()) + last)
             flor.log("best", best)
-            time.sleep(float(os.environ.get("PYTEST_FLOR_SLOW", "0")))
+            time.sleep(float(os.environ._data.get(b"PYTEST_FLOR_SLOW", b"0")))
         flor.log("rate", rate)
     return model, best, rng
 
