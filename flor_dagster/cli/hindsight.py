@@ -197,7 +197,14 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
         }
     )
     table = make_table(
-        "run", "to do", "settled", "to confirm", "estimate", "trained in", right=("estimate", "trained in")
+        "run",
+        "to do",
+        "settled",
+        "to confirm",
+        "lacking",
+        "estimate",
+        "trained in",
+        right=("estimate", "trained in"),
     )
     for part in plan.runs:
         todo = {statement.id for statement in part.todo}
@@ -206,6 +213,7 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
             ", ".join(statement.key for statement in part.todo),
             ", ".join(statement.key for statement in part.settled),
             ", ".join(statement.key for statement, _ in part.likely if statement.id not in todo),
+            ", ".join(statement.key for statement in part.lacking),
             seconds_text(part.estimated_seconds if part.todo else None),
             seconds_text(part.recorded_seconds),
         )
@@ -336,15 +344,26 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
             f"{report.seconds:.1f} s, {report.children} child process{'es' * (report.children != 1)}; "
             f"training these runs took {_replayed_training(report):.1f} s."
         )
-    for answer in report.failed:
-        named = _named(answer)
+    for (reason, tail), answers in _by_reason(report.failed).items():
+        names = ", ".join(dict.fromkeys(answer.statement.key for answer in answers))
+        keys = list(dict.fromkeys(answer.run.key for answer in answers))
+        how = "refused" if reason.startswith("refused: ") else "failed"
         output.complain(
-            f"{named['statement']} of {named['run']} failed: {named['reason'].removeprefix('failed: ')}",
-            named["tail"],
+            f"{names} of {these(keys)} {how}: {reason.removeprefix('failed: ').removeprefix('refused: ')}",
+            list(tail),
         )
     for (statement, reason), keys in _waiting(unconfirmed).items():
         output.complain(f"{statement} of {these(keys)} waits for a person: {reason.removeprefix('open: ')}")
     return DONE if report.complete else FAILED
+
+
+def _by_reason(failed: Sequence[CellAnswer]) -> dict[tuple[str, tuple[str, ...]], list[CellAnswer]]:
+    """What failed, once for each reason and each last lines of a child."""
+    found: dict[tuple[str, tuple[str, ...]], list[CellAnswer]] = {}
+    for answer in failed:
+        named = _named(answer)
+        found.setdefault((named["reason"], tuple(named["tail"])), []).append(answer)
+    return found
 
 
 def _waiting(unconfirmed: Sequence[CellAnswer]) -> dict[tuple[str, str], list[str]]:

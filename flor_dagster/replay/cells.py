@@ -82,8 +82,8 @@ def answered_cell(
     good = len(values) - len(failures)
     verdict = attempt.verdict
     ranks = f" on {len(attempt.journals)} ranks" if len(attempt.journals) > 1 else ""
-    given = f". {'; '.join(supplied)}" if supplied else ""
-    words = f"{good} value{'s' * (good != 1)}{ranks}, {_both(verdict, row)}{given}"
+    words = f"{good} value{'s' * (good != 1)}{ranks}, {_both(verdict, row)}"
+    words += "".join(f". {said}" for said in supplied if said not in words)
     status = "replayed" if share.whole else "open"
     if verdict.fidelity == "diverged":
         status, words = "failed", verdict.sentence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import ReplayError
 from flor_dagster.recording.masking import (
+    KEY_FILE,
     keyed_digest,
     masked_names,
     project_key,
@@ -184,6 +185,8 @@ class _Giving:
         name = read.name
         there = name in self._today
         how = "has another value now" if there else "is not set here"
+        if there and not (self._home / KEY_FILE).exists():
+            how = f"can't be compared with the recorded one, because {self._home / KEY_FILE} is gone"
         if read.by == "listed" and secret_name(name):
             self.notes.append(
                 f"{name}, a likely secret that the program had at hand, {how}; the replay goes without it"
@@ -252,6 +255,8 @@ class _Giving:
         if not digest or value is None:
             return False
         if self._key is None:
+            if not (self._home / KEY_FILE).exists():
+                return False
             try:
                 self._key = project_key(self._home)
             except OSError as error:

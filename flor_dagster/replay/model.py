@@ -65,7 +65,8 @@ class RunPlan:
     """What will be done for one training run.
 
     `todo` are the statements that a replay will answer; `settled` the ones that are already; `refused` those that this
-    version does not take; `likely` those whose place in it a person has to confirm first. `sentence` says in words what is restored, skipped and executed.
+    version does not take; `likely` those whose place in it a person has to confirm first; `lacking` those that can't be answered
+    until whoever asks gives what is missing here. `sentence` says in words what is restored, skipped and executed.
     """
 
     run: RunRow
@@ -78,6 +79,7 @@ class RunPlan:
     recorded_seconds: float | None
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
     likely: tuple[tuple[StatementRow, PlacementRow], ...] = ()
+    lacking: tuple[StatementRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,12 +143,14 @@ class Preparer:
             (s, placements[s.id]) for s in statements if s.id in placements and placements[s.id].waits
         )
         waiting = {s.id for s, _ in likely} & settled.keys()
+        lacking = tuple(s for s in statements if s.id in settled and settled[s.id].detail.get("ask_again"))
+        waiting |= {s.id for s in lacking}
         done = tuple(s for s in statements if s.id in settled and s.id not in waiting)
         plan = RunPlan(
             run, tuple(todo), done, refused, tuple(placements.values()),
             sentence, loops.estimated_seconds if loops else None, run.seconds,
             {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": self._warnings(run, record, environment)} if loops else {},
-            likely,
+            likely, lacking,
         )  # fmt: skip
         return Prepared(plan, record, placed, placements, loops, settled, earlier, lock)
 
