@@ -15,7 +15,7 @@ from flor_dagster.propagation.nesting import Nesting
 from flor_dagster.propagation.placing import Placer
 from flor_dagster.propagation.renames import Renames
 from flor_dagster.propagation.resolving import Names
-from flor_dagster.propagation.statements import Parsed, read
+from flor_dagster.propagation.statements import Aliases, Parsed, read
 from flor_dagster.propagation.syntax import SCOPES, block_parts, is_elif_of
 from flor_dagster.propagation.tokens import header_tokens
 from flor_dagster.propagation.tree import Interner, Node, Tree, build
@@ -84,16 +84,19 @@ def analyse(new_source: str, old_source: str, lines: tuple[int, ...] = ()) -> Pa
         }
     interner = Interner()
     facts: dict[int, Facts] = {}
+    spelled = (parsed_new.spelled, parsed_old.spelled)
     old = build(old_source, interner, module=module_old)
     headers = {n.text for n in old.nodes if n.is_compound}
     left_out = frozenset(fresh | _all_new(module_new, fresh, headers, interner))
-    new, definitions_new, matching, renames = _matched(new_source, module_new, left_out, old, interner, facts)
+    new, definitions_new, matching, renames = _matched(
+        new_source, module_new, left_out, old, interner, facts, spelled
+    )
     own = {n for n in _all_new(module_new, fresh, set(), interner) - left_out if _unmatched(matching, n)}
     if own:
         # The old version has such a line, but for another branch: this one is new.
         left_out |= own
         new, definitions_new, matching, renames = _matched(
-            new_source, module_new, left_out, old, interner, facts
+            new_source, module_new, left_out, old, interner, facts, spelled
         )
     definitions_old = Definitions(old)
     carrier = Carrier(matching, definitions_new, definitions_old)
@@ -123,16 +126,17 @@ def _matched(
     old: Tree,
     interner: Interner,
     facts: dict[int, Facts],
+    spelled: tuple[Aliases, Aliases],
 ) -> tuple[Tree, Definitions, Matching, Renames]:
     """Match a new version without some of its statements with an old tree."""
     new = build(source, interner, module=module, without=left_out, facts=facts)
-    matching = Matching(new, old)
+    matching = Matching(new, old, spelled)
     renames = Renames(matching)
     clean = renames.clean(_all_names(new), _all_names(old))
     if clean:
         # Once more, speaking the old version's names: what differed in names only is now equal.
         new = build(source, interner, module=module, without=left_out, renames=clean, facts=facts)
-        matching = Matching(new, old)
+        matching = Matching(new, old, spelled)
         renames = Renames(matching)
     return new, Definitions(new), matching, renames
 

@@ -35,7 +35,7 @@ from flor_dagster.propagation.tree import Node
 from flor_dagster.propagation.units import Unit, evaluated, units_at, units_of
 from flor_dagster.propagation.writing import Writer
 
-PROPAGATOR_VERSION = "3"
+PROPAGATOR_VERSION = "4"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ other side lacks (a `with`, a `try`, an extracted function). The steps feed each
 
 from __future__ import annotations
 
+import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from flor_dagster.propagation.aligning import EQUAL, Aligner
 from flor_dagster.propagation.callsites import unique_call_sites
 from flor_dagster.propagation.likeness import Likeness, dice_of, targets_of, within
+from flor_dagster.propagation.statements import Aliases, loop_name
 from flor_dagster.propagation.tree import Block, Node, Tree
 
 _ROUNDS = 3
@@ -25,9 +27,10 @@ _MOVED = 4  # tokens of a statement that is told by its text alone
 class Matching:
     """Counterparts of the statements of two trees; `partner` and `back` are each other's inverse."""
 
-    def __init__(self, new: Tree, old: Tree) -> None:
+    def __init__(self, new: Tree, old: Tree, spelled: tuple[Aliases, Aliases]) -> None:
         self.new = new
         self.old = old
+        self._spelled = spelled
         self.partner: dict[int, Node] = {}
         self.back: dict[int, Node] = {}
         self.new_sites = unique_call_sites(new)
@@ -53,6 +56,7 @@ class Matching:
         self._pair(self.new.root, self.old.root)
         self._functions_by_name()
         self._functions_by_content()
+        self._loops_by_name()
         self._unique_in_functions()
         self._containers(least=0.5, same_depth=True)
         self._rounds()
@@ -116,6 +120,14 @@ class Matching:
             a, b = self.new.nodes[x], self.old.nodes[y]
             if share >= 0.5 and self._free(a, b):
                 self._pair(a, b)
+
+    def _loops_by_name(self) -> None:
+        """Named loops whose name each side has once: `flor.loop("epoch", …)` names a loop for good."""
+        olds = _named_loops(self.old, self._spelled[1])
+        for name, news in _named_loops(self.new, self._spelled[0]).items():
+            theirs = olds.get(name, [])
+            if len(news) == len(theirs) == 1 and self._free(news[0], theirs[0]):
+                self._pair(news[0], theirs[0])
 
     def _sharing(self, a: Node, olds: Sequence[Node]) -> Sequence[Node]:
         """Functions of a long file that have one's name, or a statement of it that few have."""
@@ -435,3 +447,14 @@ def _depth(node: Node) -> int:
         depth += 1
         loop = loop.loop
     return depth
+
+
+def _named_loops(tree: Tree, spelled: Aliases) -> dict[str, list[Node]]:
+    """The named loops of a text, by their names."""
+    found: dict[str, list[Node]] = defaultdict(list)
+    for node in tree.nodes:
+        if isinstance(node.syntax, (ast.For, ast.AsyncFor)):
+            name = loop_name(node.syntax, spelled)
+            if name is not None:
+                found[name].append(node)
+    return found

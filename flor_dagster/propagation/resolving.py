@@ -233,8 +233,12 @@ class Names:
     def _later(self, definition: Node, at: Position) -> bool:
         """Whether a definition of the new version stands behind the statement, outside of every loop around it."""
         block, index = at
-        after = block.items[index].number if index < len(block.items) else block.owner.last + 1
-        inside = block.owner if block.owner.kind == "loop" else block.owner.loop
+        site = self._matching.new_sites.get(scope_of(block).number)
+        if site is not None and site.scope is definition.scope and definition.scope is not scope_of(block):
+            after, inside = site.number, site.loop  # what calls the statement's function comes before it runs
+        else:
+            after = block.items[index].number if index < len(block.items) else block.owner.last + 1
+            inside = block.owner if block.owner.kind == "loop" else block.owner.loop
         return definition.number >= after and (inside is None or not inside.contains(definition))
 
     def _lost(self, name: str, other: str, reaching: frozenset[int], found: Reach) -> bool:
