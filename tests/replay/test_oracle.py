@@ -238,8 +238,8 @@ def test_a_generated_history_gets_the_values_it_would_have_logged(
         oracle.train("jobs/estimate.py")
     lab.commit(made.version(3, outer_statement=True, inner_statement=True))
     with lab.open() as workspace:
-        outer = workspace.answer(Question(("hind_outer",), accept_likely=True))
-        inner = workspace.answer(Question(("hind_inner",), accept_likely=True))
+        outer = workspace.answer(Question(("hind_outer",)))
+        inner = workspace.answer(Question(("hind_inner",)))
         for answer in (*outer.cells, *inner.cells):
             assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell.sentence
         for replay in outer.replays:
