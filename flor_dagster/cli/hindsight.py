@@ -236,9 +236,9 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
     _show_likely(plan, output)
     todo = [part for part in plan.runs if part.todo]
     known = f" ({rates.sentence})" if rates.sentence else ""
+    cost = f", about {plan.estimated_seconds:.1f} s on one worker{known}; training them took {_trained(todo):.1f} s"
     output.text(
-        f"{len(todo)} of {len(plan.runs)} training runs to replay, about {plan.estimated_seconds:.1f} s on one worker{known}; "
-        f"training them took {_trained(todo):.1f} s. Nothing was run."
+        f"{len(todo)} of {len(plan.runs)} training runs to replay{cost if todo else ''}. Nothing was run."
     )
     return DONE
 

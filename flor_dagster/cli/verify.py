@@ -72,12 +72,13 @@ def verify_command(
     output.document({"verifications": found, "complete": all(one.good for one in found)})
     for one in found:
         style = "green" if one.good else "red"
-        output.text(Text.assemble(f"{one.run.key}  ", (one.fidelity or "failed", style), f"  {one.sentence}"))
+        how = one.fidelity or "failed"
+        output.text(
+            Text.assemble(f"{one.run.key}  ", (how, style), f"  {one.sentence.removeprefix(f'{how}: ')}")
+        )
         for warning in one.warnings:
             output.text(f"  {warning}")
     for one in found:
         if not one.good:
-            output.complain(
-                f"training run {one.run.key} is not shown to be reproducible: {one.sentence}", one.tail
-            )
+            output.complain(f"training run {one.run.key} is not shown to be reproducible", one.tail)
     return DONE if all(one.good for one in found) else FAILED

@@ -411,7 +411,9 @@ def _ordinal(trace: Trace, history: History, event: Event) -> tuple[int, int]:
     same = [
         k
         for k, e in enumerate(trace.events)
-        if e.kind == event.kind and e.exact == event.exact and (e.path in history.paths or e.path == event.path)
+        if e.kind == event.kind
+        and e.exact == event.exact
+        and (e.path in history.paths or e.path == event.path)
     ]
     return len(same), sum(k < trace.star for k in same)
 

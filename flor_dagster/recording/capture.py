@@ -417,7 +417,15 @@ def _complex(value: complex) -> Ref:
 
 
 def _bytes(value: bytes) -> Ref:
+    if known_secrets and len(value) <= _SEARCHED:
+        named = known_secrets.named(value.decode("latin-1"))
+        if named is not None:
+            return ["kb", named]
     return ["b", value.hex()]
+
+
+_SEARCHED = 1_000_000
+"""Longer bytes are data, and are not searched for secrets."""
 
 
 def _named_constant(value: Any) -> Ref:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flor_dagster.recording.artifacts import Artifact, ArtifactStore
+    from flor_dagster.recording.masking import known_secrets
+from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 
 Encode = Callable[[Any], str]
 Keep = Callable[["Artifact"], str]
@@ -62,6 +63,13 @@ def _of_numpy(numpy: Any, value: Any, kind: str, encode: Encode, store: Artifact
             return encode(value.item())
         items = "[" + ",".join(encode(v) for v in value.ravel().tolist()) + "]"
         return structure(kind, {"shape": encode(list(value.shape)), "items": f'{{"$":"json","v":{items}}}'})
+    if (
+        value.dtype.kind in "SU"
+        and value.ndim
+        and known_secrets
+        and known_secrets.mask.finds(repr(value.tolist()))
+    ):
+        return encode([known_secrets.mask(str(item)) for item in value.ravel().tolist()])
     # A time, a long double, a complex64 or a row of a structured array has no exact counterpart in Python.
     if value.ndim == 0 and value.dtype.kind in "biuSU":
         return encode(value.item())

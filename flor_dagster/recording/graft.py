@@ -241,13 +241,14 @@ class Grafter:
                 result = struct.unpack(">d", bytes.fromhex(value))[0]
             case "p":
                 result = value.replace("\0", self._root_path)
-            case "k":
+            case "k" | "kb":
                 try:
                     result = known_secrets.unnamed(value)
                 except KeyError as error:
                     raise CheckpointError(
                         f"the state holds the value of {error.args[0]}, a likely secret, which this replay was not given"
                     ) from None
+                result = result.encode("latin-1") if tag == "kb" else result
             case "z":
                 result = complex(*struct.unpack(">dd", bytes.fromhex(value)))
             case "b":

@@ -43,7 +43,7 @@ _KEY_BEFORE = frozenset(
     }
 )  # fmt: skip
 _AFTER_TOKEN = frozenset(
-    {"dim", "id", "ids", "len", "length", "size", "count", "type", "limit", "budget", "dropout", "embedding", "mixing", "idx", "index"}
+    {"pattern", "regex", "dim", "id", "ids", "len", "length", "size", "count", "type", "limit", "budget", "dropout", "embedding", "mixing", "idx", "index"}
 )  # fmt: skip
 _BEFORE_TOKEN = frozenset(
     {"max", "min", "num", "n", "per", "cls", "pad", "mask", "eos", "bos", "unk", "sep", "special", "next", "image", "first", "last", "end", "start"}
@@ -59,6 +59,7 @@ _CREDENTIAL = (
     r"|\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeoprs]-[\w-]{10,}|sk-[\w-]{16,}|hf_[A-Za-z0-9]{16,}"
     r"|(AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|eyJ[\w-]{10,}\.[\w-]{6,}|dckr_pat_[\w-]{16,}|npm_[A-Za-z0-9]{20,}"
     r"|pypi-AgE[\w-]{16,}|SG\.[\w-]{16,}|[rsp]k_(live|test)_\w{10,}|dapi[0-9a-f]{32})"
+    r"|\bauthorization\W{1,6}\w+\s+\S{8,}|\bbearer\s+\S{12,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
     r"|" + _PAIR
 )
@@ -79,7 +80,18 @@ def secret_name(name: str) -> bool:
             if len(words) > 1:  # PWD itself is the working directory
                 return True
         elif word in ("pass", "pat", "auth", "sas", "secret", "secrets", "cookie"):
-            if after not in ("rate", "through", "count", "or") and (word != "pass" or len(words) > 1):
+            if after not in (
+                "rate",
+                "through",
+                "count",
+                "or",
+                "mode",
+                "type",
+                "method",
+                "backend",
+                "enabled",
+                "url",
+            ) and (word != "pass" or len(words) > 1):
                 return True
         elif word == "pin":
             if not after and (number or name.isupper()):  # PIN, CARD_PIN; no pin_memory
@@ -139,7 +151,15 @@ def is_plain(name: str, value: str) -> bool:
         and re.fullmatch(_PLAIN, value) is not None
         and not secret_name(name)
         and not looks_like_credential(value)
-        and not looks_random(value)
+        and (_is_digest(name) or not looks_random(value))
+    )
+
+
+def _is_digest(name: str) -> bool:
+    """Whether a variable of that name holds a digest or an id, which looks random and is no secret."""
+    words = {word.lower() for word in re.findall(_WORDS, name)}
+    return not words.isdisjoint(
+        {"sha", "md5", "hash", "digest", "checksum", "commit", "revision", "rev", "uuid", "etag", "id"}
     )
 
 
@@ -217,7 +237,11 @@ def secret_arguments(argv: Sequence[str]) -> tuple[MaskedArgument, ...]:
         elif match is not None and match[1] and not match[3] and not match[4] and secret_name(match[2]):
             pending = match[2]
         elif looks_like_credential(text):
-            found.append(MaskedArgument(number, f"argument {number}", text))
+            option = re.fullmatch(_OPTION, argv[number - 1]) if number > 1 else None
+            named = option is not None and option[1] and not option[3] and not option[4]
+            found.append(
+                MaskedArgument(number, option[2] if option and named else f"argument-{number}", text)
+            )
     return tuple(one for one in found if one.value)
 
 
@@ -386,7 +410,12 @@ def _forms(value: str) -> dict[str, str]:
         "json": json.dumps(value)[1:-1],
         "url": quote(encoded, safe=""),
         "hex": encoded.hex(),
-        "base64": base64.b64encode(encoded).decode("ascii").rstrip("="),
+    } | {
+        # A part of a longer text (`user:password`) is written in one of three ways.
+        f"base64+{k}": base64.b64encode(bytes(k) + encoded).decode("ascii")[
+            -(-8 * k // 6) : 8 * (k + len(encoded)) // 6
+        ]
+        for k in range(3)
     }
     return {form: text for form, text in forms.items() if not form or text != value}
 

@@ -19,6 +19,7 @@ from flor_dagster.recording.datafiles import watch_early
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.generators import early_entries, keep_early
 from flor_dagster.recording.identity import Topology, new_run_id
+from flor_dagster.recording.process_state import keep_early_state
 from flor_dagster.recording.ranks import find_rank, find_topology
 from flor_dagster.recording.session import PARENT_RUN, Session
 from flor_dagster.recording.settings import keeps_values
@@ -396,6 +397,7 @@ if not _off():
     keep_early()
     watch_early()
     variable_reads.watch()
+    keep_early_state()
     if _parent and _is_made() and os.environ.get("FLOR_ORIGIN") != "replay":
         _note_for_parent()
 

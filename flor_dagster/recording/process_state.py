@@ -38,12 +38,21 @@ _X_OPTIONS = ("dev", "utf8", "int_max_str_digits", "warn_default_encoding", "cpu
 """The `-X` options that a program can tell; the others profile or trace."""
 
 
+_early: dict[str, Any] = {}
+
+
+def keep_early_state() -> None:
+    """Remember what the program may change before its run begins."""
+    _early.update(umask=_umask(), limits=_limits())
+
+
 def read_process_state() -> dict[str, Any]:
-    """The facts of this process, as JSON holds them."""
+    """The facts of this process, as JSON holds them; umask and limits as they were when this package was imported."""
+    early = _early or {"umask": _umask(), "limits": _limits()}
     return {
         "flags": {name: int(getattr(sys.flags, name)) for name in _FLAGS if hasattr(sys.flags, name)},
         "options": interpreter_options(),
-        "umask": _umask(), "limits": _limits(), "affinity": _affinity(), "locale": _locale(),
+        "umask": early["umask"], "limits": early["limits"], "affinity": _affinity(), "locale": _locale(),
         "stdin": _standard_input(), "encodings": [sys.getfilesystemencoding(), getattr(sys.stdout, "encoding", None)],
     }  # fmt: skip
 

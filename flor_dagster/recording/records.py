@@ -58,6 +58,8 @@ class Records:
         self.calls: dict[tuple[int, int, str], int] = {}
         self._journal = journal
         self._root = root
+        self.moved: tuple[str, str] | None = None
+        """In a replay: the folder that its code lies in, and the one where the recorded run's lay, as JSON writes them."""
         self._troubles = troubles
         self._codes: list[Any] = []
         self.line, self.text = makers()
@@ -145,6 +147,8 @@ class Records:
     def _encoded(self, value: Any) -> bytes:
         """A value's text, without the secrets that this process knows."""
         text = encode(value, self.artifacts)
+        if self.moved is not None and self.moved[0] in text:
+            text = text.replace(*self.moved)
         return (known_secrets.mask(text) if known_secrets else text).encode()
 
     def _heat(self, name: str, site: Site) -> None:
@@ -198,7 +202,7 @@ class Records:
             self._calls_made += 1
             number = self._calls_made
             # A number that the journal does not know is not used again: the next record says it anew.
-            if self._journal.entry("n", number, name, file, function, line, column):
+            if self._journal.entry("n", number, known_secrets.mask(name), file, function, line, column):
                 self.calls[key] = number
         return number
 

@@ -78,6 +78,8 @@ class ReplaySession(Session):
             place, plan["entrypoint"], topology=_topology(plan), tags={}, origin="replay",
             args={k: decode(v) for k, v in plan["args"].items()}, versioned=True,
         )  # fmt: skip
+        if plan.get("recorded_root"):
+            self.records.moved = json.dumps(plan["root"])[1:-1], json.dumps(plan["recorded_root"])[1:-1]
 
     def _open_journal(self) -> JournalWriter:
         journal = JournalWriter(Path(self.plan["journal"]))
@@ -427,7 +429,12 @@ class ReplaySession(Session):
             if iteration is not None and iteration.execution is not None
             else 0
         )
-        failure = {"$": "error", "type": type(error).__name__, "message": str(error)[:1000], "line": old_line}
+        failure = {
+            "$": "error",
+            "type": type(error).__name__,
+            "message": known_secrets.mask(str(error))[:1000],
+            "line": old_line,
+        }
         self.journal.write(f"[{number},{context},{json.dumps(failure)}]\n".encode())
 
 

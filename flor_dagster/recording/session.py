@@ -236,7 +236,7 @@ class Session:
         script = ":" not in self.entrypoint and not self.entrypoint.startswith("<")
         return self.topology.header() | process_facts(self.place.home, script=script) | import_facts(self.place.root) | {
             "mode": self.mode, "entrypoint": self.entrypoint, "module": self.module,
-            "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": self._tags,
+            "root": str(self.place.root) if self._versioned else None, "origin": self._origin, "tags": _masked_texts(self._tags),
             "given": self._given_masked(), "parent": self.parent, "packages": self._packages,
             "nth": self.nth, "name": self.name,
         } | self._more  # fmt: skip
@@ -333,7 +333,7 @@ class Session:
 
     def add_tags(self, tags: Mapping[str, object]) -> None:
         """More free texts; a later one of the same name wins."""
-        self.journal.entry("t", {str(name): str(value) for name, value in tags.items()})
+        self.journal.entry("t", _masked_texts(tags))
 
     def keep_output(self, t: int, channel: str, source: str, text: str) -> None:
         """What the training printed or logged elsewhere, in the loop context where it did."""
@@ -485,3 +485,11 @@ class Session:
             "flor call, or start it with torchrun"
         )
         return {"rank": rank.number, "world_size": rank.world_size}
+
+
+def _masked_texts(texts: Mapping[str, object]) -> dict[str, str]:
+    """Tags, without likely secrets."""
+    return {
+        str(name): MASK if is_secret(str(name), str(value)) else known_secrets.mask(str(value))
+        for name, value in texts.items()
+    }

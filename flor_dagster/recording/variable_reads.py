@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from flor_dagster.recording.masking import known_secrets, secret_name
-from flor_dagster.recording.variables import OURS, is_machine, is_numeric, is_of_session
+from flor_dagster.recording.variables import OURS, is_machine, is_numeric, is_of_session, start_environment
 
 By = Literal["own", "library", "listed"]
 """Who read a variable: the program, or a library that configures it; another library; or the program, all of them at once."""
@@ -51,6 +51,7 @@ _OURSELVES = frozenset({__file__})
 _ENV_POSITION = 10
 """How many arguments of `subprocess.Popen` come before `env`."""
 _INSTALLED = r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)"
+_INSTALLED_AT = r"[/\\](?:site|dist)-packages[/\\]|[/\\]bin[/\\][^/\\]+$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ listeners: list[Callable[[Read], None]] = []
 """Told of each new read: the training run that is being recorded."""
 
 _set_here: set[str] = set()
+_set_early: set[str] = set()
+"""What a script had set by the time that reads were first noted: what it found at its start, it may have read before."""
 _early_modules: frozenset[str] = frozenset()
 """What had been imported by the time that reads were first noted."""
 _early_script: tuple[str, int] = ("", 0)
@@ -86,12 +89,23 @@ def watch() -> None:
         return
     _early_modules, _early_script = frozenset(sys.modules), _script_reached()
 
+    os.environ.__class__ = _noted_kind(kind)  # type: ignore[assignment]
+    if hasattr(os, "environb"):
+        os.environb.__class__ = os.environ.__class__  # type: ignore[assignment]
+    if _early_script[0] and re.search(_INSTALLED_AT, _early_script[0]) is None:
+        _note_changed_early()
+    _watch_children()
+
+
+def _noted_kind(kind: type) -> type:
+    """A subclass of the class of `os.environ` that notes what is read from it."""
+
     class _Noted(kind):  # type: ignore[misc, valid-type]
         """`os.environ`, with what is read from it noted."""
 
         _flor_notes = True
 
-        def __getitem__(self, key: str) -> str:
+        def __getitem__(self, key: Any) -> Any:
             try:
                 value = super().__getitem__(key)
             except KeyError:
@@ -102,17 +116,22 @@ def watch() -> None:
                 _note(key, value, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return value
 
-        def __setitem__(self, key: str, value: str) -> None:
+        def __len__(self) -> int:
+            _note_listing(sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            return super().__len__()
+
+        def __setitem__(self, key: Any, value: Any) -> None:
             super().__setitem__(key, value)
             _changed(key)
-            if type(key) is str and type(value) is str and key not in OURS and secret_name(key):
-                known_secrets.add({key: value})
+            name = _text(key)
+            if name not in OURS and secret_name(name):
+                known_secrets.add({name: _text(value)})
 
-        def __delitem__(self, key: str) -> None:
+        def __delitem__(self, key: Any) -> None:
             super().__delitem__(key)
             _changed(key)
 
-        def __iter__(self) -> Iterator[str]:
+        def __iter__(self) -> Iterator[Any]:
             _note_listing(sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             if len(_yielded) > _MAX_YIELDED:
                 _yielded.clear()
@@ -120,14 +139,25 @@ def watch() -> None:
                 _yielded[id(key)] = key
                 yield key
 
-        def copy(self) -> dict[str, str]:
+        def copy(self) -> dict[Any, Any]:
             _note_listing(sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            return {os.fsdecode(k): os.fsdecode(v) for k, v in _raw().items()}
+            return {self.decodekey(k): self.decodevalue(v) for k, v in _raw().items()}
 
     _Noted.__name__, _Noted.__qualname__ = kind.__name__, kind.__qualname__
     _Noted.__module__ = kind.__module__
-    os.environ.__class__ = _Noted  # type: ignore[assignment]
-    _watch_children()
+    return _Noted
+
+
+def _text(value: Any) -> str:
+    return os.fsdecode(value) if isinstance(value, str | bytes) else ""
+
+
+def _note_changed_early() -> None:
+    """What a script has set by now, it has not read from outside."""
+    started = start_environment()
+    now = {os.fsdecode(k): os.fsdecode(v) for k, v in _raw().items()}
+    _set_early.update(n for n in started.keys() | now.keys() if started.get(n) != now.get(n))
+    _set_here.update(_set_early)
 
 
 def _script_reached() -> tuple[str, int]:
@@ -149,7 +179,8 @@ def read_before(folder: Path, modules: dict[str, str], environment: dict[str, st
         modules: the modules that are loaded: name → source file.
         environment: what the process was started with.
     """
-    candidates = {n for n in environment if n not in reads and n not in _set_here and not _skipped(n)}
+    own = _set_here - _set_early
+    candidates = {n for n in environment if n not in reads and n not in own and not _skipped(n)}
     for module, file in modules.items():
         if not candidates:
             return
@@ -160,7 +191,7 @@ def read_before(folder: Path, modules: dict[str, str], environment: dict[str, st
         line = sys.maxsize if module != "__main__" and module in _early_modules else 0
         if file == _early_script[0]:
             line = _early_script[1]
-        if line and ("environ" in text or "getenv" in text) and _computes_names(text, line):
+        if line and _computes_names(text, line):
             for name in sorted(candidates):
                 _keep(Read(name, "listed", environment[name]))
         for name in sorted(
@@ -171,7 +202,12 @@ def read_before(folder: Path, modules: dict[str, str], environment: dict[str, st
 
 
 def _computes_names(text: str, before: int) -> bool:
-    """Whether a source reads environment variables, above a line, whose names do not stand there."""
+    """Whether a source may read environment variables, above a line, whose names do not stand there.
+
+    By itself, through a process that it starts, or through a library that reads them for it.
+    """
+    if not re.search(_READERS, text):
+        return False
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(text)
@@ -194,7 +230,69 @@ def _computes_names(text: str, before: int) -> bool:
             name = node.attr if isinstance(node, ast.Attribute) else node.id
             if name in ("environ", "environb", "getenv", "getenvb") and node.lineno < before:
                 environs.append(node)
-    return any(id(node) not in named for node in environs)
+        if isinstance(node, ast.Call) and node.lineno < before and _reads_all(node):
+            return True
+    return any(id(node) not in named for node in environs) or _calls_reader(tree, before)
+
+
+_READERS = r"environ|getenv|subprocess|popen|Popen|system|spawn|expandvars|\bexec\b|\beval\b|" + "|".join(
+    sorted(_FOR_THE_PROGRAM - {"environ"})
+)
+_STARTS = frozenset(
+    {
+        "Popen", "check_output", "check_call", "getoutput", "getstatusoutput", "popen", "spawnl", "spawnlp", "spawnv", "spawnvp",
+        "posix_spawn", "create_subprocess_exec", "create_subprocess_shell",
+    }
+)  # fmt: skip
+
+
+def _reads_all(call: ast.Call) -> bool:
+    """Whether a call starts a process with this environment, or looks up names that stand in a text."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    owner = getattr(getattr(function, "value", None), "id", "")
+    if (
+        name in _STARTS
+        or (owner == "subprocess" and name in ("run", "call"))
+        or (owner == "os" and name == "system")
+    ):
+        return not any(keyword.arg == "env" for keyword in call.keywords)
+    return name == "expandvars" or (isinstance(function, ast.Name) and name in ("exec", "eval"))
+
+
+def _calls_reader(tree: ast.Module, before: int) -> bool:
+    """Whether code that runs when its module is loaded calls what may read the environment for it.
+
+    That is what it imports from a library that does so, and what it defines itself where it imports one.
+    """
+    libraries: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            libraries |= {
+                a.asname or a.name for a in node.names if a.name.partition(".")[0] in _FOR_THE_PROGRAM
+            }
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in _FOR_THE_PROGRAM:
+            libraries |= {a.asname or a.name for a in node.names}
+    libraries.discard("load_dotenv")  # which reads what stands in its file, by the names there
+    if not libraries:
+        return False
+    own = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    for statement in tree.body:
+        if (
+            isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            or statement.lineno >= before
+        ):
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call) and node.lineno < before and _root(node.func) in libraries | own:
+                return True
+    return False
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -211,11 +309,13 @@ def _skipped(name: str) -> bool:
 
 
 def _changed(key: Any) -> None:
-    if isinstance(key, str):
-        _set_here.add(key)
+    if isinstance(key, str | bytes):
+        _set_here.add(os.fsdecode(key))
 
 
-def _note(name: Any, value: str | None, frame: FrameType | None) -> None:
+def _note(name: Any, value: Any, frame: FrameType | None) -> None:
+    if type(name) is bytes:
+        name, value = os.fsdecode(name), _text(value) if value is not None else None
     known = reads.get(name)
     if (known is not None and known.by == "own") or name in _set_here or type(name) is not str:
         return
@@ -276,6 +376,22 @@ def _watch_children() -> None:
         plain(self, *positional, **named)
 
     subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
+    for name in ("system", "spawnv", "spawnvp"):
+        if hasattr(os, name):
+            setattr(os, name, _noting(getattr(os, name)))
+
+
+def _noting(start: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of `os` that starts a process with this environment."""
+
+    @functools.wraps(start)
+    def noted(*positional: Any, **named: Any) -> Any:
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if _reader(frame)[0] == "own":
+            _note_all()
+        return start(*positional, **named)
+
+    return noted
 
 
 def _note_all() -> None:

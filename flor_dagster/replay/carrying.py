@@ -306,6 +306,7 @@ class Carrier:
                 share=self._share(statement, now.placed), approximate=self._approximate, branches=self._branches,
                 firing=self._firing(statement, now.placed, now.loops, result),
                 supplied=self._record.given.supplied if self._record.given is not None else (),
+                world=self._record.given.world if self._record.given is not None else "",
             )
             for statement in now.todo
         ]  # fmt: skip

@@ -54,6 +54,7 @@ def place_detail(row: PlacementRow) -> dict[str, Any]:
 def answered_cell(
     run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
     row: PlacementRow, share: Share, approximate: str, branches: Sequence[str] = (), firing: Firing, supplied: Sequence[str] = (),
+    world: str = "",
 ) -> CellRow:  # fmt: skip
     """The cell of a statement that a replay came through with.
 
@@ -68,6 +69,7 @@ def answered_cell(
         approximate: why the version may not be what ran; empty where it is.
         branches: places of branches on a value of the clock, the process or the machine.
         supplied: what the asker gave in the place of what the run had, in words.
+        world: tells these values from those of another asker, who supplies something else; see `given.world_of`.
         firing: how often it fired, and was to be expected to.
     """
     file, placement = placed.placements[statement.id]
@@ -99,6 +101,8 @@ def answered_cell(
         "file": file, "line": placement.lines[0], "plan": attempt.sentence, "tail": list(attempt.tail)[-5:],
         "segments": len(attempt.outcomes), "diagnosis": attempt.diagnosis,
     }  # fmt: skip
+    if world:
+        detail["world"] = world
     detail["place"] = place_detail(row)
     if firing.otherwise and verdict.fidelity != "diverged":
         detail["firing"] = {"fired": firing.fired, "expected": firing.expected, "sentence": firing.sentence}

@@ -119,7 +119,10 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     work = clone.place / "replays" / f"{job.replay_id}.{job.part}"
     held = contextlib.ExitStack()
     try:
-        checkout = clone.checkout(job.run.commit, work)
+        # Its last part is the repository's own name: experiments are named after their folder.
+        checkout = clone.checkout(
+            job.run.commit, work / (Path(job.record.header.get("root") or "").name or "checkout")
+        )
         inputs = read_inputs(job.home, job.run.id, job.record)
         left_out: list[str] = []
         data = _put_data(inputs, job, checkout.path, left_out)

@@ -6,6 +6,7 @@ paths, what the asker supplies, and nothing else. What can't be given back is na
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Given:
         notes: what libraries read and is not as it was.
         supplied: what the asker gave, in words; it stands in the answers.
         doubt: why no answer can be exact; empty where one can.
+        world: tells what the asker supplied from what others do, where an answer depends on it; see `world_of`.
     """
 
     environment: Mapping[str, str] = field(repr=False)
@@ -61,6 +63,7 @@ class Given:
     notes: tuple[str, ...] = ()
     supplied: tuple[str, ...] = ()
     doubt: str = ""
+    world: str = ""
 
 
 def given_back(
@@ -82,8 +85,8 @@ def given_back(
     for read in _reads(record):
         giving.variable(read)
     for number, name, digest in header.get("masked") or ():
-        giving.secret(f"its argument {name}", name, digest)
-        giving.used.add(f"argument {number}")
+        giving.secret("its " + (name if name.startswith("argument-") else f"argument {name}"), name, digest)
+        giving.used.add(f"argument-{number}")
     for argument, value in record.args.items():
         for name, digest in masked_names(value).items():
             # What stands in the code itself, the code has: the replay compares it.
@@ -95,8 +98,18 @@ def given_back(
     options = (header.get("process") or {}).get("options") or ()
     return Given(
         giving.environment, giving.secrets, tuple(options), tuple(giving.missing), tuple(giving.notes),
-        tuple(giving.supplied), "; ".join(giving.doubts),
+        tuple(giving.supplied), "; ".join(giving.doubts), world_of(home, supplied) if giving.others else "",
     )  # fmt: skip
+
+
+def world_of(home: Path, supplied: Mapping[str, str]) -> str:
+    """A keyed digest of what an asker supplies: an answer of one world is none in another. Empty where nothing is supplied."""
+    if not supplied:
+        return ""
+    try:
+        return keyed_digest(project_key(home), json.dumps(sorted(supplied.items())))
+    except OSError as error:
+        raise ReplayError(f"the key of {home} can't be read: {error}") from error
 
 
 def _reads(record: RunRecord) -> list[VariableRead]:
@@ -127,6 +140,8 @@ class _Giving:
         self.notes: list[str] = []
         self.supplied: list[str] = []
         self.doubts: list[str] = []
+        self.others = False
+        """Whether the asker gave another value than the recorded one."""
         self.used: set[str] = set()
         self._listed: list[str] = []
 
@@ -139,6 +154,7 @@ class _Giving:
                 self.environment[name] = value
                 if variables.get(name) != value:
                     was = variables.get(name, "not set")
+                    self.others = True
                     self.supplied.append(f"{name}={value} was given by the asker; it was {was}")
                     self.doubts.append(f"{name} was {was} and is {value}")
         for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
@@ -234,6 +250,7 @@ class _Giving:
 
     def _other(self, name: str) -> None:
         """The asker gives another value: what depends on it, nobody knows, not even of a token."""
+        self.others = True
         words = f"{name} was given by the asker, with another value than the recorded one"
         self.supplied.append(words)
         self.doubts.append(words)

@@ -19,7 +19,7 @@ from flor_dagster.replay.cells import plain_cell, waiting_cell
 from flor_dagster.replay.coverage import NOWHERE, Share, common_of, covered_by_asking, is_all, read_coverage
 from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
-from flor_dagster.replay.given import given_back
+from flor_dagster.replay.given import given_back, world_of
 from flor_dagster.replay.holding import Held, held_by, said_by
 from flor_dagster.replay.iterations import absent_loops
 from flor_dagster.replay.locked import Lock, ask_environment, find_lock
@@ -102,6 +102,10 @@ class Preparer:
 
     def _prepare_run(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> Prepared:
         cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
+        if any("world" in c.detail for c in cells.values()):
+            # What was answered with other variables than the run had is asked anew by who supplies others, or none.
+            mine = world_of(self._workspace.home, {**self._workspace.supply(), **question.variables})
+            cells = {number: c for number, c in cells.items() if c.detail.get("world", mine) == mine}
         settled, placements, todo = self._known(run, statements, question, cells)
         record: RunRecord | None = None
         environment: Environment | None = None

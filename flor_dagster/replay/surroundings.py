@@ -109,7 +109,8 @@ def foreseen_differences(record: RunRecord, given: Given, interpreter: str, *, p
     """
     header = record.header
     hardware = hardware_differences(header.get("hardware") or {}, _this_machine())
-    found = [*given.supplied, *given.notes, *hardware]
+    supplied = [words for words in given.supplied if not words.endswith("its recorded value")]
+    found = [*supplied, *given.notes, *hardware]
     if given.doubt and given.doubt not in found:
         found.append(f"its answers can't be exact: {given.doubt}")
     recorded = library_facts_of(record)

@@ -81,7 +81,7 @@ SECRETS = (
 )
 NO_SECRETS = (
     "PWD max_tokens num_tokens token_dim cls_token author KEYS n_keys key compass pass_rate monkey LR DATA_DIR TOKENIZERS_PARALLELISM "
-    "vocab_token_ids hidden_dim passes keyboard tokenizer secretary_model_of bypass patience authentic pin_memory PIN_MEMORY opinion pin connections"
+    "vocab_token_ids hidden_dim passes keyboard tokenizer secretary_model_of bypass patience authentic pin_memory PIN_MEMORY opinion pin connections TOKEN_PATTERN auth-mode"
 )
 
 
@@ -270,6 +270,55 @@ def test_names_that_are_computed_before_the_package_is_imported_are_a_listing(tm
     assert [one["EARLY_RATE"] for one in found] == ["own", "own"]
 
 
+@pytest.mark.parametrize(
+    "early",
+    [
+        "import subprocess\nsubprocess.run('true', shell=True)",
+        "os.system('true')",
+        "os.spawnl(os.P_WAIT, '/bin/true', 'true')",
+        "os.path.expandvars('$EARLY_RATE')",
+        'exec(\'__import__("os").getenv("EARLY_" + "RATE")\')',
+        "import pydantic_settings\nclass C(pydantic_settings.BaseSettings):\n    early_rate: str = ''\nC()",
+        "import click\n@click.command()\n@click.option('--rate')\ndef main(rate): pass\nmain([], standalone_mode=False, auto_envvar_prefix='EARLY')",
+        "[k for k in os.environb if k.startswith(b'EARLY')]",
+    ],
+)
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_however_the_environment_is_read_at_once_it_is_a_listing(
+    tmp_path: Path, early: str, *, before: bool
+) -> None:
+    if not before and "click" in early:
+        return  # by then it is seen which ones
+    project = Project(tmp_path / "p", git=True)
+    begin = "import flor_dagster as flor\n"
+    text = f"import os\n{early}\n{begin}" if before else f"import os\n{begin}{early}\n"
+    found = {p[1]: p[4] for p in project.run(f"{text}flor.log('x', 1)\n", EARLY_RATE="0.5").of("r")}
+    assert found["EARLY_RATE"] == "0.5"
+
+
+def test_a_library_that_is_only_imported_has_read_nothing(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", git=True)
+    run = project.run(
+        "import logging, click, pydantic_settings\nlog = logging.getLogger('x')\n"
+        "import flor_dagster as flor\n@click.command()\ndef main(): flor.log('x', 1)\nmain([], standalone_mode=False)\n",
+        EARLY_RATE="0.5",
+    )
+    assert "EARLY_RATE" not in {p[1] for p in run.of("r")}
+
+
+def test_what_a_script_changed_before_the_package_is_imported_is_kept_as_it_found_it(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", git=True)
+    run = project.run(
+        "import os\nos.environ['FOUND'] = os.environ.get('FOUND', '') + 'x'\nos.environ['MADE'] = '1'\n"
+        "import flor_dagster as flor\nos.umask(0o077)\nos.environ['FOUND'], os.environ['MADE']\nflor.log('x', 1)\n",
+        FOUND="7",
+    )  # fmt: skip
+    found = {p[1]: p[4] for p in run.of("r")}
+    assert found["FOUND"] == "7"
+    assert "MADE" not in found
+    assert run.of("flor")[0][2]["process"]["umask"] != 0o077
+
+
 @pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
 def test_what_processes_read_that_the_training_makes_for_its_work_it_has_read(
     tmp_path: Path, how: str
@@ -328,6 +377,9 @@ flor.log("space", argparse.Namespace(auth_token=bytes.fromhex(os.environ["A"]).d
 os.environ["MADE_TOKEN"] = bytes.fromhex(os.environ["M"]).decode()
 made = os.environ["MADE_TOKEN"]
 for text in (nested, field, made):
+    flor.log("basic", base64.b64encode(f"user:{text}".encode()).decode())
+    flor.tags(owner=text)
+    flor.log("key " + text, 1)
     flor.log("forms", [text, repr(text), urllib.parse.quote(text, safe=""), base64.b64encode(text.encode()).decode(), text.encode().hex()])
 """
     project = Project(tmp_path / "p", git=True)
@@ -337,7 +389,8 @@ for text in (nested, field, made):
     text = run.path.read_text()
     for word in words.values():
         forms = {word, repr(word)[1:-1], json.dumps(word)[1:-1], quote(word, safe=""), word.encode().hex()}
-        forms.add(base64.b64encode(word.encode()).decode().rstrip("="))
+        forms.add(base64.b64encode(word.encode()).decode()[:-4])
+        forms.add(base64.b64encode(f"user:{word}".encode()).decode()[8:-4])
         assert not [form for form in forms if form in text], word
 
 

@@ -239,6 +239,69 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
     assert values(lab, "total") == [1.5, 1.5]
 
 
+def test_a_value_made_of_the_folders_path_is_the_recorded_folders(lab: Lab) -> None:
+    text = """
+import os
+from pathlib import Path
+import flor_dagster as flor
+for epoch in flor.loop("epoch", range(2)):
+    flor.log("here", os.getcwd())
+    #? flor.log("name", [Path(__file__).resolve().parent.name, Path.cwd().name, os.path.abspath("x")])
+"""
+    write(lab, text)
+    train(lab)
+    (answer,) = ask(lab, text, "name").values()
+    assert answer.cell.fidelity == "exact", answer.cell.sentence
+    assert values(lab, "name") == [[lab.root.name, lab.root.name, str(lab.root / "x")]] * 2
+
+
+def test_an_answer_of_another_world_is_none_for_who_supplies_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+import os
+import flor_dagster as flor
+for epoch in flor.loop("epoch", range(2)):
+    flor.log("n", epoch)
+    #? flor.log("rate", os.environ["RATE"])
+"""
+    text = text.replace("import os\n", "import os\nrate = os.environ['RATE']\n")
+    write(lab, text)
+    train(lab, RATE="5")
+    (answer,) = ask(lab, text, "rate", variables={"RATE": "6"}).values()
+    assert answer.cell.fidelity == "unverified"
+    assert values(lab, "rate") == ["6", "6"]
+    for _ in range(2):
+        (answer,) = ask(lab, text, "rate").values()
+        assert answer.cell.fidelity == "exact", answer.cell.sentence
+        assert values(lab, "rate") == ["5", "5"]
+
+
+def test_a_statement_that_fails_tells_no_secret(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+import os
+import flor_dagster as flor
+token = os.environ["SERVICE_TOKEN"]
+key = token.encode()
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        key = key + b"."
+    flor.log("n", epoch)
+    #? flor.log("number", int(token))
+    #? flor.log("length", len(key))
+"""
+    write(lab, text)
+    train(lab, SERVICE_TOKEN=SECRET)
+    monkeypatch.setenv("SERVICE_TOKEN", SECRET)
+    answers = ask(lab, text, "number", "length")
+    assert "ValueError" in answers["number"].cell.sentence
+    assert answers["length"].cell.fidelity == "exact", answers["length"].cell.sentence
+    assert values(lab, "length") == [len(SECRET) + 2, len(SECRET) + 4]
+    forms = [SECRET.encode(), SECRET.encode().hex().encode()]
+    kept = [p for p in (lab.root / ".flor").rglob("*") if p.is_file()]
+    assert not [p for p in kept if any(form in p.read_bytes() for form in forms)]
+
+
 def test_what_depends_on_the_standard_input_is_never_exact(lab: Lab) -> None:
     text = """
 import sys
