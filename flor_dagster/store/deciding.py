@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from flor_dagster.errors import StoreError
 from flor_dagster.store import schema
 from flor_dagster.store.decisions import Taking, counts, everything, take, take_again
+from flor_dagster.store.duplicates import find_duplicates
 from flor_dagster.store.models import Rebuilt
 from flor_dagster.store.schema import counters
 
@@ -105,6 +106,15 @@ class Decider:
             return written
         except OSError as error:
             raise StoreError(f"nothing was decided, since {ledger.path} can't be written: {error}") from error
+
+    def merge_duplicates(self) -> None:
+        """Make statements one that an earlier release let two processes register twice."""
+        with self._database.read() as connection:
+            if next(find_duplicates(connection), None) is None:
+                return
+        with self.begin() as decide:
+            for key, first in list(find_duplicates(decide.connection)):
+                decide("merge", statement=key, into=first)
 
     # Taking in ---------------------------------------------------------------------------------------------------------
 

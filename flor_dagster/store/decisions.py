@@ -5,6 +5,7 @@ Runs are meant by their ids, statements by their keys, times are nanoseconds sin
     run          id, key, seq             a run was taken in: its key, its number among those that are over
     statement    key, …, identity         a statement became known
     form         statement, identity      another identity means it
+    merge        statement, into          two statements turned out to be one
     question     statement, question      it is an open question, or is none any more
     link         scope, file, line, name, statement; column where the line has several
     placement    statement, commit, …     where it stands in a version, or why it is refused
@@ -29,6 +30,7 @@ from flor_dagster.errors import FlorError, StoreError, UnknownNameError
 from flor_dagster.recording.layout import run_folder
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store import statements
+from flor_dagster.store.duplicates import merge
 from flor_dagster.store.ingest import Forced, ingest, look
 from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, StatementRow
 from flor_dagster.store.packing import label, to_json
@@ -122,6 +124,12 @@ def _form(taking: Taking, fields: Fields) -> None:
     statements.add_form(taking.connection, taking.statement(fields["statement"]).id, fields["identity"])
 
 
+def _merge(taking: Taking, fields: Fields) -> None:
+    other, first = taking.statement(fields["statement"]), taking.statement(fields["into"])
+    if other.id != first.id:
+        merge(taking.connection, other.id, other.key, first.id)
+
+
 def _question(taking: Taking, fields: Fields) -> None:
     here = statement_table.c.id == taking.statement(fields["statement"]).id
     taking.connection.execute(update(statement_table).where(here).values(question=int(fields["question"])))
@@ -195,7 +203,7 @@ def _approximate(taking: Taking, fields: Fields) -> None:
 
 
 _KINDS: Mapping[str, Callable[[Taking, Fields], Any]] = {
-    "run": _run, "statement": _statement, "form": _form, "question": _question, "link": _link, "placement": _placement,
+    "run": _run, "statement": _statement, "form": _form, "merge": _merge, "question": _question, "link": _link, "placement": _placement,
     "confirm": _confirm, "cell": _cell, "replay": _replay, "commit": _commit, "failed": _failed, "approximate": _approximate,
 }  # fmt: skip
 

@@ -60,6 +60,7 @@ class LogStore:
         ledger = None if home is None else Ledger(ledger_path(database, home))
         self._decider = Decider(database, ledger, home)
         self._decider.catch_up()
+        self._decider.merge_duplicates()
         self.problems: dict[str, str] = {}
 
     @classmethod
@@ -350,28 +351,51 @@ class LogStore:
 
         An `identity` that is known gives back the statement that it means, unchanged.
         """
-        row: dict[str, Any] = {
-            "name": name,
-            "expression": label(expression),
-            "file": label(file),
-            "function": label(function),
-            "loops": to_json(list(loops)),
-            "ordinal": ordinal,
-            "line": line,
-            "question": int(question),
-            "source": label(source),
-            "created": time.time_ns(),
-        }
+        row = _statement_row(
+            name, expression, file=file, function=function, loops=loops, ordinal=ordinal, line=line,
+            question=question, source=source,
+        )  # fmt: skip
         with self._decider.begin() as decide:
             known = None if identity is None else statements.find_form(decide.connection, identity)
             return known if known is not None else decide("statement", identity=identity, **row)
 
-    def add_form(self, statement_id: int, identity: str) -> None:
-        """Say that another identity means this statement; one that is taken stays as it is."""
+    def find_or_add_statement(
+        self, identity: str, seen: Collection[int], name: str, expression: str, **where: Any
+    ) -> tuple[StatementRow, bool] | None:
+        """The statement that an identity means, made in the same transaction where there is none; whether it is new.
+
+        Args:
+            identity: what it is known by.
+            seen: the ids of the statements of this name that were found to be others.
+            name: as in `add_statement`.
+            expression: as in `add_statement`.
+            **where: as in `add_statement`.
+
+        Returns:
+            None where somebody made one of this name that was not seen: it may be the same.
+        """
+        row = _statement_row(name, expression, **where)
         with self._decider.begin() as decide:
-            if statements.find_form(decide.connection, identity) is None:
-                key = statements.key_of(decide.connection, statement_id)
-                decide("form", statement=key, identity=identity)
+            known = statements.find_form(decide.connection, identity)
+            if known is not None:
+                return known, False
+            if statements.ids_of_name(decide.connection, name) - set(seen):
+                return None
+            return decide("statement", identity=identity, **row), True
+
+    def add_form(self, statement_id: int, identity: str) -> StatementRow:
+        """Say that another identity means this statement; one that is taken stays as it is.
+
+        Returns:
+            The statement that the identity means.
+        """
+        with self._decider.begin() as decide:
+            known = statements.find_form(decide.connection, identity)
+            if known is not None:
+                return known
+            key = statements.key_of(decide.connection, statement_id)
+            decide("form", statement=key, identity=identity)
+            return statements.by_key(decide.connection, key)
 
     def find_form(self, identity: str) -> StatementRow | None:
         """The statement that an identity means."""
@@ -674,6 +698,32 @@ class LogStore:
     def _run_of_id(self, run_id: str) -> RunRow:
         with self._database.read() as connection:
             return rows.run_rows(connection, select(runs).where(runs.c.id == run_id))[0]
+
+
+def _statement_row(
+    name: str,
+    expression: str,
+    *,
+    file: str,
+    function: str = "<module>",
+    loops: Sequence[str] = (),
+    ordinal: int = 0,
+    line: int = 0,
+    question: bool = False,
+    source: str = "",
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "expression": label(expression),
+        "file": label(file),
+        "function": label(function),
+        "loops": to_json(list(loops)),
+        "ordinal": ordinal,
+        "line": line,
+        "question": int(question),
+        "source": label(source),
+        "created": time.time_ns(),
+    }
 
 
 def ledger_path(database: Database, home: Path) -> Path:
