@@ -46,7 +46,9 @@ _NO_FILE = (
 
 @dataclass(slots=True)
 class Prepared:
-    """One run's share of a question, worked out. `earlier` are cells of which earlier questions answered a part that counts."""
+    """One run's share of a question, worked out. `earlier` are cells of which earlier questions answered a part that counts,
+    `known` all that were there.
+    """
 
     plan: RunPlan
     record: RunRecord | None
@@ -55,6 +57,7 @@ class Prepared:
     loops: LoopPlan | None
     settled: dict[int, CellRow]
     earlier: dict[int, CellRow] = field(default_factory=dict[int, CellRow])
+    known: Mapping[int, CellRow] = field(default_factory=dict[int, CellRow])
     lock: Lock | None = None
 
 
@@ -150,7 +153,7 @@ class Preparer:
             {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": self._warnings(run, record, environment)} if loops else {},
             likely,
         )  # fmt: skip
-        return Prepared(plan, record, placed, placements, loops, settled, earlier, lock)
+        return Prepared(plan, record, placed, placements, loops, settled, earlier, cells, lock)
 
     def _known(
         self,
@@ -271,6 +274,25 @@ class Preparer:
         if question.without_checkpoints or len(record.ranks) > 1:
             return {}
         return {number: cell for number, cell in cells.items() if read_coverage(cell)}
+
+    def answered(self, item: Prepared, cell: CellRow | None, question: Question) -> CellRow | None:
+        """A cell that another asker has answered since a run's share was worked out; None where there is something to do.
+
+        What it answered of others counts from here on as answered earlier.
+        """
+        if cell is None or cell == item.known.get(cell.statement_id):
+            return None
+        if cell.settled:
+            return cell
+        if item.record is None or cell.statement_id not in self._earlier(
+            item.record, {cell.statement_id: cell}, question
+        ):
+            return None
+        item.earlier[cell.statement_id] = cell
+        if question.iterations is None:
+            return None
+        asked = covered_by_asking(item.record, question.iterations)
+        return _answered_before(cell) if asked and read_coverage(cell).holds(asked) else None
 
     def share(
         self, item: Prepared, statement: StatementRow, placed: PlacedVersion, question: Question
