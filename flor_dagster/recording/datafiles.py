@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.recording.descriptors import Identity, identity, open_apart
 from flor_dagster.recording.journal import retire
 from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
 
@@ -91,6 +92,7 @@ class _Target:
 
     folder: Path
     fd: int
+    identity: Identity | None
     kept: int = 0
     copies: int = 0
 
@@ -123,8 +125,8 @@ class Files:
         """
         with contextlib.suppress(OSError):
             self._root, self._home, self._pid = f"{root}{os.sep}", f"{home}{os.sep}", os.getpid()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            target = _Target(folder, os.open(folder / FILE_NAME, flags, 0o644))
+            fd = open_apart(folder / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            target = _Target(folder, fd, identity(fd))
             self._write([], {"begun": begun if first else time.time_ns()}, to=(target,))
             for path, status in list(self._noted.items()):
                 if not path.startswith(self._home):
@@ -142,7 +144,7 @@ class Files:
             with contextlib.suppress(OSError):
                 self._write([], {"digests": self._digests()}, to=(target,))
         self._targets = tuple(one for one in self._targets if one is not target)
-        retire(target.fd)
+        retire(target.fd, target.identity)
 
     def _digests(self) -> dict[str, str]:
         """Of small files that are still what they were when they were read, or were until the training wrote over them."""
@@ -279,6 +281,9 @@ class Files:
     def _write(self, *parts: Any, to: tuple[_Target, ...]) -> None:
         line = json.dumps(parts).encode() + b"\n"
         for one in to:
+            if identity(one.fd) != one.identity:  # the program closed it
+                one.fd = open_apart(one.folder / FILE_NAME, os.O_WRONLY | os.O_APPEND)
+                one.identity = identity(one.fd)
             os.write(one.fd, line)
 
 

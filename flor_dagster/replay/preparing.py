@@ -46,8 +46,9 @@ _NO_FILE = (
 
 @dataclass(slots=True)
 class Prepared:
-    """One run's share of a question, worked out. `earlier` are cells of which earlier questions answered a part that counts,
-    `known` all that were there.
+    """One run's share of a question, worked out.
+
+    `earlier` are cells of which earlier questions answered a part that counts, `known` all that were there.
     """
 
     plan: RunPlan
@@ -491,6 +492,7 @@ class Preparer:
     def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
         """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
         store = self._checkpoints
+        store.pin(run.id, {name: digest for one in record.ranks for name, digest in one.pinned.items()})
         chains = frozenset(chain for target in targets for chain in target.reads.chains)
 
         said = {name: facts for one in record.ranks for name, facts in one.facts.items()}

@@ -97,6 +97,11 @@ class RunRecord:
         return (self, *self.peers)
 
     @property
+    def pinned(self) -> dict[str, str]:
+        """Checkpoint → digest of its manifest; those of older releases have none."""
+        return {name: str(facts["digest"]) for name, facts in self.facts.items() if "digest" in facts}
+
+    @property
     def rank(self) -> int:
         """Whose journal it is."""
         return int(self.header.get("rank") or 0)
