@@ -31,6 +31,7 @@ from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.placing import VersionPlacer
+from flor_dagster.replay.reserve import keep_reserve
 from flor_dagster.replay.users import user_name
 from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
@@ -111,6 +112,7 @@ class Workspace:
                 "with its version of the code: go to the project's folder, name it with --project, or run `git init` there."
             )
         layout.ensure_home(located.home)
+        keep_reserve(located.home)
         store = LogStore.open(store_url or located.home / "flor.db", home=located.home)
         return cls(Repository(located.root), located.home, store, entrypoints)
 

@@ -36,15 +36,22 @@ from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, Statemen
 from flor_dagster.store.packing import label, to_json
 from flor_dagster.store.rows import moment, nanoseconds, run_number
 from flor_dagster.store.schema import (
+    args,
     call_sites,
     cells,
+    checkpoints,
     confirmations,
+    contexts,
     journals,
+    loops,
     names,
+    outputs,
     placements,
     records,
     replays,
+    run_warnings,
     runs,
+    uncaptured,
     versions,
 )
 from flor_dagster.store.schema import statement_forms as forms
@@ -352,6 +359,33 @@ def counts(connection: Connection) -> dict[str, set[Any]]:
         },
         "journals": {tuple(row) for row in connection.execute(_journals_that_count())},
     }
+
+
+def amounts(connection: Connection) -> dict[tuple[str, str, str], int]:
+    """How much there is of every journal that counts: (kind, run's key, journal's name) → rows."""
+    j = journals.c
+    found: dict[tuple[str, str, str], int] = {}
+    for kind, table in _OF_JOURNALS.items():
+        query = select(runs.c.key, j.name, func.count()).select_from(table)
+        query = query.join(journals, j.journal == table.c.journal).join(runs, runs.c.run == j.run)
+        for key, name, count in connection.execute(query.group_by(runs.c.key, j.name)):
+            found[kind, key, name] = count
+    for kind, table in _OF_RANKS.items():
+        here = table.c.loop > 0 if kind == "loop executions" else table.c.ctx > 0
+        query = select(runs.c.key, table.c.rank, func.count()).join(runs, runs.c.run == table.c.run)
+        for key, rank, count in connection.execute(query.where(here).group_by(runs.c.key, table.c.rank)):
+            found[kind, key, f"journal.{rank}.jsonl"] = count
+    query = select(runs.c.key, func.count()).select_from(args).join(runs, runs.c.run == args.c.run)
+    for key, count in connection.execute(query.group_by(runs.c.key)):
+        found["arguments", key, "its journals"] = count
+    return found
+
+
+_OF_JOURNALS = {
+    "values": records, "checkpoints": checkpoints, "warnings": run_warnings, "lines of output": outputs,
+    "uncaptured states": uncaptured,
+}  # fmt: skip
+_OF_RANKS = {"loop executions": loops, "loop contexts": contexts}
 
 
 def _journals_that_count() -> Select[Any, Any]:
