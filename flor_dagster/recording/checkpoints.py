@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flor_dagster.errors import CheckpointError, DamagedCheckpointError
+from flor_dagster.errors import ODD, CheckpointError, DamagedCheckpointError, odd_content
 from flor_dagster.recording.descriptors import close_own, identity, open_apart
 from flor_dagster.recording.layout import name_in
 from flor_dagster.recording.memory import LEAST_BYTES, Block, Copy, KnownMemory
@@ -151,7 +151,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"checkpoint {name} of training run {run} is not there any more: {path}"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *ODD) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} can't be read at {path}: {error}"
             ) from error
@@ -168,6 +168,11 @@ class CheckpointStore:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} was altered on disk: {path}"
             )
+        with odd_content(f"checkpoint {name} of training run {run} at {path}", DamagedCheckpointError):
+            return self._manifest(run, name, rest, pinned)
+
+    def _manifest(self, run: str, name: str, rest: bytes, pinned: str | None) -> Manifest:
+        path = self.manifest_path(run, name)
         fields = json.loads(rest.partition(b"\n")[2])
         if pinned is None and (fields["run"], fields["name"]) != (run, name):
             # A resumed run shares the manifests of the one that it goes on from: its journal says which.
@@ -193,7 +198,7 @@ class CheckpointStore:
             if header["flor-checkpoint"] == FORMAT and isinstance(objects, dict):
                 sizes = {str(digest): int(size) for digest, size in objects.items()}
                 return Stored(run, name, header["series"], header["number"], sizes, path.stat().st_size)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *ODD) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} can't be read at {path}: {error}"
             ) from error

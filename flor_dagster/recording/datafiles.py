@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -317,9 +318,22 @@ def files() -> Files:
     if _watched is None:
         _watched = Watched(io.open)
         # One object by both names, as before.
-        io.open = builtins.open = _watched  # type: ignore[assignment]
+        plain, io.open = io.open, _watched  # type: ignore[assignment]
+        builtins.open = _watched  # type: ignore[assignment]
+        _replace_kept(plain, _watched)
         listen_to_questions(_watched.files)
     return _watched.files
+
+
+def _replace_kept(plain: Any, watched: Watched) -> None:
+    """What was imported before may keep the real `open` by a name, or in a table, of its own: numpy's readers do."""
+    for holder in gc.get_referrers(plain):
+        # A class's names are looked up past its dictionary; the interpreter's own module stays as it is.
+        if type(holder) is not dict or "__module__" in holder or holder.get("__name__") in ("_io", __name__):
+            continue
+        names: dict[Any, Any] = holder
+        for name in [name for name, value in names.items() if value is plain]:
+            names[name] = watched
 
 
 def watch_early() -> None:

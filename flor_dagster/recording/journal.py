@@ -42,7 +42,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -271,11 +271,11 @@ def _parsed(raw: bytes) -> Any:
         value, end = _scan(text, 0)
         if text[end:] == "\n":
             return value
-    except (ValueError, StopIteration):
+    except (ValueError, StopIteration, RecursionError):
         pass
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -323,3 +323,28 @@ def check_header(parts: list[Any], path: Path) -> dict[str, Any]:
             "Update flor-dagster to read it."
         )
     return parts[2]
+
+
+_HEADER: Mapping[str, tuple[type, ...]] = {
+    "run": (str,), "mode": (str,), "entrypoint": (str,), "host": (str,), "origin": (str,), "parent": (str,), "module": (str,),
+    "root": (str,), "packages": (str,), "launcher": (str,), "name": (str,), "cwd": (str,), "began_in": (str,), "python": (str,),
+    "rank": (int,), "world_size": (int,), "pid": (int,), "started": (int,), "nth": (int,), "cores": (int,),
+    "tags": (dict,), "given": (dict,), "launch": (dict,), "process": (dict,), "argv": (list,), "masked": (list,), "paths": (list,),
+}  # fmt: skip
+
+
+def checked_header(header: dict[str, Any]) -> dict[str, Any]:
+    """A header whose fields are of the types that a recorder writes.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    for name, kinds in _HEADER.items():
+        value = header.get(name)
+        if value is not None and (
+            type(value) not in kinds or (type(value) is int and not -1 <= value < 1 << 63)
+        ):
+            raise ValueError(f"its header gives {str(value)[:50]!r} as `{name}`")
+    if not isinstance(header.get("run"), str) or type(header.get("started")) is not int:
+        raise ValueError("its header does not say which run it is, and when it began")
+    return header

@@ -125,15 +125,20 @@ def path_in(folder: Path, relative: object, what: str) -> Path:
     Raises:
         StoreError: it is absolute, leads out of the folder, or goes through a link.
     """
-    parts = relative.split("/") if isinstance(relative, str) else []
-    if not parts or "\0" in str(relative) or any(part in ("", ".", "..") for part in parts):
+    if not is_below(relative):
         raise StoreError(f"{str(relative)[:200]!r} is no path of {what} below {folder}: it was not followed")
     path = folder
-    for part in parts:
+    for part in str(relative).split("/"):
         path = path / part
         if path.is_symlink():
             raise StoreError(f"{path}, which should be {what}, is a link: it was not followed")
     return path
+
+
+def is_below(relative: object) -> bool:
+    """Whether a path that a file names is relative, normalised and leads out of no folder."""
+    parts = relative.split("/") if isinstance(relative, str) else [""]
+    return "\0" not in str(relative) and not any(part in ("", ".", "..") for part in parts)
 
 
 def runs_folder(home: Path) -> Path:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.errors import ODD
 from flor_dagster.recording.descriptors import close_own, identity, open_apart
 
 FILE = "losses"
@@ -82,9 +83,9 @@ def read_losses(folder: Path) -> dict[int, Loss]:
     except OSError:
         return found
     for rank in range(len(data) // SLOT):
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(*ODD):
             fields = json.loads(data[rank * SLOT : (rank + 1) * SLOT])
-            found[rank] = Loss(
-                int(fields["lines"]), str(fields.get("status", "")), str(fields.get("reason", "")), int(fields.get("t", 0))
-            )  # fmt: skip
+            lines, t = int(fields["lines"]), int(fields.get("t", 0))
+            if max(lines, t) < 1 << 63 and min(lines, t) >= 0:
+                found[rank] = Loss(lines, str(fields.get("status", "")), str(fields.get("reason", "")), t)
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flor_dagster.errors import FlorError
+from flor_dagster.recording import layout
 from flor_dagster.versions.command import run
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ def _store(workspace: Workspace) -> Iterator[Check]:
         return
     for folder, why in workspace.store.problems.items():
         yield Check("log store", "problem", f"{folder} was not taken in: {why}")
+    for row in runs:
+        folder = layout.runs_folder(workspace.home) / row.id
+        if not any(folder.glob("journal.*.jsonl")):
+            words = f"the files of {row.key} are gone from {folder}: the log store alone has its records, and it can't be replayed"
+            yield Check("log store", "problem", f"{words}. Put them back, or leave it so")
     yield Check("log store", "ok", f"its schema is current; {len(runs)} training runs")
     for row in runs[-RECENT_RUNS:]:
         for code, message in workspace.store.warnings(row.id):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flor_dagster.errors import FlorError, ReplayError
+from flor_dagster.errors import CheckpointError, FlorError, JournalError, ReplayError, odd_content
 from flor_dagster.parsing import parse_python
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
@@ -92,7 +92,24 @@ class Preparer:
         # Read once for all runs: what past replays cost, and which loops audits found.
         self._replays, self._runs = self._store.replays(), self._store.runs()
         self.rates = rates_of(self._replays)
-        return statements, [self._prepare_run(run, statements, question) for run in runs]
+        return statements, [self._fenced(run, statements, question) for run in runs]
+
+    def _fenced(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> Prepared:
+        """A run's share; one whose files say something odd has failed, and no other with it."""
+        try:
+            with odd_content(f"what was recorded of training run {run.key}"):
+                return self._prepare_run(run, statements, question)
+        except (JournalError, CheckpointError) as error:
+            sentence = str(error)
+        cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
+        settled, failed = dict[int, CellRow](), f"failed: {sentence}"
+        for statement in statements:
+            known = cells.get(statement.id)
+            settled[statement.id] = (
+                known if known is not None and known.settled else plain_cell(run, statement, "failed", failed)
+            )
+        plan = RunPlan(run, (), tuple(statements), (), (), sentence, None, run.seconds, {})
+        return Prepared(plan, None, PlacedVersion(), {}, None, settled)
 
     def _resolve(self, name: str) -> tuple[StatementRow, ...]:
         # A key of an open question needs no look at the newest source: it may have changed since it was asked.

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from flor_dagster.errors import FlorError, StoreError, UnknownNameError
+from flor_dagster.errors import ODD, FlorError, StoreError, UnknownNameError
 from flor_dagster.recording.layout import run_folder
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store import statements
@@ -99,9 +100,12 @@ def take_again(taking: Taking, kind: str, fields: Fields) -> None:
     try:
         with taking.connection.begin_nested():
             take(taking, kind, fields)
-    except (FlorError, OSError) as error:
+    except OperationalError:
+        raise  # the database's trouble, not the decision's
+    except (FlorError, OSError, SQLAlchemyError, *ODD) as error:
         about = fields.get("id") or fields.get("run") or fields.get("statement") or ""
-        taking.problems.append(f"{kind} {about}: {error}")
+        said = str(error) if isinstance(error, FlorError | OSError) else f"{type(error).__name__}: {error}"
+        taking.problems.append(f"{kind} {about}: {said}"[:500])
 
 
 def _run(taking: Taking, fields: Fields) -> None:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
 
-from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
+from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
 from flor_dagster.store import archive, decisions, rows, statements, unsettled
@@ -104,13 +105,15 @@ class LogStore:
         Raises:
             JournalError: when a journal in the folder is not a run's, of a later format, or shorter than before.
         """
-        folder = look(run_dir)
+        with odd_content(str(run_dir)):
+            folder = look(run_dir)
         if folder is None:
             return None
         run_id = folder.header["run"]
         with self._decider.begin() as decide:
             before = given(decide.connection, run_id)
-            after = ingest(decide.connection, folder)
+            with odd_content(str(run_dir)):
+                after = ingest(decide.connection, folder)
             if after is not None and after != before:
                 decide.note("run", id=run_id, key=after.key, seq=after.seq)
         return None if after is None else self._run_of_id(run_id)
@@ -137,8 +140,8 @@ class LogStore:
                     before is not None and before[0] == run.status and _taken(run_dir, before[1])
                 ):
                     changed.append(run)
-            except (FlorError, OSError) as error:
-                if isinstance(error, StoreError):
+            except (FlorError, OSError, *ODD) as error:
+                if isinstance(error, StoreError) and not _is_odd(error):
                     raise
                 self.problems[str(run_dir)] = str(error)
                 _log.warning("%s was left out: %s", run_dir, error)
@@ -736,6 +739,11 @@ def ledger_path(database: Database, home: Path) -> Path:
 def now() -> datetime:
     """The time as rows carry it."""
     return datetime.now(UTC)
+
+
+def _is_odd(error: StoreError) -> bool:
+    """Whether the database refused what it was given: that is the run's fault, and no other's."""
+    return isinstance(error.__cause__, DataError | IntegrityError | InterfaceError | ProgrammingError)
 
 
 def _settled(run_dir: Path, status: str, taken: int) -> bool:
