@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -79,7 +80,11 @@ def _main_tree(folder: Path, git_file: Path) -> Path:
 
 def ensure_home(home: Path) -> Path:
     """Make the home, which ignores itself by a `.gitignore` of its own."""
-    home.mkdir(parents=True, exist_ok=True)
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        # What trainings log, their code and their arguments are nobody else's to read; whoever shares a home says so by its mode.
+        with contextlib.suppress(FileExistsError):
+            home.mkdir(mode=0o700)
     ignore = home / ".gitignore"
     if not ignore.exists():
         temporary = home / f".gitignore.{os.getpid()}"

@@ -115,7 +115,7 @@ def _value(value: Any) -> Any:
 
 
 def _checkpoint(entry: dict[str, Any]) -> dict[str, Any]:
-    if not is_name(entry["name"]):
+    if not is_name(entry.get("name", "1")):
         raise ValueError(entry["name"])
     _whole(entry["loop"])
     _time(entry["index"])
