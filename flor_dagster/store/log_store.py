@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, decisions, rows, statements, unsettled
+from flor_dagster.store import archive, checking, decisions, rows, statements, unsettled
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
 from flor_dagster.store.deciding import Decider
@@ -169,6 +169,19 @@ class LogStore:
             WouldLoseError: it does; nothing was changed.
         """
         return self._decider.rebuild(accept_loss=accept_loss)
+
+    def differences(self) -> list[str]:
+        """What the database says otherwise than the journals, in words: `rebuild` makes it anew of them.
+
+        Raises:
+            StoreError: the store was opened without the project's home.
+        """
+        if self._home is None:
+            raise StoreError(
+                "the store was opened without the project's home: there are no journals to hold it against"
+            )
+        with self._database.read() as connection:
+            return list(checking.differences(connection, self._home))
 
     def replay_journals(self) -> set[str]:
         """The journals of replays that values came from, as paths below the home: a rebuild needs them."""

@@ -85,3 +85,31 @@ def test_a_database_that_can_not_be_looked_at_is_no_damaged_one(
     path.rmdir()
     path.write_bytes(b"SQLite format 3\0" + b"\xff" * 50_000)
     assert is_damaged(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE records SET num = 3.5 WHERE num = 3.0 AND journal = 1", "1 of 5 values are not what"),
+        ("UPDATE records SET num = 3.5 WHERE num = 3.0 AND journal = 2", "1 of 5 values are not what"),
+        ("UPDATE records SET ctx = 1 WHERE ctx = 2 AND journal = 1", "1 of 5 values are not what"),
+        ("DELETE FROM records WHERE num = 2.0 AND journal = 1", "1 of 5 values of the journal are missing"),
+        ("UPDATE contexts SET idx = 9 WHERE ctx = 3", "the loop context 3 is not what"),
+        ("UPDATE names SET name = 'lost' WHERE name = 'loss'", "values of 'loss' are called 'lost'"),
+    ],
+)
+def test_a_flipped_bit_in_the_database_is_found_and_a_rebuild_mends_it(
+    home: Path, change: str, words: str
+) -> None:
+    trained(home)
+    with LogStore.open(home / "flor.db", home=home) as store:
+        assert store.differences() == []
+    before = content(home)
+    with sqlite3.connect(home / "flor.db") as connection:
+        assert connection.execute(change).rowcount
+    with LogStore.open(home / "flor.db", home=home) as store:
+        (found,) = store.differences()
+        assert words in found
+        store.rebuild(accept_loss=True)
+        assert store.differences() == []
+    assert content(home) == before
