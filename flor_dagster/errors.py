@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 
 class FlorError(Exception):
     """Base of every error that flor_dagster raises on purpose."""
@@ -53,3 +56,37 @@ class ReplayError(FlorError):
 
 class QueryError(FlorError):
     """A query of the log view is refused or wrong."""
+
+
+ODD = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What comes of reading a file that is well-formed and says something that nothing of ours writes."""
+
+
+@contextmanager
+def odd_content(what: str, kind: type[FlorError] = JournalError) -> Generator[None]:
+    """Turn what comes of odd content into an error that names it.
+
+    Args:
+        what: what is read, and where it lies.
+        kind: the error's.
+
+    Raises:
+        FlorError: what was read says something odd.
+    """
+    try:
+        yield
+    except ODD as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        raise kind(
+            f"{what} says something that no recorder of flor_dagster writes ({said}); it was left as it is. Put the "
+            "original file back, or move it away"
+        ) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -36,6 +39,22 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+def _with_room(command: Callable[..., None]) -> Callable[..., None]:
+    """On a disk that is full, begin with the room that was kept for that."""
+
+    @functools.wraps(command)
+    def with_room(project: Path | None, **options: object) -> None:
+        from flor_dagster.recording.layout import find_place
+        from flor_dagster.replay.reserve import use_reserve
+
+        place = find_place(project or Path.cwd())
+        if place is not None:
+            use_reserve(place.home)
+        command(project=project, **options)
+
+    return with_room
+
+
 @click.command("gc")
 @click.option("--plan", is_flag=True, help="Only say what would go; nothing is changed.")
 @click.option(
@@ -47,6 +66,7 @@ class Size(click.ParamType[int]):
 @click.option(
     "--runs", "keys", multiple=True, metavar="KEY", help="Thin only this training run; may be repeated."
 )
+@_with_room
 @project_command
 def gc_command(
     workspace: Workspace, output: Output, plan: bool, keep_bytes: int | None, keys: tuple[str, ...]

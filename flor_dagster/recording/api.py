@@ -52,10 +52,10 @@ def log(name: str, value: T, /) -> T:
                     try:
                         written = _write(fd, data)
                     except OSError as error:
-                        records.broke(0, len(data), error)
+                        records.broke(data, 0, error)
                         return value
                     if written != len(data):
-                        records.broke(written, len(data), None)
+                        records.broke(data, written, None)
                     return value
     except (KeyError, TypeError, AttributeError):
         pass  # not logged yet, a name that has no hash, outside any loop

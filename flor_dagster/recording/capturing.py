@@ -180,7 +180,7 @@ class Capturing:
         name = self._prefix + (str(execution.id) if index is None else f"{execution.id}.{index}")
         loop, when = execution.id, time.time_ns()
 
-        def done(manifest: Manifest, written: int) -> None:
+        def done(manifest: Manifest, written: int, digest: str) -> None:
             self._journal.entry(
                 "k",
                 {
@@ -188,6 +188,7 @@ class Capturing:
                     "loop": loop,
                     "index": index,
                     "bytes": written,
+                    "digest": digest,
                     "t": when,
                     "roots": len(manifest.roots),
                     "lacks": lacks_of(manifest),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import json
 import mmap
@@ -24,7 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flor_dagster.errors import CheckpointError, DamagedCheckpointError
+from flor_dagster.errors import ODD, CheckpointError, DamagedCheckpointError, odd_content
+from flor_dagster.recording.descriptors import close_own, identity, open_apart
+from flor_dagster.recording.layout import name_in
 from flor_dagster.recording.memory import LEAST_BYTES, Block, Copy, KnownMemory
 from flor_dagster.recording.retention import Stored
 from flor_dagster.recording.state import digest_bytes
@@ -73,10 +76,17 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._pinned: dict[str, Mapping[str, str]] = {}
+
+    def pin(self, run: str, digests: Mapping[str, str]) -> None:
+        """Say which manifests are a run's: name → digest, as its journal has them."""
+        self._pinned[run] = digests
 
     def manifest_path(self, run: str, name: str) -> Path:
         """Where a manifest lies."""
-        return self.folder / "manifests" / run / f"{name}.json"
+        return name_in(
+            name_in(self.folder / "manifests", run, "a training run"), f"{name}.json", "a checkpoint"
+        )
 
     def object_path(self, digest: str) -> Path:
         """Where a buffer lies."""
@@ -84,7 +94,7 @@ class CheckpointStore:
 
     def write(
         self, manifest: Manifest, buffers: Mapping[str, Copy], series: str = "", number: int = 0
-    ) -> int:
+    ) -> tuple[int, str]:
         """Write what is not there yet, then the manifest.
 
         Args:
@@ -94,11 +104,12 @@ class CheckpointStore:
             number: its place in the series.
 
         Returns:
-            The bytes that were written.
+            The bytes that were written, and the manifest's digest.
         """
         objects = {digest: len(copy) for digest, copy in buffers.items() if digest not in manifest.inline}
         body = b"".join((_json(objects), b"\n", *_body(manifest)))
-        facts = {"flor-checkpoint": FORMAT, "digest": digest_bytes(body), "series": series, "number": number}
+        digest_of_body = digest_bytes(body)
+        facts = {"flor-checkpoint": FORMAT, "digest": digest_of_body, "series": series, "number": number}
         head = _json(facts) + b"\n"
         written = len(head) + len(body)
         with self.lock(shared=True):
@@ -108,7 +119,7 @@ class CheckpointStore:
                     _write_whole(path, OBJECT_VERSION, buffers[digest].data)
                     written += size
             _write_whole(self.manifest_path(manifest.run, manifest.name), head, body)
-        return written
+        return written, digest_of_body
 
     @contextlib.contextmanager
     def lock(self, *, shared: bool, wait: bool = True) -> Generator[bool]:
@@ -128,7 +139,7 @@ class CheckpointStore:
         """The manifest of a checkpoint.
 
         Raises:
-            CheckpointError: when it is missing, torn, altered or of a later format.
+            CheckpointError: when it is missing, torn, altered, another one or of a later format.
         """
         path = self.manifest_path(run, name)
         try:
@@ -140,7 +151,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"checkpoint {name} of training run {run} is not there any more: {path}"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *ODD) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} can't be read at {path}: {error}"
             ) from error
@@ -148,11 +159,27 @@ class CheckpointStore:
             raise CheckpointError(
                 f"checkpoint {name} of training run {run} has format {version}; this release reads {FORMAT}"
             )
+        pinned = self._pinned.get(run, {}).get(name)
+        if pinned is not None and digest != pinned:
+            raise DamagedCheckpointError(
+                f"checkpoint {name} of training run {run} is another one than its journal says: {path} was replaced"
+            )
         if digest_bytes(rest) != digest:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} was altered on disk: {path}"
             )
+        with odd_content(f"checkpoint {name} of training run {run} at {path}", DamagedCheckpointError):
+            return self._manifest(run, name, rest, pinned)
+
+    def _manifest(self, run: str, name: str, rest: bytes, pinned: str | None) -> Manifest:
+        path = self.manifest_path(run, name)
         fields = json.loads(rest.partition(b"\n")[2])
+        if pinned is None and (fields["run"], fields["name"]) != (run, name):
+            # A resumed run shares the manifests of the one that it goes on from: its journal says which.
+            raise DamagedCheckpointError(
+                f"checkpoint {name} of training run {run} is the checkpoint {fields['name']} of training run "
+                f"{fields['run']}: {path} was replaced"
+            )
         return Manifest(
             fields["run"], fields["name"], fields["nodes"], fields["roots"], fields["digests"], fields["unavailable"],
             tuple(fields["tainted"]), fields["inline"], fields["moved"], fields.get("changed", {}),
@@ -171,7 +198,7 @@ class CheckpointStore:
             if header["flor-checkpoint"] == FORMAT and isinstance(objects, dict):
                 sizes = {str(digest): int(size) for digest, size in objects.items()}
                 return Stored(run, name, header["series"], header["number"], sizes, path.stat().st_size)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *ODD) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {name} of training run {run} can't be read at {path}: {error}"
             ) from error
@@ -255,7 +282,8 @@ def file_lock(path: Path, *, shared: bool, wait: bool = True) -> Generator[bool]
         Whether it is held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = open_apart(path, os.O_RDWR | os.O_CREAT)
+    own = identity(fd)
     try:
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -264,7 +292,7 @@ def file_lock(path: Path, *, shared: bool, wait: bool = True) -> Generator[bool]
         else:
             yield True
     finally:
-        os.close(fd)
+        close_own(fd, own)
 
 
 def _read_whole(path: Path, memory: KnownMemory) -> bytes | Block:
@@ -287,17 +315,34 @@ def _read_whole(path: Path, memory: KnownMemory) -> bytes | Block:
 def _write_whole(path: Path, *parts: bytes | bytearray | mmap.mmap | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            kept = _write_once(temporary, parts)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            kept = False
+        # The training may close every descriptor of its process, those that are at work behind it, too.
+        kept = kept or _write_once(temporary, parts)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if not kept:
+        raise OSError(errno.EBADF, "the program closed it while it was written", str(path))
+    temporary.replace(path)
+
+
+def _write_once(path: Path, parts: tuple[bytes | bytearray | mmap.mmap | memoryview, ...]) -> bool:
+    """Write a file; whether its descriptor was ours until it was safe."""
+    fd = open_apart(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    own = identity(fd)
     try:
         for part in parts:
             view = memoryview(part)
             while view:
                 view = view[os.write(fd, view) :]
         os.fsync(fd)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+        return identity(fd) == own
     finally:
-        os.close(fd)
-    temporary.replace(path)
+        close_own(fd, own)

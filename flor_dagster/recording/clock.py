@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+from flor_dagster.recording.descriptors import close_own, identity, open_apart
+
 SAMPLE_SECONDS = 0.5
 """How long the training is watched to see how many cores it uses."""
 
@@ -59,16 +61,17 @@ class Clock:
 class _Schedule:
     """What the kernel says of how this thread was scheduled: opened once, since it is read around every checkpoint."""
 
-    __slots__ = ("fd", "thread")
+    __slots__ = ("_own", "fd", "thread")
 
     def __init__(self) -> None:
         self.fd = -1
         self.thread = threading.get_ident()
-        self.fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = open_apart("/proc/thread-self/schedstat", os.O_RDONLY)
+        self._own = identity(self.fd)
 
     def __del__(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            close_own(self.fd, self._own)
 
 
 def _cores() -> float:

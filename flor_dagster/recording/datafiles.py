@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.recording.descriptors import Identity, identity, open_apart
 from flor_dagster.recording.journal import retire
 from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
 
@@ -91,6 +93,7 @@ class _Target:
 
     folder: Path
     fd: int
+    identity: Identity | None
     kept: int = 0
     copies: int = 0
 
@@ -123,8 +126,8 @@ class Files:
         """
         with contextlib.suppress(OSError):
             self._root, self._home, self._pid = f"{root}{os.sep}", f"{home}{os.sep}", os.getpid()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            target = _Target(folder, os.open(folder / FILE_NAME, flags, 0o644))
+            fd = open_apart(folder / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            target = _Target(folder, fd, identity(fd))
             self._write([], {"begun": begun if first else time.time_ns()}, to=(target,))
             for path, status in list(self._noted.items()):
                 if not path.startswith(self._home):
@@ -142,7 +145,7 @@ class Files:
             with contextlib.suppress(OSError):
                 self._write([], {"digests": self._digests()}, to=(target,))
         self._targets = tuple(one for one in self._targets if one is not target)
-        retire(target.fd)
+        retire(target.fd, target.identity)
 
     def _digests(self) -> dict[str, str]:
         """Of small files that are still what they were when they were read, or were until the training wrote over them."""
@@ -279,6 +282,9 @@ class Files:
     def _write(self, *parts: Any, to: tuple[_Target, ...]) -> None:
         line = json.dumps(parts).encode() + b"\n"
         for one in to:
+            if identity(one.fd) != one.identity:  # the program closed it
+                one.fd = open_apart(one.folder / FILE_NAME, os.O_WRONLY | os.O_APPEND)
+                one.identity = identity(one.fd)
             os.write(one.fd, line)
 
 
@@ -312,9 +318,22 @@ def files() -> Files:
     if _watched is None:
         _watched = Watched(io.open)
         # One object by both names, as before.
-        io.open = builtins.open = _watched  # type: ignore[assignment]
+        plain, io.open = io.open, _watched  # type: ignore[assignment]
+        builtins.open = _watched  # type: ignore[assignment]
+        _replace_kept(plain, _watched)
         listen_to_questions(_watched.files)
     return _watched.files
+
+
+def _replace_kept(plain: Any, watched: Watched) -> None:
+    """What was imported before may keep the real `open` by a name, or in a table, of its own: numpy's readers do."""
+    for holder in gc.get_referrers(plain):
+        # A class's names are looked up past its dictionary; the interpreter's own module stays as it is.
+        if type(holder) is not dict or "__module__" in holder or holder.get("__name__") in ("_io", __name__):
+            continue
+        names: dict[Any, Any] = holder
+        for name in [name for name, value in names.items() if value is plain]:
+            names[name] = watched
 
 
 def watch_early() -> None:

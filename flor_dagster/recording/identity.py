@@ -26,6 +26,7 @@ class Topology:
         leads: this process does what is done once for the run: its version, its package list.
         variables: of the environment, those that its launcher set.
         made: whether the script itself made this process.
+        note: what is to be said of the id: that another one was asked for.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class Topology:
     leads: bool = True
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     made: bool = False
+    note: str = ""
 
     def header(self) -> dict[str, object]:
         """What the journal's header says of it."""

@@ -42,11 +42,12 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flor_dagster.errors import JournalError
+from flor_dagster.recording.descriptors import Identity, close_own, identity, open_apart
 from flor_dagster.recording.losses import Loss, Losses
 
 FORMAT = 1
@@ -64,11 +65,15 @@ class JournalWriter:
 
     Args:
         path: the file; created with its folder, opened for appending only.
+        fresh: nothing may have been written to it, nor be written by another process at the same time.
+
+    Raises:
+        OSError: it can't be opened, or is not fresh.
     """
 
-    __slots__ = ("error", "fd", "losses", "lost", "path", "pid", "torn")
+    __slots__ = ("error", "fd", "identity", "losses", "lost", "moved", "path", "pid", "regained", "torn")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
         self.lost = 0
         self.losses: Losses | None = None
@@ -76,7 +81,14 @@ class JournalWriter:
         self.torn = False
         self.pid = os.getpid()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self.fd = open_apart(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.identity = identity(self.fd)
+        self.regained = 0
+        self.moved: Callable[[], None] | None = None
+        """Told that lines go to another descriptor from here on."""
+        if fresh and os.fstat(self.fd).st_size:
+            os.close(self.fd)
+            raise FileExistsError(errno.EEXIST, "another training run was recorded there", str(path))
 
     def write(self, data: bytes) -> bool:
         """Append whole lines, each with its newline; False where they could not be kept."""
@@ -86,6 +98,8 @@ class JournalWriter:
         try:
             written = os.write(self.fd, data)
         except OSError as error:
+            if error.errno == errno.EBADF and self.regain():
+                return self.write(data)
             self.broke(0, len(data), error)
             return False
         if written == len(data):
@@ -107,11 +121,33 @@ class JournalWriter:
         if self.losses is not None and self.lost & (self.lost - 1) == 0:
             self.losses.note(Loss(self.lost))
 
+    def regain(self) -> str:
+        """Open the file again by its path where the program closed our descriptor.
+
+        Returns:
+            What became of the descriptor; empty where it is still ours, or the file can't be had back.
+        """
+        there = identity(self.fd) if self.fd >= 0 else self.identity
+        if there == self.identity:
+            return ""
+        try:
+            new = open_apart(self.path, os.O_WRONLY | os.O_APPEND)
+        except OSError:
+            return ""
+        if identity(new) != self.identity:
+            os.close(new)
+            return ""
+        self.fd = new
+        self.regained += 1
+        if self.moved is not None:
+            self.moved()
+        return "closed" if there is None else "given to another file"
+
     @property
     def deleted(self) -> bool:
         """Whether its file has no name any more: what is written to it goes with the process."""
         try:
-            return self.fd >= 0 and os.fstat(self.fd).st_nlink == 0
+            return identity(self.fd) == self.identity and os.fstat(self.fd).st_nlink == 0
         except OSError:
             return False
 
@@ -123,10 +159,11 @@ class JournalWriter:
         """
         with Path(f"/proc/self/fd/{self.fd}").open("rb", buffering=0) as old:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            new = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 _copy(old.fileno(), new)
                 os.dup2(new, self.fd, inheritable=False)
+                self.identity = identity(new)
                 _copy(old.fileno(), new)  # what another thread has written meanwhile
             finally:
                 os.close(new)
@@ -149,13 +186,12 @@ class JournalWriter:
         """Close the file; later writes are counted as lost."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            retire(fd)
+            retire(fd, self.identity)
 
     def disown(self) -> None:
         """Close it in a forked child, where no other thread is left."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        close_own(fd, self.identity)
 
 
 def _copy(source: int, target: int) -> None:
@@ -166,17 +202,19 @@ def _copy(source: int, target: int) -> None:
 
 
 RETIREMENT_SECONDS = 10.0
-_retired: list[tuple[float, int]] = []
+_retired: list[tuple[float, int, Identity | None]] = []
 
 
-def retire(fd: int) -> None:
-    """Close a file so that a thread that is about to write to it never writes to another file of its number.
+def retire(fd: int, own: Identity | None) -> None:
+    """Close a file of ours so that a thread that is about to write to it never writes to another file of its number.
 
     Its number leads nowhere for a while, and is free again when a later one is closed.
     """
     now = time.monotonic()
     while _retired and now - _retired[0][0] > RETIREMENT_SECONDS:
-        os.close(_retired.pop(0)[1])
+        close_own(*_retired.pop(0)[1:])
+    if identity(fd) != own:
+        return
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(nowhere, fd, inheritable=False)
@@ -184,7 +222,7 @@ def retire(fd: int) -> None:
     except OSError:
         os.close(fd)
     else:
-        _retired.append((now, fd))
+        _retired.append((now, fd, identity(fd)))
 
 
 class Entry(NamedTuple):
@@ -233,11 +271,11 @@ def _parsed(raw: bytes) -> Any:
         value, end = _scan(text, 0)
         if text[end:] == "\n":
             return value
-    except (ValueError, StopIteration):
+    except (ValueError, StopIteration, RecursionError):
         pass
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -285,3 +323,28 @@ def check_header(parts: list[Any], path: Path) -> dict[str, Any]:
             "Update flor-dagster to read it."
         )
     return parts[2]
+
+
+_HEADER: Mapping[str, tuple[type, ...]] = {
+    "run": (str,), "mode": (str,), "entrypoint": (str,), "host": (str,), "origin": (str,), "parent": (str,), "module": (str,),
+    "root": (str,), "packages": (str,), "launcher": (str,), "name": (str,), "cwd": (str,), "began_in": (str,), "python": (str,),
+    "rank": (int,), "world_size": (int,), "pid": (int,), "started": (int,), "nth": (int,), "cores": (int,),
+    "tags": (dict,), "given": (dict,), "launch": (dict,), "process": (dict,), "argv": (list,), "masked": (list,), "paths": (list,),
+}  # fmt: skip
+
+
+def checked_header(header: dict[str, Any]) -> dict[str, Any]:
+    """A header whose fields are of the types that a recorder writes.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    for name, kinds in _HEADER.items():
+        value = header.get(name)
+        if value is not None and (
+            type(value) not in kinds or (type(value) is int and not -1 <= value < 1 << 63)
+        ):
+            raise ValueError(f"its header gives {str(value)[:50]!r} as `{name}`")
+    if not isinstance(header.get("run"), str) or type(header.get("started")) is not int:
+        raise ValueError("its header does not say which run it is, and when it began")
+    return header

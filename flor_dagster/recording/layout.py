@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from flor_dagster.errors import StoreError
 
 NO_COMMIT = "nogit000"
 
@@ -76,13 +80,70 @@ def _main_tree(folder: Path, git_file: Path) -> Path:
 
 def ensure_home(home: Path) -> Path:
     """Make the home, which ignores itself by a `.gitignore` of its own."""
-    home.mkdir(parents=True, exist_ok=True)
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        # What trainings log, their code and their arguments are nobody else's to read; whoever shares a home says so by its mode.
+        with contextlib.suppress(FileExistsError):
+            home.mkdir(mode=0o700)
     ignore = home / ".gitignore"
     if not ignore.exists():
         temporary = home / f".gitignore.{os.getpid()}"
         temporary.write_text("*\n", encoding="utf-8")
         temporary.replace(ignore)
     return home
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def is_name(text: object) -> bool:
+    """Whether an id or a name that was given, or read from a file, is a name in a folder and leads nowhere else."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def name_in(folder: Path, name: object, what: str) -> Path:
+    """The path of a name in a folder.
+
+    Args:
+        folder: where it lies.
+        name: what was given, or read from a file.
+        what: what it should be the name of, for the message.
+
+    Raises:
+        StoreError: it is none.
+    """
+    if not is_name(name):
+        raise StoreError(
+            f"{str(name)[:100]!r} is no name of {what}: letters, digits, `_`, `.` and `-` make one, 100 at most"
+        )
+    return folder / str(name)
+
+
+def path_in(folder: Path, relative: object, what: str) -> Path:
+    """A path below a folder that a file names.
+
+    Args:
+        folder: it must lie below it.
+        relative: what was read.
+        what: what it should be, for the message.
+
+    Raises:
+        StoreError: it is absolute, leads out of the folder, or goes through a link.
+    """
+    if not is_below(relative):
+        raise StoreError(f"{str(relative)[:200]!r} is no path of {what} below {folder}: it was not followed")
+    path = folder
+    for part in str(relative).split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise StoreError(f"{path}, which should be {what}, is a link: it was not followed")
+    return path
+
+
+def is_below(relative: object) -> bool:
+    """Whether a path that a file names is relative, normalised and leads out of no folder."""
+    parts = relative.split("/") if isinstance(relative, str) else [""]
+    return "\0" not in str(relative) and not any(part in ("", ".", "..") for part in parts)
 
 
 def runs_folder(home: Path) -> Path:
@@ -92,12 +153,12 @@ def runs_folder(home: Path) -> Path:
 
 def run_folder(home: Path, run_id: str) -> Path:
     """One training run's folder: journals, version, lock."""
-    return home / "runs" / run_id
+    return name_in(home / "runs", run_id, "a training run")
 
 
 def replay_folder(home: Path, replay_id: str) -> Path:
     """One replay's folder: plan, journals, the child's output."""
-    return home / "replays" / replay_id
+    return name_in(home / "replays", replay_id, "a replay")
 
 
 def checkpoints_folder(home: Path) -> Path:

@@ -51,7 +51,7 @@ def load(run: str, epoch: int | None = None, *, project: str | Path | None = Non
         place = layout.Place(place.root, replayed.place.home)
     run_id = _find_run(place.home, run)
     store = CheckpointStore(layout.checkpoints_folder(place.home))
-    points = _points(place.home, run_id)
+    points, pinned = _points(place.home, run_id)
     kept = {index: name for index, name in points.items() if store.manifest_path(run_id, name).exists()}
     if not kept:
         raise CheckpointError(f"training run {run_id} has no checkpoint of its outermost loop")
@@ -59,6 +59,7 @@ def load(run: str, epoch: int | None = None, *, project: str | Path | None = Non
     if wanted not in kept:
         shown = ", ".join(map(str, sorted(kept)))
         raise CheckpointError(f"training run {run_id} has no checkpoint of epoch {wanted}; it has {shown}")
+    store.pin(run_id, pinned)
     manifest = store.read(run_id, kept[wanted])
     return _objects(store, manifest, str(place.root), _entrypoint(place.home, run_id))
 
@@ -87,8 +88,9 @@ def _find_run(home: Path, run: str) -> str:
     raise CheckpointError(f"there is no training run {run!r} in {folder}")
 
 
-def _points(home: Path, run_id: str) -> dict[int, str]:
-    """Iteration of the outermost loop → checkpoint's name; of several outermost loops the last one counts."""
+def _points(home: Path, run_id: str) -> tuple[dict[int, str], dict[str, str]]:
+    """Iteration of the outermost loop → checkpoint's name; of several outermost loops the last one counts. And the manifests' digests."""
+    pinned: dict[str, str] = {}
     outermost: set[int] = set()
     found: dict[int, dict[int, str]] = {}
     counts: dict[int, int] = {}
@@ -99,12 +101,14 @@ def _points(home: Path, run_id: str) -> dict[int, str]:
         elif parts[0] == "k" and parts[1]["loop"] in outermost:
             index = ENDED if parts[1]["index"] is None else parts[1]["index"]
             found.setdefault(parts[1]["loop"], {})[index] = parts[1]["name"]
+            if "digest" in parts[1]:
+                pinned[parts[1]["name"]] = parts[1]["digest"]
         elif parts[0] == "e" and parts[1] in outermost and parts[3]:
             counts[parts[1]] = parts[3]
     for loop, points in found.items():
         if ENDED in points:  # the loop's end is the end of its last iteration
             points[counts.get(loop, 1) - 1] = points.pop(ENDED)
-    return found[max(found)] if found else {}
+    return found[max(found)] if found else {}, pinned
 
 
 def _objects(store: CheckpointStore, manifest: Manifest, root: str, entrypoint: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.errors import ODD
+from flor_dagster.recording.descriptors import close_own, identity, open_apart
+
 FILE = "losses"
 SLOT = 1024
 
@@ -47,10 +50,15 @@ class Losses:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._at = rank * SLOT
-        self._fd = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path = folder / FILE
+        self._fd = open_apart(self._path, os.O_WRONLY | os.O_CREAT)
+        self._identity = identity(self._fd)
         self._write(b"")
 
     def _write(self, text: bytes) -> None:
+        if identity(self._fd) != self._identity:  # the program closed it
+            self._fd = open_apart(self._path, os.O_WRONLY)
+            self._identity = identity(self._fd)
         os.pwrite(self._fd, text.ljust(SLOT - 1) + b"\n", self._at)
 
     def note(self, loss: Loss) -> None:
@@ -64,8 +72,7 @@ class Losses:
     def close(self) -> None:
         """Close the file."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        close_own(fd, self._identity)
 
 
 def read_losses(folder: Path) -> dict[int, Loss]:
@@ -76,9 +83,9 @@ def read_losses(folder: Path) -> dict[int, Loss]:
     except OSError:
         return found
     for rank in range(len(data) // SLOT):
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(*ODD):
             fields = json.loads(data[rank * SLOT : (rank + 1) * SLOT])
-            found[rank] = Loss(
-                int(fields["lines"]), str(fields.get("status", "")), str(fields.get("reason", "")), int(fields.get("t", 0))
-            )  # fmt: skip
+            lines, t = int(fields["lines"]), int(fields.get("t", 0))
+            if max(lines, t) < 1 << 63 and min(lines, t) >= 0:
+                found[rank] = Loss(lines, str(fields.get("status", "")), str(fields.get("reason", "")), t)
     return found

@@ -20,6 +20,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,24 +83,31 @@ def find_topology(home: Path, *, parent: str = "", made: bool = False) -> Topolo
         parent: the id of the run that this one was started from, where it is known.
         made: whether the script itself made this process.
     """
-    given = os.environ.pop("FLOR_RUN_ID", "")
+    given, note = _given_id()
     rank = find_rank()
     if rank is None:
-        return Topology(given or new_run_id(), parent=parent)
+        if given and not _claim(home, given, 0):
+            note = _taken(given)
+            given = ""
+        return Topology(given or new_run_id(), parent=parent, note=note)
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     attempt = int(restart) if restart.isdecimal() else 0
     if given:
         # The id was given to the launch; each restart of it is a training run of its own.
-        run_id = _attempt_id(given, attempt)
+        first = _attempt_id(given, attempt)
         before = _attempt_id(given, attempt - 1) if attempt else parent
-        _claim(home, run_id, rank.number)
+        run_id = _free(
+            home, rank, lambda number: first if number == 0 else _digest(f"{first} again {number}")
+        )
+        note = note if run_id == first else _taken(given)
     else:
         run_id, launch = _agree(home, rank, attempt)
         before = _made_id(launch, 0, attempt - 1) if attempt else parent
     leads = _lead(home, run_id, rank.number)
     told = {name: os.environ[name] for name in LAUNCH_VARIABLES if name in os.environ}
     return Topology(
-        run_id, rank.number, rank.world_size, rank.launcher, parent=before, leads=leads, variables=told, made=made
+        run_id, rank.number, rank.world_size, rank.launcher, parent=before, leads=leads, variables=told, made=made,
+        note=note,
     )  # fmt: skip
 
 
@@ -118,11 +126,35 @@ def _digest(text: str) -> str:
 def _agree(home: Path, rank: Rank, attempt: int) -> tuple[str, str]:
     """The id of the first launch in which this rank's place is free, and what its launch is made of."""
     launch = _launch(rank)
+    return _free(home, rank, lambda number: _made_id(launch, number, attempt)), launch
+
+
+def _free(home: Path, rank: Rank, nth: Callable[[int], str]) -> str:
+    """The first of some ids under which this rank's place is free."""
     for number in range(_MAX_LAUNCHES):
-        run_id = _made_id(launch, number, attempt)
+        run_id = nth(number)
         if not _is_abandoned(layout.run_folder(home, run_id)) and _claim(home, run_id, rank.number):
-            return run_id, launch
-    return new_run_id(), launch
+            return run_id
+    return new_run_id()
+
+
+def _given_id() -> tuple[str, str]:
+    """The id that the environment gives, empty where it gives none that can be one; and what is to be said of it."""
+    given = os.environ.pop("FLOR_RUN_ID", "")
+    if not given or layout.is_name(given):
+        return given, ""
+    note = (
+        f"FLOR_RUN_ID={given[:100]!r} is no id of a training run, so this one has an id of its own: letters, digits, "
+        "`_`, `.` and `-` make one, 100 at most"
+    )
+    return "", note
+
+
+def _taken(given: str) -> str:
+    return (
+        f"FLOR_RUN_ID={given} is the id of a training run that was recorded before, so this one has an id of its own: "
+        "give each training another one"
+    )
 
 
 def _launch(rank: Rank) -> str:

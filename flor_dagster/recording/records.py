@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import threading
 from collections.abc import Callable
@@ -68,6 +69,7 @@ class Records:
         self._calls_made = 0
         self._ended = False
         self._lock = threading.RLock()
+        journal.moved = hot.clear
 
     def go_on_behind(self, calls: int, contexts: int) -> None:
         """Number on behind what the journal was begun with: so many call sites and contexts of another process."""
@@ -157,11 +159,14 @@ class Records:
             if not self._ended and not self._journal.torn:
                 hot[name] = site
 
-    def broke(self, written: int, size: int, error: OSError | None) -> None:
+    def broke(self, data: bytes, written: int, error: OSError | None) -> None:
         """The fast way wrote only a part of a record, or nothing."""
         with self._lock:
             hot.clear()
-            self._journal.broke(written, size, error)
+            if error is not None and error.errno == errno.EBADF and self._journal.write(data):
+                return  # the program had closed our descriptor
+            if error is None or error.errno != errno.EBADF:
+                self._journal.broke(written, len(data), error)
         self._not_written()
 
     def _not_written(self) -> None:

@@ -99,6 +99,7 @@ class ReplaySession(Session):
 
     def _begin(self) -> None:
         self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        self._checkpoints.pin(self.run_id, self.plan["pinned"])
         self._lease = contextlib.ExitStack()
         with contextlib.suppress(OSError):  # a store that can't be written to is not collected either
             self._lease.enter_context(lease(self._checkpoints, self.run_id))
@@ -340,7 +341,11 @@ class ReplaySession(Session):
             self.restorer.rebound()
 
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
-        compared, unequal = self.restorer.compare(execution, name)
+        try:
+            compared, unequal = self.restorer.compare(execution, name)
+        except CheckpointError as error:  # nothing was put back from it: there is less to compare with
+            self.journal.entry("w", "damaged", str(error))
+            return
         self.journal.entry("d", execution.id, index, compared, unequal[:50])
 
     def _check_rebound(self) -> None:

@@ -8,6 +8,8 @@ import os
 import time
 from pathlib import Path
 
+from flor_dagster.recording.descriptors import close_own, open_apart
+
 # Whoever looks whether the run lives holds its lock for a moment.
 _TRIES = 100
 
@@ -16,7 +18,7 @@ def hold_lock(path: Path) -> int:
     """Hold the lock of a run; its descriptor, or -1 where the file system has none."""
     fd = -1
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = open_apart(path, os.O_RDWR | os.O_CREAT)
         for _ in range(_TRIES):
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -26,11 +28,11 @@ def hold_lock(path: Path) -> int:
     return fd
 
 
-def release_lock(fd: int) -> None:
-    """Let it go."""
-    if fd >= 0:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+def release_lock(fd: int, path: Path) -> None:
+    """Let it go; not what the program opened by the same number."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        close_own(fd, (status.st_dev, status.st_ino))
 
 
 def is_held(lock: Path) -> bool:

@@ -132,13 +132,17 @@ class Session:
         self.journal = self._open_journal()
         self.troubles = Troubles(self.journal)
         self.records = Records(self.journal, place.root, self.troubles, ArtifactStore(place.home))
-        self.upkeep = Upkeep(self._folder(), place.root, self.records, self.troubles, self._start_anew)
+        self.upkeep = Upkeep(
+            self._folder(), place.root, self.records, self.troubles, self._start_anew, self._regained
+        )
         self.root = Iteration(self.journal, None, 0, None)
         self.told = ToldLoops(self)
         self.channels: list[Channel] = []
         self._begun = False
         self._begin()
         self._begun = True
+        if topology.note:
+            self.troubles.tell(topology.note)
 
     @property
     def run_id(self) -> str:
@@ -181,14 +185,14 @@ class Session:
             self._packages = keep_packages(self.place.home)
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
-        journal = JournalWriter(folder / f"journal.{self.topology.rank}.jsonl")
+        journal = JournalWriter(folder / f"journal.{self.topology.rank}.jsonl", fresh=True)
         try:
             self._hold_folder(journal)
             if not journal.entry("flor", FORMAT, self.header()):
                 raise journal.error or OSError("its journal can't be written")
         except OSError:
             journal.close()
-            release_lock(self._run_lock)
+            release_lock(self._run_lock, self._lock_path())
             raise
         self._keep_version()
         return journal
@@ -196,8 +200,17 @@ class Session:
     def _hold_folder(self, journal: JournalWriter) -> None:
         """Hold the lock that says that the run lives; have room for what its disk may refuse."""
         rank = self.topology.rank
-        self._run_lock = hold_lock(self._folder() / ("lock" if rank == 0 else f"lock.{rank}"))
+        self._run_lock = hold_lock(self._lock_path())
         journal.losses = Losses(self._folder(), rank)
+
+    def _lock_path(self) -> Path:
+        rank = self.topology.rank
+        return self._folder() / ("lock" if rank == 0 else f"lock.{rank}")
+
+    def _regained(self) -> None:
+        """The program closed our descriptors: the run is held again, lest it is taken for dead."""
+        release_lock(self._run_lock, self._lock_path())
+        self._run_lock = hold_lock(self._lock_path())
 
     def _folder(self) -> Path:
         return layout.run_folder(self.place.home, self.run_id)
@@ -282,14 +295,14 @@ class Session:
                 self.journal.losses.note(Loss(self.journal.lost, status, reason, over))
             self.journal.losses.close()
         self.journal.close()
-        release_lock(self._run_lock)
+        release_lock(self._run_lock, self._lock_path())
 
     def _start_anew(self) -> None:
         """The folder was deleted, and holds the journal again: with it comes what else belongs there."""
         if self.mode != "record":
             return
         layout.ensure_home(self.place.home)
-        release_lock(self._run_lock)
+        release_lock(self._run_lock, self._lock_path())
         self._hold_folder(self.journal)
         self._keep_version()
         with contextlib.suppress(OSError):

@@ -23,16 +23,20 @@ class Upkeep:
         records: the run's.
         troubles: told of what was found.
         begin: makes what else belongs in the folder, once the journal lies there again.
+        regained: told that descriptors of the run were closed by the program.
     """
 
     def __init__(
-        self, folder: Path, root: Path, records: Records, troubles: Troubles, begin: Callable[[], None]
-    ) -> None:
+        self, folder: Path, root: Path, records: Records, troubles: Troubles, begin: Callable[[], None],
+        regained: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._folder = folder
         self._root = root
         self._records = records
         self._troubles = troubles
         self._begin = begin
+        self._regained = regained
+        self._seen = 0
         self._looked = time.monotonic()
         self._given_up = False
 
@@ -43,6 +47,7 @@ class Upkeep:
             return
         self._looked = moment
         journal = self._records.journal
+        self._look_at_descriptor(journal.regain())
         try:
             if journal.deleted:
                 self._make_anew()
@@ -59,6 +64,24 @@ class Upkeep:
                 f"{self._folder} was deleted while this run is recorded, and can't be made anew: {error}; the training "
                 "goes on, and nothing of it is kept",
                 disk=True,
+            )
+
+    def _look_at_descriptor(self, became: str) -> None:
+        """Say, and count, that the program closed the journal's descriptor; it was opened again by its path."""
+        journal = self._records.journal
+        if journal.regained == self._seen:
+            return
+        self._seen = journal.regained
+        self._regained()
+        if became == "given to another file":
+            journal.lose()
+            self._troubles.tell(
+                f"the program closed a descriptor that this run is recorded through ({journal.path}), and its number was "
+                "given to another file: what was recorded since is lost, and may stand in that file"
+            )
+        else:
+            self._troubles.tell(
+                f"the program closed a descriptor that this run is recorded through ({journal.path}); it was opened again"
             )
 
     def _make_anew(self) -> None:

@@ -35,7 +35,7 @@ class Snapshot:
         unavailable: names that could not be captured and that nothing reads.
         tainted: roots that are not compared.
         changed: see `Manifest`.
-        done: told when it lies there, with the bytes that were written.
+        done: told when it lies there, with the bytes that were written and the manifest's digest.
         series: what it is one of, for retention.
         number: its place in the series.
         paid: told the CPU seconds that the writer took for it.
@@ -46,7 +46,7 @@ class Snapshot:
     unavailable: dict[str, str]
     tainted: tuple[str, ...]
     changed: dict[str, Any]
-    done: Callable[[Manifest, int], None]
+    done: Callable[[Manifest, int, str], None]
     series: str = ""
     number: int = 0
     paid: Callable[[float], object] = float
@@ -172,8 +172,8 @@ class CheckpointWriter:
             if not self.broken:
                 manifest, buffers = finish_snapshot(snapshot, self._run, self._pace)
                 self._pace()
-                written = self._store.write(manifest, buffers, snapshot.series, snapshot.number)
-                snapshot.done(manifest, written)
+                written, digest = self._store.write(manifest, buffers, snapshot.series, snapshot.number)
+                snapshot.done(manifest, written, digest)
                 self._taken += written
                 if self._taken > self._most:
                     self._taken = thin_run(self._store, self._run, self._most)

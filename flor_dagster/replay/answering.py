@@ -94,7 +94,7 @@ class Answerer:
             max_workers=max(1, min(2 * slots, len(jobs))), thread_name_prefix="flor-run"
         ) as pool:
             futures = [
-                pool.submit(self._answer_run, item, carrier, parts, state)
+                pool.submit(self._answer_run, item, carrier, parts, state, question)
                 for item, carrier, parts in zip(jobs, carriers, bounds, strict=True)
             ]
             try:
@@ -193,12 +193,14 @@ class Answerer:
         if not known or (known[0].status, known[0].sentence) != (cell.status, cell.sentence):
             self._store.save_cell(cell)
 
-    def _answer_run(self, item: Prepared, carrier: Carrier, bounds: Bounds | None, state: _Answers) -> None:
+    def _answer_run(
+        self, item: Prepared, carrier: Carrier, bounds: Bounds | None, state: _Answers, question: Question
+    ) -> None:
         run = item.plan.run
         folder = self._workspace.home / "replays"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{run.id}.lock"):
-            todo = self._still_open(item, state)
+            todo = self._still_open(item, state, question)
             if not todo:
                 return
             try:
@@ -214,13 +216,13 @@ class Answerer:
                 for statement in todo:
                     carrier.fail(statement, str(error), (), None)
 
-    def _still_open(self, item: Prepared, state: _Answers) -> list[StatementRow]:
+    def _still_open(self, item: Prepared, state: _Answers, question: Question) -> list[StatementRow]:
         """What nobody else has answered while we waited for the run."""
         cells = {c.statement_id: c for c in self._store.cells(run_ids=[item.plan.run.id])}
         todo: list[StatementRow] = []
         for statement in item.plan.todo:
-            cell = cells.get(statement.id)
-            if cell is not None and cell.settled:
+            cell = self._preparer.answered(item, cells.get(statement.id), question)
+            if cell is not None:
                 state.tell(item, statement, cell)
             else:
                 todo.append(statement)

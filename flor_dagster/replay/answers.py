@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.recording.layout import is_below
+
 # What tools put anywhere: an empty one stands for it where a listing of the recorded run had it.
 _OF_TOOLS = frozenset(
     {"__pycache__", ".git", ".flor", ".ipynb_checkpoints", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
@@ -108,12 +110,16 @@ def give_back(answers: Answers, checkout: Path) -> None:
     """Let a checkout give the answers that do not come with its files: folders of tools, and the times of files."""
     for path, told in answers.of.get("listed", {}).items():
         for name in {n for a in told for n in a.said.get("names", [])} & _OF_TOOLS:
+            if not (path == "." or is_below(path)):
+                continue
             folder = checkout / path
             if _inside(folder, checkout) and folder.is_dir() and not os.path.lexists(folder / name):
                 with contextlib.suppress(OSError):
                     (folder / name).mkdir()
     for path, told in answers.of.get("asked", {}).items():
         time = next((a.said["time"] for a in told if a.early and "time" in a.said), None)
+        if not is_below(path):
+            continue  # what lies elsewhere is compared where it is
         target = checkout / path
         if told[0].early and told[0].said["is"] == "missing":
             _take_away(target, checkout)

@@ -55,7 +55,8 @@ class Places:
 class _Try:
     """What is tried: the statements, their places, the plan, its segments; `why` it is not the first thing tried.
 
-    `apart` where others of the question are asked in passes of their own, because they may disturb one another.
+    `apart` where others of the question are asked in passes of their own, because they may disturb one another; `damaged`
+    says which checkpoint could not be put back, so that all is executed.
     """
 
     todo: list[StatementRow]
@@ -64,6 +65,7 @@ class _Try:
     plans: list[LoopPlan]
     why: str = ""
     apart: bool = False
+    damaged: str = ""
 
 
 class Carrier:
@@ -180,6 +182,10 @@ class Carrier:
         hung = outcome.ended.why == "timeout"
         if outcome.status != EXIT_DAMAGED and not hung and jumped:
             return self._next(now.todo, f"{failed.reason}; not jumping into a loop", jump=False)
+        if outcome.status == EXIT_DAMAGED and not now.damaged:
+            whole = self._after_damage(now, failed.reason)
+            if whole is not None:
+                return whole
         if outcome.status == EXIT_RESTORE and now.loops.skipped:
             words = f"{failed.reason}; executing it from the beginning"
             return self._next(now.todo, words, without=frozenset("*"), jump=False)
@@ -194,6 +200,17 @@ class Carrier:
             self.fail(statement, words, outcome.tail, replay.id)
         others = [s for s in now.todo if s.key != outcome.stuck] if stuck else []
         return self._next(others, f"{words}; the other statements go on without it") if others else None
+
+    def _after_damage(self, now: _Try, reason: str) -> _Try | None:
+        """Execute the run from its beginning where what was to be put back is damaged, as far as the asked cost allows."""
+        placed, loops = self.replan(now.todo, without=frozenset("*"), jump=False)
+        if not self._allows(loops.estimated_seconds):
+            self._say(
+                f"{self._run.key}: executing it from the beginning is beyond the seconds that were asked"
+            )
+            return None
+        why = f"{reason}; executing it from the beginning"
+        return _Try(now.todo, placed, loops, [loops], why, damaged=reason)
 
     def _without_disturber(self, now: _Try, outcome: Outcome) -> _Try | None:
         """Refuse the statement that changed the random state; the others go on."""
@@ -307,6 +324,7 @@ class Carrier:
                 firing=self._firing(statement, now.placed, now.loops, result),
                 supplied=self._record.given.supplied if self._record.given is not None else (),
                 world=self._record.given.world if self._record.given is not None else "",
+                damaged=now.damaged,
             )
             for statement in now.todo
         ]  # fmt: skip

@@ -55,6 +55,7 @@ def answered_cell(
     run: RunRow, statement: StatementRow, placed: PlacedVersion, attempt: Attempt, replay_id: str, *,
     row: PlacementRow, share: Share, approximate: str, branches: Sequence[str] = (), firing: Firing, supplied: Sequence[str] = (),
     world: str = "",
+    damaged: str = "",
 ) -> CellRow:  # fmt: skip
     """The cell of a statement that a replay came through with.
 
@@ -70,6 +71,7 @@ def answered_cell(
         branches: places of branches on a value of the clock, the process or the machine.
         supplied: what the asker gave in the place of what the run had, in words.
         world: tells these values from those of another asker, who supplies something else; see `given.world_of`.
+        damaged: which checkpoint was damaged, so that the run was executed from its beginning; empty where none was.
         firing: how often it fired, and was to be expected to.
     """
     file, placement = placed.placements[statement.id]
@@ -109,6 +111,8 @@ def answered_cell(
         words = f"{firing.sentence}. {words}"
     if row.said == "confirmed":
         words += f"; its place is {place_words(row)}"
+    if damaged:
+        words += f"; executed from the beginning, since {damaged}"
     if branches:
         words += f"; a branch depends on the clock, the process or the machine: {', '.join(branches[:3])}"
     if approximate:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from flor_dagster.errors import CheckpointError, SnapshotError
+from flor_dagster.errors import CheckpointError, SnapshotError, StoreError
 from flor_dagster.recording import collecting, layout
 from flor_dagster.recording.artifacts import VALUE_SUFFIX
 from flor_dagster.recording.checkpoints import CheckpointStore
@@ -109,10 +109,16 @@ def collect_project(
     Raises:
         UnknownNameError: no such run.
     """
-    workspace.sync()
+    unread = ""
+    try:
+        workspace.sync()
+    except StoreError as error:
+        unread = (
+            f"what was recorded since could not be taken in first: {error}"  # a full disk is why one collects
+        )
     named = None if runs is None else {workspace.store.run(key).id for key in runs}
     every = workspace.store.runs()
-    work = _Collecting(workspace, plan)
+    work = _Collecting(workspace, plan, unread)
     with contextlib.ExitStack() as locks:
         busy = _lock_replays(workspace.home, every, locks, plan=plan)
         work.busy(every, busy)
@@ -142,14 +148,14 @@ def _lock_replays(
 class _Collecting:
     """What was found so far."""
 
-    def __init__(self, workspace: Workspace, plan: bool) -> None:
+    def __init__(self, workspace: Workspace, plan: bool, unread: str = "") -> None:
         self._workspace = workspace
         self._home = workspace.home
         self._plan = plan
         self._parts: list[Part] = []
         self._slower: list[Slower] = []
         self._kept: list[str] = []
-        self._refused: list[str] = []
+        self._refused: list[str] = [unread] if unread else []
         self._over = 0
 
     def collection(self) -> Collection:

@@ -349,6 +349,7 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "ended_badly": not record.finished, "stack": str(rank.stack),
         "own_folders": [str(root.resolve()), str(rank.journal.parent)],
         "torch_threads": facts.get("torch_threads"),
+        "pinned": record.pinned,
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
         "part": job.part, "began": header.get("started") or 0,

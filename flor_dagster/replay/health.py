@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flor_dagster.errors import FlorError
+from flor_dagster.recording import layout
 from flor_dagster.versions.command import run
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ class Check:
 def check_health(workspace: Workspace) -> tuple[Check, ...]:
     """Look at repository, home, disk, interpreter, git and log store."""
     return tuple(_checks(workspace))
+
+
+def check_values(workspace: Workspace) -> tuple[Check, ...]:
+    """Hold the log store against the journals that it was made of."""
+    found = workspace.store.differences()
+    mend = "`flor rebuild` makes the log store anew from the journals"
+    if not found:
+        return (Check("values", "ok", "every value in the log store is what its journal says"),)
+    return tuple(Check("values", "problem", f"{words}. {mend}") for words in found)
 
 
 def _checks(workspace: Workspace) -> Iterator[Check]:
@@ -102,6 +112,11 @@ def _store(workspace: Workspace) -> Iterator[Check]:
         return
     for folder, why in workspace.store.problems.items():
         yield Check("log store", "problem", f"{folder} was not taken in: {why}")
+    for row in runs:
+        folder = layout.runs_folder(workspace.home) / row.id
+        if not any(folder.glob("journal.*.jsonl")):
+            words = f"the files of {row.key} are gone from {folder}: the log store alone has its records, and it can't be replayed"
+            yield Check("log store", "problem", f"{words}. Put them back, or leave it so")
     yield Check("log store", "ok", f"its schema is current; {len(runs)} training runs")
     for row in runs[-RECENT_RUNS:]:
         for code, message in workspace.store.warnings(row.id):

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flor_dagster.errors import ReplayError, odd_content
 from flor_dagster.recording import layout
 from flor_dagster.recording.datafiles import FILE_NAME, KEPT_FOLDER, content_digest
+from flor_dagster.recording.layout import name_in
 from flor_dagster.replay.answers import Answers, read_answers
 from flor_dagster.replay.record import RunRecord
 
@@ -77,6 +79,11 @@ def read_inputs(home: Path, run_id: str, record: RunRecord) -> Inputs:
     folder = layout.run_folder(home, run_id)
     started = [e.started for e in record.executions.values()]
     looped = min(started, default=int(record.header.get("started") or 0))
+    with odd_content(f"{folder / FILE_NAME}", ReplayError):
+        return _inputs(folder, looped)
+
+
+def _inputs(folder: Path, looped: int) -> Inputs:
     read: dict[str, tuple[int, int]] = {}
     kept: dict[str, Path] = {}
     known, complete = False, True
@@ -91,8 +98,10 @@ def read_inputs(home: Path, run_id: str, record: RunRecord) -> Inputs:
             answered.append(facts)
         elif name not in read and len(more) >= 2:
             read[name] = (int(more[0]), int(more[1]))
-            if len(more) > 2 and (folder / KEPT_FOLDER / str(more[2])).is_file():
-                kept[name] = folder / KEPT_FOLDER / str(more[2])
+            copy = name_in(folder / KEPT_FOLDER, more[2], "a kept file") if len(more) > 2 else None
+            # What lies elsewhere is never put anywhere: it is compared where it is.
+            if copy is not None and layout.is_below(name) and copy.is_file() and not copy.is_symlink():
+                kept[name] = copy
     return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped))
 
 
@@ -105,7 +114,7 @@ def _lines(path: Path) -> list[list[Any]]:
     for line in text.splitlines():
         try:
             parts = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # torn
         if isinstance(parts, list) and parts:
             found.append(parts)
@@ -171,6 +180,12 @@ def put_kept(inputs: Inputs, checkout: Path) -> None:
     """Put what the run went on from into a checkout, as it was when the run read it."""
     for name, copy in inputs.kept.items():
         target = checkout / name
+        # Folders that nobody versions are linked into the checkout: what is put there would lie in the user's own.
+        if not target.parent.resolve().is_relative_to(checkout.resolve()):
+            raise ReplayError(
+                f"{name}, which this run read, was written over by it, and lies in a folder that is linked into replays: "
+                "its replay can't have it as it was"
+            )
         target.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(copy, target)

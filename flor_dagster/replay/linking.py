@@ -115,19 +115,21 @@ class Linker:
     def identify(self, located: Located, commit: str, *, question: bool) -> tuple[StatementRow, bool]:
         """The statement at a place of a version, made where there is none; whether it is new."""
         known = self._store.find_form(located.form)
-        if known is not None:
-            return known, False
-        same = self._same_by_matching(located, commit)
-        if same is not None:
-            self._store.add_form(same.id, located.form)
-            return same, False
-        row = self._store.add_statement(
-            name=located.name, expression=located.statement.expression, file=located.file,
-            function=located.statement.function, loops=located.statement.loops, ordinal=located.statement.ordinal,
-            line=located.statement.lines[0], question=question, source=commit,
-        )  # fmt: skip
-        self._store.add_form(row.id, located.form)
-        return row, True
+        while known is None:
+            # What comes while the sources are compared is not seen, and then looked at again: two that ask at once make one.
+            seen = [row.id for row in self._store.statements(name=located.name)]
+            same = self._same_by_matching(located, commit)
+            if same is not None:
+                return self._store.add_form(same.id, located.form), False
+            made = self._store.find_or_add_statement(
+                located.form, seen, located.name, located.statement.expression, file=located.file,
+                function=located.statement.function, loops=located.statement.loops, ordinal=located.statement.ordinal,
+                line=located.statement.lines[0], question=question, source=commit,
+            )  # fmt: skip
+            if made is not None:
+                return made
+            known = self._store.find_form(located.form)
+        return known, False
 
     def _same_by_matching(self, located: Located, commit: str) -> StatementRow | None:
         text = self._repository.read(commit, located.file)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flor_dagster.errors import FlorError, ReplayError
+from flor_dagster.errors import CheckpointError, FlorError, JournalError, ReplayError, odd_content
 from flor_dagster.parsing import parse_python
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
@@ -46,7 +46,10 @@ _NO_FILE = (
 
 @dataclass(slots=True)
 class Prepared:
-    """One run's share of a question, worked out. `earlier` are cells of which earlier questions answered a part that counts."""
+    """One run's share of a question, worked out.
+
+    `earlier` are cells of which earlier questions answered a part that counts, `known` all that were there.
+    """
 
     plan: RunPlan
     record: RunRecord | None
@@ -55,6 +58,7 @@ class Prepared:
     loops: LoopPlan | None
     settled: dict[int, CellRow]
     earlier: dict[int, CellRow] = field(default_factory=dict[int, CellRow])
+    known: Mapping[int, CellRow] = field(default_factory=dict[int, CellRow])
     lock: Lock | None = None
 
 
@@ -88,7 +92,24 @@ class Preparer:
         # Read once for all runs: what past replays cost, and which loops audits found.
         self._replays, self._runs = self._store.replays(), self._store.runs()
         self.rates = rates_of(self._replays)
-        return statements, [self._prepare_run(run, statements, question) for run in runs]
+        return statements, [self._fenced(run, statements, question) for run in runs]
+
+    def _fenced(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> Prepared:
+        """A run's share; one whose files say something odd has failed, and no other with it."""
+        try:
+            with odd_content(f"what was recorded of training run {run.key}"):
+                return self._prepare_run(run, statements, question)
+        except (JournalError, CheckpointError) as error:
+            sentence = str(error)
+        cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
+        settled, failed = dict[int, CellRow](), f"failed: {sentence}"
+        for statement in statements:
+            known = cells.get(statement.id)
+            settled[statement.id] = (
+                known if known is not None and known.settled else plain_cell(run, statement, "failed", failed)
+            )
+        plan = RunPlan(run, (), tuple(statements), (), (), sentence, None, run.seconds, {})
+        return Prepared(plan, None, PlacedVersion(), {}, None, settled)
 
     def _resolve(self, name: str) -> tuple[StatementRow, ...]:
         # A key of an open question needs no look at the newest source: it may have changed since it was asked.
@@ -156,7 +177,7 @@ class Preparer:
             {"executed": loops.executed, "skipped": loops.skipped, "iterations": loops.iterations, "notes": loops.notes, "warnings": self._warnings(run, record, environment)} if loops else {},
             likely, lacking,
         )  # fmt: skip
-        return Prepared(plan, record, placed, placements, loops, settled, earlier, lock)
+        return Prepared(plan, record, placed, placements, loops, settled, earlier, cells, lock)
 
     def _known(
         self,
@@ -277,6 +298,25 @@ class Preparer:
         if question.without_checkpoints or len(record.ranks) > 1:
             return {}
         return {number: cell for number, cell in cells.items() if read_coverage(cell)}
+
+    def answered(self, item: Prepared, cell: CellRow | None, question: Question) -> CellRow | None:
+        """A cell that another asker has answered since a run's share was worked out; None where there is something to do.
+
+        What it answered of others counts from here on as answered earlier.
+        """
+        if cell is None or cell == item.known.get(cell.statement_id):
+            return None
+        if cell.settled:
+            return cell
+        if item.record is None or cell.statement_id not in self._earlier(
+            item.record, {cell.statement_id: cell}, question
+        ):
+            return None
+        item.earlier[cell.statement_id] = cell
+        if question.iterations is None:
+            return None
+        asked = covered_by_asking(item.record, question.iterations)
+        return _answered_before(cell) if asked and read_coverage(cell).holds(asked) else None
 
     def share(
         self, item: Prepared, statement: StatementRow, placed: PlacedVersion, question: Question
@@ -475,6 +515,7 @@ class Preparer:
     def _held(self, run: RunRow, record: RunRecord, targets: Sequence[Target]) -> Callable[[str], Held]:
         """What each checkpoint lacks of what the statements read; one that can't be read is met, and named, later."""
         store = self._checkpoints
+        store.pin(run.id, {name: digest for one in record.ranks for name, digest in one.pinned.items()})
         chains = frozenset(chain for target in targets for chain in target.reads.chains)
 
         said = {name: facts for one in record.ranks for name, facts in one.facts.items()}

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flor_dagster.recording.journal import read_journal
+from flor_dagster.errors import ODD, JournalError, odd_content
+from flor_dagster.recording import layout
+from flor_dagster.recording.journal import checked_header, read_journal
 from flor_dagster.recording.variable_notes import CHILDREN
 from flor_dagster.replay.given import Given, VariableRead, variables_of
 
@@ -101,6 +103,11 @@ class RunRecord:
         return (self, *self.peers)
 
     @property
+    def pinned(self) -> dict[str, str]:
+        """Checkpoint → digest of its manifest; those of older releases have none."""
+        return {name: str(facts["digest"]) for name, facts in self.facts.items() if "digest" in facts}
+
+    @property
     def rank(self) -> int:
         """Whose journal it is."""
         return int(self.header.get("rank") or 0)
@@ -126,8 +133,16 @@ def read_record(path: Path) -> RunRecord:
         JournalError: when it is none of ours.
     """
     reader = _Reader()
-    for position, entry in enumerate(read_journal(path)):
-        reader.take(position, entry.parts)
+    offset = 0
+    try:
+        for position, entry in enumerate(read_journal(path)):
+            offset = entry.offset
+            reader.take(position, entry.parts)
+    except OSError as error:
+        raise JournalError(f"{path} can't be read: {error}. Put the file back to replay this run") from error
+    except ODD:
+        with odd_content(f"{path}, at byte {offset},"):
+            raise
     for execution in reader.record.executions.values():
         if execution.how == "raise" and (execution.closed or 0) > reader.last_event and reader.record.ended:
             execution.how = (
@@ -247,7 +262,7 @@ class _Reader:
             self.record.events.append((position, kind, parts))
 
     def _header(self, _: int, parts: list[Any]) -> None:
-        self.record.header = parts[2]
+        self.record.header = checked_header(parts[2])
         self._saw(parts[2].get("started"))
 
     def _call(self, _: int, parts: list[Any]) -> None:
@@ -308,6 +323,8 @@ class _Reader:
     def _checkpoint(self, _: int, parts: list[Any]) -> None:
         fields = parts[1]
         self._saw(fields.get("t"))
+        if not layout.is_name(fields["name"]):
+            raise ValueError(f"{fields['name']!r} is no name of a checkpoint")
         self.record.facts[fields["name"]] = fields
         execution = self.record.executions[fields["loop"]]
         if fields["index"] is None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from flor_dagster.recording import process
+from flor_dagster.recording import layout, process
 from flor_dagster.recording.artifacts import ArtifactStore
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import current
@@ -119,7 +119,8 @@ class ResumeSession(ReplaySession):
         return Session._open_journal(self)  # noqa: SLF001 - the recording's own, not the replay's
 
     def _begin(self) -> None:
-        self._checkpoints = CheckpointStore(self.place.home / "checkpoints")
+        self._checkpoints = CheckpointStore(layout.checkpoints_folder(self.place.home))
+        self._checkpoints.pin(self.plan["parent"], self.plan["pinned"])
         self.restorer = self._restorer_of(self.plan["parent"])
         Session._begin(self)  # noqa: SLF001 - likewise
 

@@ -167,6 +167,7 @@ def _blob(path: Path) -> str:
 
 def _restart(workspace: Workspace, run: RunRow, record: RunRecord, without: set[str]) -> Restart | None:
     store = CheckpointStore(layout.checkpoints_folder(workspace.home))
+    store.pin(run.id, record.pinned)
     trees: dict[str, ast.Module | None] = {}
 
     def usable(name: str) -> bool:
@@ -243,7 +244,7 @@ def _plan(
         tainted |= {r.name for r in record.records if (r.file, r.line) in lines}
     where = restart.last[0] if restart.last[1] is None else f"{restart.last[0]}[{restart.last[1]}]"
     return {
-        "run": run_id, "parent": run.id, "root": str(workspace.root), "home": str(workspace.home),
+        "run": run_id, "parent": run.id, "pinned": record.pinned, "root": str(workspace.root), "home": str(workspace.home),
         "entrypoint": run.entrypoint, "argv": header.get("argv", []), "cwd": header.get("began_in") or header.get("cwd") or str(workspace.root),
         "args": record.args, "generators": record.generators, "loops": restart.loops, "last": list(restart.last),
         "dead_journal": str(layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"),

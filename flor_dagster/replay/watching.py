@@ -103,6 +103,8 @@ class Watcher:
         """What libraries asked for that is of another moment, and have not written since: path → in words."""
         self._answers: Mapping[str, Mapping[str, list[Any]]] = {"asked": {}, "listed": {}, **data["answers"]}
         self._pid = os.getpid()
+        self._others: frozenset[str] | None = None
+        """The recorded names without links, once one is looked for."""
         self._restored = False
         self._busy = False
 
@@ -284,6 +286,20 @@ class Watcher:
             return  # of the version
         elif written >= self._looped and not self._came_before(name):
             doubts[name] = f"{name} was written since the training was in its loops", True
+        elif not self._is_known(path, name):
+            doubts[name] = (
+                f"{name} is read, and the record of the run does not say that it read that: it may have been another one",
+                False,
+            )
+
+    def _is_known(self, path: str, name: str) -> bool:
+        """Whether the recorded run noted a file, by this name or by another one of it."""
+        if name in self._read or (not path.startswith(self._roots) and f"{os.sep}." in path):
+            return True  # or it lies where libraries keep what they like
+        if self._others is None:
+            places = (os.path.join(self._user_root, read) for read in self._read)
+            self._others = frozenset(self._name(os.path.realpath(place))[0] for place in places)
+        return self._name(os.path.realpath(path))[0] in self._others
 
     def _came_before(self, name: str) -> bool:
         known = self._read.get(name)

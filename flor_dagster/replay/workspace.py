@@ -18,7 +18,9 @@ from flor_dagster.errors import (
     NoRunsError,
     QueryError,
     SourceSyntaxError,
+    StoreError,
     UnknownNameError,
+    odd_content,
 )
 from flor_dagster.recording import layout
 from flor_dagster.recording.artifacts import Artifact, ArtifactStore
@@ -31,6 +33,7 @@ from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.placing import VersionPlacer
+from flor_dagster.replay.reserve import keep_reserve
 from flor_dagster.replay.users import user_name
 from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
@@ -111,6 +114,7 @@ class Workspace:
                 "with its version of the code: go to the project's folder, name it with --project, or run `git init` there."
             )
         layout.ensure_home(located.home)
+        keep_reserve(located.home)
         store = LogStore.open(store_url or located.home / "flor.db", home=located.home)
         return cls(Repository(located.root), located.home, store, entrypoints)
 
@@ -158,16 +162,21 @@ class Workspace:
         fresh: list[StatementRow] = []
         runs = self.store.runs(ids=list(news)) if len(news) < MANY_RUNS else self.store.runs()
         runs = [run for run in runs if run.id in news]
-        try:
-            for run in runs:
-                fresh += self._linker.link_run(run)
-                mark_approximate(self.repository, self.store, run)
-            if runs:
-                self._settle_recorded(runs, self.questions())
-        except FlorError:
-            self.store.carried_through(news)  # what can't be carried through is said once
-            raise
-        self.store.carried_through(news)
+        questions = self.questions()
+        failed: list[FlorError] = []
+        for run in runs:
+            try:
+                with odd_content(f"what was recorded of training run {run.key}"):
+                    fresh += self._linker.link_run(run)
+                    mark_approximate(self.repository, self.store, run)
+                    self._settle_recorded([run], questions)
+            except StoreError:
+                raise
+            except FlorError as error:
+                failed.append(error)  # the others go on
+        self.store.carried_through(news)  # what can't be carried through is said once
+        if failed:
+            raise failed[0]
         archive_versions(self.repository, self.store)
         return Synced(changed, tuple(fresh))
 

@@ -14,7 +14,7 @@ def is_damaged(path: Path) -> bool:
     """Whether a file is there and is no whole SQLite database.
 
     Raises:
-        StoreError: another process keeps it busy.
+        StoreError: it can't be looked at: another process keeps it busy, the disk is full, it may not be read.
     """
     if not path.exists():
         return False
@@ -24,12 +24,16 @@ def is_damaged(path: Path) -> bool:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()
         finally:
             connection.close()
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
+        # The extended codes of one kind end in its byte.
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return True
         if "locked" in str(error):
             raise StoreError(f"The log store {path} is busy: another process keeps writing to it.") from error
-        return True
-    except sqlite3.DatabaseError:
-        return True
+        raise StoreError(
+            f"The log store {path} can't be looked at ({error}), so it was left as it is. Make room on its disk, or make "
+            "it readable, and try again."
+        ) from error
     return found is None or found[0] != "ok"
 
 

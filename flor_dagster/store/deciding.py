@@ -11,7 +11,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from flor_dagster.errors import StoreError
 from flor_dagster.store import schema
-from flor_dagster.store.decisions import Taking, counts, everything, take, take_again
+from flor_dagster.store.decisions import Taking, amounts, counts, everything, take, take_again
+from flor_dagster.store.duplicates import find_duplicates
 from flor_dagster.store.models import Rebuilt
 from flor_dagster.store.schema import counters
 
@@ -106,6 +107,15 @@ class Decider:
         except OSError as error:
             raise StoreError(f"nothing was decided, since {ledger.path} can't be written: {error}") from error
 
+    def merge_duplicates(self) -> None:
+        """Make statements one that an earlier release let two processes register twice."""
+        with self._database.read() as connection:
+            if next(find_duplicates(connection), None) is None:
+                return
+        with self.begin() as decide:
+            for key, first in list(find_duplicates(decide.connection)):
+                decide("merge", statement=key, into=first)
+
     # Taking in ---------------------------------------------------------------------------------------------------------
 
     def catch_up(self) -> None:
@@ -162,7 +172,7 @@ class Decider:
             self._catch_up(connection)
             if ledger.id() is None:
                 _set_mark(connection, ledger.create(everything(connection)), ledger.size())
-            before = counts(connection)
+            before, held = counts(connection), amounts(connection)
             if self._database.sqlite:
                 connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
             given = dict(connection.execute(select(schema.names.c.name, schema.names.c.given)).all())
@@ -171,7 +181,7 @@ class Decider:
             problems = self._take_in(connection, ledger, 0)
             _keep_given(connection, given)
             after = counts(connection)
-            missing = tuple(_missing(before, after))
+            missing = (*_missing(before, after), *_fewer(held, amounts(connection), before, after))
             if missing and not accept_loss:
                 raise WouldLoseError((*missing, *problems))
             _set_mark(connection, ledger.id(), ledger.size())
@@ -192,6 +202,21 @@ def _missing(before: dict[str, set[Any]], after: dict[str, set[Any]]) -> Generat
         if gone:
             more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
             yield f"{len(gone)} {kind} ({', '.join(gone[:3])}{more})"
+
+
+def _fewer(
+    held: dict[tuple[str, str, str], int],
+    now: dict[tuple[str, str, str], int],
+    before: dict[str, set[Any]],
+    after: dict[str, set[Any]],
+) -> Generator[str]:
+    """Journals that give less than the database has of them: cut short, or with lines that can't be read any more."""
+    # What is gone as a whole was named as that.
+    gone = {name for _, name in before["journals"] - after["journals"]}
+    for (kind, run, name), count in sorted(held.items()):
+        left = now.get((kind, run, name), 0)
+        if left < count and name not in gone:
+            yield f"{count - left} of {count} {kind} of training run {run} ({name})"
 
 
 def _mark(connection: Connection, name: str) -> int | None:

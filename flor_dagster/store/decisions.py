@@ -5,6 +5,7 @@ Runs are meant by their ids, statements by their keys, times are nanoseconds sin
     run          id, key, seq             a run was taken in: its key, its number among those that are over
     statement    key, …, identity         a statement became known
     form         statement, identity      another identity means it
+    merge        statement, into          two statements turned out to be one
     question     statement, question      it is an open question, or is none any more
     link         scope, file, line, name, statement; column where the line has several
     placement    statement, commit, …     where it stands in a version, or why it is refused
@@ -24,25 +25,34 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from flor_dagster.errors import FlorError, StoreError, UnknownNameError
+from flor_dagster.errors import ODD, FlorError, StoreError, UnknownNameError
 from flor_dagster.recording.layout import run_folder
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store import statements
+from flor_dagster.store.duplicates import merge
 from flor_dagster.store.ingest import Forced, ingest, look
 from flor_dagster.store.models import CellRow, PlacementRow, ReplayRow, StatementRow
 from flor_dagster.store.packing import label, to_json
 from flor_dagster.store.rows import moment, nanoseconds, run_number
 from flor_dagster.store.schema import (
+    args,
     call_sites,
     cells,
+    checkpoints,
     confirmations,
+    contexts,
     journals,
+    loops,
     names,
+    outputs,
     placements,
     records,
     replays,
+    run_warnings,
     runs,
+    uncaptured,
     versions,
 )
 from flor_dagster.store.schema import statement_forms as forms
@@ -90,9 +100,12 @@ def take_again(taking: Taking, kind: str, fields: Fields) -> None:
     try:
         with taking.connection.begin_nested():
             take(taking, kind, fields)
-    except (FlorError, OSError) as error:
+    except OperationalError:
+        raise  # the database's trouble, not the decision's
+    except (FlorError, OSError, SQLAlchemyError, *ODD) as error:
         about = fields.get("id") or fields.get("run") or fields.get("statement") or ""
-        taking.problems.append(f"{kind} {about}: {error}")
+        said = str(error) if isinstance(error, FlorError | OSError) else f"{type(error).__name__}: {error}"
+        taking.problems.append(f"{kind} {about}: {said}"[:500])
 
 
 def _run(taking: Taking, fields: Fields) -> None:
@@ -120,6 +133,12 @@ def _statement(taking: Taking, fields: Fields) -> StatementRow:
 
 def _form(taking: Taking, fields: Fields) -> None:
     statements.add_form(taking.connection, taking.statement(fields["statement"]).id, fields["identity"])
+
+
+def _merge(taking: Taking, fields: Fields) -> None:
+    other, first = taking.statement(fields["statement"]), taking.statement(fields["into"])
+    if other.id != first.id:
+        merge(taking.connection, other.id, other.key, first.id)
 
 
 def _question(taking: Taking, fields: Fields) -> None:
@@ -195,7 +214,7 @@ def _approximate(taking: Taking, fields: Fields) -> None:
 
 
 _KINDS: Mapping[str, Callable[[Taking, Fields], Any]] = {
-    "run": _run, "statement": _statement, "form": _form, "question": _question, "link": _link, "placement": _placement,
+    "run": _run, "statement": _statement, "form": _form, "merge": _merge, "question": _question, "link": _link, "placement": _placement,
     "confirm": _confirm, "cell": _cell, "replay": _replay, "commit": _commit, "failed": _failed, "approximate": _approximate,
 }  # fmt: skip
 
@@ -344,6 +363,33 @@ def counts(connection: Connection) -> dict[str, set[Any]]:
         },
         "journals": {tuple(row) for row in connection.execute(_journals_that_count())},
     }
+
+
+def amounts(connection: Connection) -> dict[tuple[str, str, str], int]:
+    """How much there is of every journal that counts: (kind, run's key, journal's name) → rows."""
+    j = journals.c
+    found: dict[tuple[str, str, str], int] = {}
+    for kind, table in _OF_JOURNALS.items():
+        query = select(runs.c.key, j.name, func.count()).select_from(table)
+        query = query.join(journals, j.journal == table.c.journal).join(runs, runs.c.run == j.run)
+        for key, name, count in connection.execute(query.group_by(runs.c.key, j.name)):
+            found[kind, key, name] = count
+    for kind, table in _OF_RANKS.items():
+        here = table.c.loop > 0 if kind == "loop executions" else table.c.ctx > 0
+        query = select(runs.c.key, table.c.rank, func.count()).join(runs, runs.c.run == table.c.run)
+        for key, rank, count in connection.execute(query.where(here).group_by(runs.c.key, table.c.rank)):
+            found[kind, key, f"journal.{rank}.jsonl"] = count
+    query = select(runs.c.key, func.count()).select_from(args).join(runs, runs.c.run == args.c.run)
+    for key, count in connection.execute(query.group_by(runs.c.key)):
+        found["arguments", key, "its journals"] = count
+    return found
+
+
+_OF_JOURNALS = {
+    "values": records, "checkpoints": checkpoints, "warnings": run_warnings, "lines of output": outputs,
+    "uncaptured states": uncaptured,
+}  # fmt: skip
+_OF_RANKS = {"loop executions": loops, "loop contexts": contexts}
 
 
 def _journals_that_count() -> Select[Any, Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from flor_dagster.errors import JournalError
-from flor_dagster.recording.journal import read_journal
+from flor_dagster.errors import ODD, JournalError
+from flor_dagster.recording.journal import checked_header, read_journal
 from flor_dagster.recording.layout import NO_COMMIT
 from flor_dagster.recording.losses import Loss, read_losses
+from flor_dagster.recording.values import decode
 from flor_dagster.store.chunks import pack_journal
 from flor_dagster.store.counting import next_number
 from flor_dagster.store.database import insert_one, insert_rows
@@ -48,6 +50,8 @@ TERMINAL = ("finished", "failed", "interrupted", "lost")
 _GRAVITY = ("failed", "interrupted", "lost", "finished")
 _RECORDS = ("journal", "at", "ctx", "site", "kind", "num", "whole", "text")
 _BATCH = 50_000
+_BEGIN = b'["flor",'
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _NAMED_FILES = 5
 _NAMED_RANKS = 64
 
@@ -75,6 +79,7 @@ class _Journal:
     upto: int
     end: tuple[str | None, str, int | None]
     lost: int = 0
+    name: str = ""
 
 
 def look(run_dir: Path) -> Folder | None:
@@ -87,8 +92,19 @@ def look(run_dir: Path) -> Folder | None:
     for rank in sorted(ranks):
         first = next(iter(read_journal(ranks[rank])), None)
         if first is None:
+            with ranks[rank].open("rb") as file:
+                begin = file.read(len(_BEGIN))
+            if not _BEGIN.startswith(begin):
+                raise JournalError(
+                    f"{ranks[rank]} does not start as a journal of flor_dagster; it was left as it is."
+                )
             continue
-        header = first.parts[2]
+        header = checked_header(first.parts[2])
+        if header["run"] != run_dir.name:
+            raise JournalError(
+                f"{ranks[rank]} is a journal of training run {header['run']}, not of {run_dir.name}: it was copied or "
+                "renamed. Put it back where it belongs."
+            )
         if header.get("mode") == "replay":
             raise JournalError(
                 f"{ranks[rank]} is a replay's journal; a replay is never a training run of its own."
@@ -109,8 +125,11 @@ def look(run_dir: Path) -> Folder | None:
 def _version(run_dir: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((run_dir / "version.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+    commit = found.get("commit") if isinstance(found, dict) else None
+    if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
+        raise JournalError(f"{run_dir / 'version.json'} names no commit: {str(commit)[:100]!r}")
     return found if isinstance(found, dict) else None
 
 
@@ -266,11 +285,11 @@ def _journal_row(connection: Connection, run: int, rank: int, path: Path) -> _Jo
         )
     ).one_or_none()
     if row is not None:
-        return _Journal(row[0], run, rank, row[1], (row[2], row[3], row[4]))
+        return _Journal(row[0], run, rank, row[1], (row[2], row[3], row[4]), name=path.name)
     number = insert_one(
         connection, journals, run=run, rank=rank, name=path.name, upto=0, chunked_upto=-1, end_reason=""
     )
-    return _Journal(number, run, rank, 0, (None, "", None))
+    return _Journal(number, run, rank, 0, (None, "", None), name=path.name)
 
 
 class _KnownJournal:
@@ -379,11 +398,22 @@ class _KnownJournal:
             if site is None or ctx not in paths:
                 homeless += 1
                 continue
-            rows.append((number, offset, ctx, site, *pack(value)))
+            try:
+                if type(value) is dict or type(value) is list:
+                    decode(value)  # what can't be read again must not get into the view
+                rows.append((number, offset, ctx, site, *pack(value)))
+            except ODD:
+                lines.odd.append(offset)
             if len(rows) >= _BATCH:
                 insert_rows(self.connection, records, _RECORDS, rows)
                 rows.clear()
         insert_rows(self.connection, records, _RECORDS, rows)
+        if lines.odd:
+            words = (
+                f"{len(lines.odd)} line(s) of {self.journal.name} say something that no recorder writes, and were left out; "
+                f"the first is at byte {min(lines.odd)}. Put the original file back, or leave it so"
+            )
+            lines.warnings.append((-(1 << 62) - lines.start, "odd", words))
         if homeless:
             lines.warnings.append(
                 (

@@ -59,8 +59,12 @@ class Ledger:
                 first = json.loads(file.readline() or b"null")
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             first = None
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} can't be read: {error}. Put the right file back, or move this one away"
+            ) from error
         match first:
             case ["flor-ledger", int(form), {"id": str(name)}] if form == FORMAT:
                 return name
@@ -150,15 +154,23 @@ def _whole(fd: int) -> int:
 def _sort(found: dict[int, Batch], offset: int, end: int, raw: bytes) -> None:
     try:
         parts = json.loads(raw) if raw.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     match parts:
         case ["void", int(at)]:
             found.pop(at, None)
-        case [[str(), dict()], *_]:
+        case [*_] if parts and all(_is_decision(one) for one in parts):
             found[offset] = Batch(offset, end, tuple((kind, fields) for kind, fields in parts))
         case _:
             pass
+
+
+def _is_decision(one: Any) -> bool:
+    match one:
+        case [str(), dict()]:
+            return True
+        case _:
+            return False
 
 
 def _line(value: Any) -> bytes:

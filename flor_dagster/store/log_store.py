@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
 
-from flor_dagster.errors import FlorError, QueryError, StoreError, UnknownNameError
+from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, decisions, rows, statements, unsettled
+from flor_dagster.store import archive, checking, decisions, rows, statements, unsettled
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
 from flor_dagster.store.deciding import Decider
@@ -60,6 +61,7 @@ class LogStore:
         ledger = None if home is None else Ledger(ledger_path(database, home))
         self._decider = Decider(database, ledger, home)
         self._decider.catch_up()
+        self._decider.merge_duplicates()
         self.problems: dict[str, str] = {}
 
     @classmethod
@@ -103,13 +105,15 @@ class LogStore:
         Raises:
             JournalError: when a journal in the folder is not a run's, of a later format, or shorter than before.
         """
-        folder = look(run_dir)
+        with odd_content(str(run_dir)):
+            folder = look(run_dir)
         if folder is None:
             return None
         run_id = folder.header["run"]
         with self._decider.begin() as decide:
             before = given(decide.connection, run_id)
-            after = ingest(decide.connection, folder)
+            with odd_content(str(run_dir)):
+                after = ingest(decide.connection, folder)
             if after is not None and after != before:
                 decide.note("run", id=run_id, key=after.key, seq=after.seq)
         return None if after is None else self._run_of_id(run_id)
@@ -136,8 +140,8 @@ class LogStore:
                     before is not None and before[0] == run.status and _taken(run_dir, before[1])
                 ):
                     changed.append(run)
-            except (FlorError, OSError) as error:
-                if isinstance(error, StoreError):
+            except (FlorError, OSError, *ODD) as error:
+                if isinstance(error, StoreError) and not _is_odd(error):
                     raise
                 self.problems[str(run_dir)] = str(error)
                 _log.warning("%s was left out: %s", run_dir, error)
@@ -165,6 +169,19 @@ class LogStore:
             WouldLoseError: it does; nothing was changed.
         """
         return self._decider.rebuild(accept_loss=accept_loss)
+
+    def differences(self) -> list[str]:
+        """What the database says otherwise than the journals, in words: `rebuild` makes it anew of them.
+
+        Raises:
+            StoreError: the store was opened without the project's home.
+        """
+        if self._home is None:
+            raise StoreError(
+                "the store was opened without the project's home: there are no journals to hold it against"
+            )
+        with self._database.read() as connection:
+            return list(checking.differences(connection, self._home))
 
     def replay_journals(self) -> set[str]:
         """The journals of replays that values came from, as paths below the home: a rebuild needs them."""
@@ -350,28 +367,51 @@ class LogStore:
 
         An `identity` that is known gives back the statement that it means, unchanged.
         """
-        row: dict[str, Any] = {
-            "name": name,
-            "expression": label(expression),
-            "file": label(file),
-            "function": label(function),
-            "loops": to_json(list(loops)),
-            "ordinal": ordinal,
-            "line": line,
-            "question": int(question),
-            "source": label(source),
-            "created": time.time_ns(),
-        }
+        row = _statement_row(
+            name, expression, file=file, function=function, loops=loops, ordinal=ordinal, line=line,
+            question=question, source=source,
+        )  # fmt: skip
         with self._decider.begin() as decide:
             known = None if identity is None else statements.find_form(decide.connection, identity)
             return known if known is not None else decide("statement", identity=identity, **row)
 
-    def add_form(self, statement_id: int, identity: str) -> None:
-        """Say that another identity means this statement; one that is taken stays as it is."""
+    def find_or_add_statement(
+        self, identity: str, seen: Collection[int], name: str, expression: str, **where: Any
+    ) -> tuple[StatementRow, bool] | None:
+        """The statement that an identity means, made in the same transaction where there is none; whether it is new.
+
+        Args:
+            identity: what it is known by.
+            seen: the ids of the statements of this name that were found to be others.
+            name: as in `add_statement`.
+            expression: as in `add_statement`.
+            **where: as in `add_statement`.
+
+        Returns:
+            None where somebody made one of this name that was not seen: it may be the same.
+        """
+        row = _statement_row(name, expression, **where)
         with self._decider.begin() as decide:
-            if statements.find_form(decide.connection, identity) is None:
-                key = statements.key_of(decide.connection, statement_id)
-                decide("form", statement=key, identity=identity)
+            known = statements.find_form(decide.connection, identity)
+            if known is not None:
+                return known, False
+            if statements.ids_of_name(decide.connection, name) - set(seen):
+                return None
+            return decide("statement", identity=identity, **row), True
+
+    def add_form(self, statement_id: int, identity: str) -> StatementRow:
+        """Say that another identity means this statement; one that is taken stays as it is.
+
+        Returns:
+            The statement that the identity means.
+        """
+        with self._decider.begin() as decide:
+            known = statements.find_form(decide.connection, identity)
+            if known is not None:
+                return known
+            key = statements.key_of(decide.connection, statement_id)
+            decide("form", statement=key, identity=identity)
+            return statements.by_key(decide.connection, key)
 
     def find_form(self, identity: str) -> StatementRow | None:
         """The statement that an identity means."""
@@ -676,6 +716,32 @@ class LogStore:
             return rows.run_rows(connection, select(runs).where(runs.c.id == run_id))[0]
 
 
+def _statement_row(
+    name: str,
+    expression: str,
+    *,
+    file: str,
+    function: str = "<module>",
+    loops: Sequence[str] = (),
+    ordinal: int = 0,
+    line: int = 0,
+    question: bool = False,
+    source: str = "",
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "expression": label(expression),
+        "file": label(file),
+        "function": label(function),
+        "loops": to_json(list(loops)),
+        "ordinal": ordinal,
+        "line": line,
+        "question": int(question),
+        "source": label(source),
+        "created": time.time_ns(),
+    }
+
+
 def ledger_path(database: Database, home: Path) -> Path:
     """Where the ledger of a store lies; a home that is kept in several stores has one for each."""
     if database.sqlite and database.place == str((home / "flor.db").resolve()):
@@ -686,6 +752,11 @@ def ledger_path(database: Database, home: Path) -> Path:
 def now() -> datetime:
     """The time as rows carry it."""
     return datetime.now(UTC)
+
+
+def _is_odd(error: StoreError) -> bool:
+    """Whether the database refused what it was given: that is the run's fault, and no other's."""
+    return isinstance(error.__cause__, DataError | IntegrityError | InterfaceError | ProgrammingError)
 
 
 def _settled(run_dir: Path, status: str, taken: int) -> bool:

@@ -27,10 +27,9 @@ from flor_dagster.store.schema import (
     records,
     replays,
     runs,
-    statements,
 )
 from flor_dagster.store.sites import site_id
-from flor_dagster.store.statements import keep_cell
+from flor_dagster.store.statements import ids_by_key, keep_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,7 +126,7 @@ def commit(
     save_replay(connection, replay)
     run = run_number(connection, replay.run_id)
     _forget_journals(connection, replay.id)
-    keys = {row[0]: row[1] for row in connection.execute(select(statements.c.key, statements.c.id))}
+    keys = ids_by_key(connection)
     keys |= {old: keys[new] for old, new in (renamed or {}).items() if new in keys}
     recorded = _recorded(connection, run)
     maps: dict[int, RunPlaces] = {}

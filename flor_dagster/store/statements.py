@@ -67,6 +67,26 @@ def add_form(connection: Connection, statement_id: int, identity: str) -> None:
     connection.execute(insert(statement_forms).values(identity=kept, statement_id=statement_id))
 
 
+def merged_key(key: str) -> str:
+    """The identity under which the key of a statement that was merged into another one is kept."""
+    return f"key {key}"
+
+
+def ids_of_name(connection: Connection, name: str) -> set[int]:
+    """Every statement of a name."""
+    query = select(statements.c.id).join(names, names.c.name_id == statements.c.name_id)
+    return set(connection.execute(query.where(names.c.name == label(name))).scalars())
+
+
+def ids_by_key(connection: Connection) -> dict[str, int]:
+    """Key → id of every statement; the keys of what was merged mean what it was merged into."""
+    forms = statement_forms.c
+    begins = merged_key("")
+    merged = select(forms.identity, forms.statement_id).where(forms.identity.startswith(begins))
+    found = {row[0].removeprefix(begins): row[1] for row in connection.execute(merged)}
+    return found | {row[0]: row[1] for row in connection.execute(select(statements.c.key, statements.c.id))}
+
+
 def find_form(connection: Connection, identity: str) -> StatementRow | None:
     """The statement that an identity means."""
     forms = statement_forms.c
@@ -115,6 +135,9 @@ def by_key(connection: Connection, key: str) -> StatementRow:
         found = rows(connection, statements.c.key == candidate)
         if found:
             return found[0]
+    merged = find_form(connection, merged_key(key))
+    if merged is not None:
+        return merged
     known = list(connection.execute(select(statements.c.key)).scalars())
     near = difflib.get_close_matches(key, known, n=3)
     hint = (

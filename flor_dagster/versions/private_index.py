@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.versions.command import Answer, last_lines, run
 from flor_dagster.versions.repository import Entry
-from flor_dagster.versions.secrets import secret_pattern
+from flor_dagster.versions.secrets import LOOKED_AT_BYTES, credentials_in, secret_pattern
 from flor_dagster.versions.settings import MEGABYTE
 
 if TYPE_CHECKING:
@@ -124,10 +124,41 @@ def _unhide(index: PrivateIndex, patterns: tuple[str, ...]) -> None:
 
 def _update_tracked(index: PrivateIndex) -> None:
     """Tracked files as they lie on disk: modified, deleted, in conflict, intended to be added; submodules' commits."""
+    _hold_back(index)
     if index.git("add", "--update", check=False).status != 0:
         changed = index.git("diff-files", "--name-only", "-z", "--ignore-submodules=dirty").paths
         refused = _add(index, sorted(set(changed)), "the version has it as committed")
         index.approximate.update({name: index.excluded[name] for name in refused})
+
+
+def _hold_back(index: PrivateIndex) -> None:
+    """Leave tracked files as they were committed into which somebody wrote a credential since."""
+    held: list[str] = []
+    for name in index.git(
+        "diff-files", "--name-only", "--diff-filter=M", "-z", "--ignore-submodules=all", check=False
+    ).paths:
+        here = _credentials(index, name)
+        if here:
+            committed = index.git("cat-file", "blob", f":{name}", check=False)
+            if here - credentials_in(committed.stdout):
+                held.append(name)
+    if held:
+        index.git("update-index", "--assume-unchanged", "-z", "--stdin", stdin=joined(held))
+    for name in held:
+        reason = "a credential was written into it since it was committed: the version has it as committed"
+        index.excluded[name] = index.approximate[name] = reason
+
+
+def _credentials(index: PrivateIndex, name: str) -> frozenset[bytes]:
+    path = index.path(name)
+    status = lstat(path)
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size > LOOKED_AT_BYTES:
+        return frozenset()
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a text
+            return credentials_in(file.read(LOOKED_AT_BYTES))
+    except OSError:
+        return frozenset()
 
 
 def _add_untracked(index: PrivateIndex, settings: SnapshotSettings) -> None:
@@ -148,6 +179,8 @@ def _add_untracked(index: PrivateIndex, settings: SnapshotSettings) -> None:
             index.excluded[name] = f"larger than {limit} ({size})"
         elif not stat.S_ISLNK(status.st_mode) and not os.access(index.path(name), os.R_OK):
             index.excluded[name] = "can't be read"
+        elif _credentials(index, name):
+            index.excluded[name] = "a credential is written in it"
         else:
             sizes[name] = status.st_size
     total = sum(sizes.values())

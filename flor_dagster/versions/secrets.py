@@ -1,7 +1,8 @@
-"""Which file names look like secrets: such a file never enters a version unless the user tracks it."""
+"""Which files look like secrets, by their names or by what is in them: such a file never enters a version unless the user tracks it."""
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,39 @@ SECRET_PATTERNS: tuple[str, ...] = (
 """Shell patterns, compared without regard to case; what a pattern with `!` matches is never taken for a secret."""
 
 
+_WIDE: tuple[str, ...] = (
+    "*password*", "*passwd*", "*passphrase*", "*_pass", "*-pass", "*vault*pass*", ".vault*", "*api_key*", "*api-key*", "*apikey*",
+    "*access_key*", "*access-key*", "*secret_key*", "*private_key*", "*private-key*", "*_key.json", "*-key.json", "*_key.txt",
+    "*-key.txt", "*.secret", "*.secrets", "secret", "secrets", "secrets/*", ".secrets/*", "*_secret", "*-secret*", "token",
+    "token.txt", "token.json", "*_token", "*-token", "*_token.txt", "*_token.json", "*-token.txt", "*-token.json", ".*token*", "*.tfstate", "*.tfstate.*", "*.ovpn",
+    ".my.cnf", ".boto", ".s3cfg", ".databrickscfg", ".huggingface/*", ".kaggle/*", ".azure/*", ".config/gcloud/*",
+    "application_default_credentials*", "*.netrc", "*auth*.json", "*.pkcs12", "*.der", "*keyfile*",
+)  # fmt: skip
+"""Names that would be too wide for source code."""
+
+_SOURCE = (
+    ".py", ".pyi", ".pyx", ".ipynb", ".md", ".rst", ".c", ".cc", ".cpp", ".cu", ".h", ".rs", ".js", ".ts", ".html", ".css", ".sh",
+    ".png", ".svg",
+)  # fmt: skip
+
+LOOKED_AT_BYTES = 1_000_000
+"""Larger files are not looked into."""
+
+_CREDENTIALS = re.compile(
+    rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bglpat-[\w-]{20,}|\bxox[abeoprs]-[\w-]{20,}"
+    rb"|\bsk-(?:proj-|ant-)?[\w-]{32,}|\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bya29\.[\w-]{30,}|\bdckr_pat_[\w-]{20,}"
+    rb"|\bnpm_[A-Za-z0-9]{36}|\bpypi-AgE[\w-]{30,}|\bSG\.[\w-]{20,}\.[\w-]{20,}|\b[rs]k_live_\w{20,}|\bdapi[0-9a-f]{32}\b"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----|\"private_key\": \"-----BEGIN"
+    rb"|\baws_secret_access_key\b[\"']?\s*[:=]\s*[\"']?[A-Za-z0-9/+]{40}\b"
+)
+"""What issuers of keys and tokens make, and private keys: nothing that code has by chance."""
+
+
+def credentials_in(content: bytes) -> frozenset[bytes]:
+    """The credentials in a file's content."""
+    return frozenset(_CREDENTIALS.findall(content))
+
+
 def secret_pattern(path: str, patterns: Iterable[str] = SECRET_PATTERNS) -> str | None:
     """The pattern by which a file looks like a secret, or None.
 
@@ -80,6 +114,8 @@ def secret_pattern(path: str, patterns: Iterable[str] = SECRET_PATTERNS) -> str 
                 return None
         elif found is None and _matches(lowered, pattern.lower()):
             found = pattern
+    if found is None and patterns and not lowered.endswith(_SOURCE):
+        found = next((pattern for pattern in _WIDE if _matches(lowered, pattern)), None)
     return found
 
 

@@ -19,6 +19,7 @@ from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 from flor_dagster.recording.sharing import take_away
 from flor_dagster.replay.model import Question
 from flor_dagster.store.models import RunRow
+from tests.recording.disk_lab import namespaces, on_small_disk
 from tests.replay.conftest import PACKAGE, Lab, lab
 
 __all__ = ["lab"]
@@ -221,3 +222,33 @@ def test_left_checkouts_and_clones_of_deleted_repositories_go(trained: Lab, tmp_
     assert (killed.exists(), orphan.exists()) == (False, False)
     assert fresh.exists(), "it may be a replay that is going on"
     assert foreign.exists(), "nobody knows whose it is"
+
+
+FULL = """\
+import os, subprocess, sys
+flor = [sys.executable, "-m", "flor_dagster.cli"]
+with open(".flor/filling", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(b"x" * 4096)
+    except OSError:
+        pass
+for command in (["rebuild"], ["gc", "--keep-bytes", "0"]):
+    done = subprocess.run([*flor, *command], capture_output=True, text=True)
+    print(command[0], done.returncode, done.stdout + done.stderr)
+print("damaged", [name for name in os.listdir(".flor") if "damaged" in name])
+"""
+
+
+def test_a_full_disk_can_be_collected_and_a_whole_database_is_not_put_away(trained: Lab) -> None:
+    if not namespaces():
+        pytest.skip("this kernel lets nobody mount a small disk")
+    with trained.open() as workspace:
+        workspace.sync()
+    (trained.root / "full.py").write_text(FULL)
+    done = on_small_disk(trained.root, 24_000, "full.py")
+    assert "damaged []" in done.stdout, done.stdout + done.stderr
+    assert "gc 0 " in done.stdout, done.stdout
+    assert "checkpoints" in done.stdout
+    with trained.open() as workspace:
+        assert len(workspace.runs()) == 2

@@ -28,7 +28,7 @@ def write(
     capturer = Capturer(lambda _: False)
     capturer.add("name:arrays", list(arrays))
     capturer.copy()
-    manifest, buffers = finish_snapshot(Snapshot(name, capturer, {}, (), {}, lambda m, n: None), run)
+    manifest, buffers = finish_snapshot(Snapshot(name, capturer, {}, (), {}, lambda *_: None), run)
     store.write(manifest, buffers, series, number)
 
 
@@ -138,7 +138,7 @@ def test_a_run_is_thinned_while_it_is_recorded(tmp_path: Path) -> None:
         capturer = Capturer(lambda _: False)
         capturer.add("name:a", array(number))
         capturer.copy()
-        writer.put(Snapshot(f"1.{number}", capturer, {}, (), {}, lambda m, n: None, "1", number))
+        writer.put(Snapshot(f"1.{number}", capturer, {}, (), {}, lambda *_: None, "1", number))
     writer.close()
     left, _ = stored(store)
     assert 3 <= len(left) <= 6

@@ -163,3 +163,20 @@ def test_only_the_innermost_named_loops_are_covered(trained: Lab) -> None:
     assert nested.loops == {"epoch#0[1]/step#0": {0, 2}}
     assert nested.covers("epoch#0[1]/step#0", 2)
     assert not nested.covers("epoch#0", 1)
+
+
+def test_two_that_ask_for_the_same_iterations_at_once_compute_them_once(trained: Lab) -> None:
+    """And what one of them computed is not forgotten by the other, which had planned before it was known."""
+    trained.write({"train.py": OUTER})
+    with trained.open() as one, trained.open() as other:
+        same = Question(("asked",), iterations={"epoch": (2,)}, warm=False)
+        late = Question(("asked",), iterations={"epoch": (4,)}, warm=False)
+        earlier: list[int] = []
+
+        def answer_first(_: object) -> None:  # the other one has planned, and has not begun
+            earlier.append(one.answer(same).children)
+
+        assert other.answer(same, on_plan=answer_first).children == 0
+        assert other.answer(late, on_plan=lambda _: one.answer(Question(("asked",), iterations={"epoch": (3,)}, warm=False))).children == 1  # fmt: skip
+        assert earlier == [1]
+        assert ask(one, 2, 3, 4, warm=False) == ("open", 0)
