@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.recording.journal import retire
+from flor_dagster.recording.program import is_installed, program
 from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
 
 MAX_FILES = 20_000
@@ -319,8 +320,8 @@ def files() -> Files:
 
 def watch_early() -> None:
     """Watch from the beginning, where a script of somebody's own is what runs: no tool, no server, no notebook."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if isinstance(script, str) and not os.path.abspath(script).startswith(_PREFIXES):
+    script = program().file
+    if script is not None and not is_installed(script):
         files()
 
 

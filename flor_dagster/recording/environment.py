@@ -18,6 +18,7 @@ from flor_dagster.recording.kernels import kernel_facts, processor_features
 from flor_dagster.recording.masking import keyed_digest, masked_argv, project_key, secret_arguments
 from flor_dagster.recording.portable import is_portable
 from flor_dagster.recording.process_state import read_process_state
+from flor_dagster.recording.program import program
 from flor_dagster.recording.sharing import found as is_found
 from flor_dagster.recording.variables import numeric_variables, start_environment
 
@@ -49,7 +50,7 @@ def import_facts(root: Path) -> dict[str, Any]:
     Args:
         root: the repository; folders in it are given relative to it, those of `PYTHONPATH` elsewhere as they are.
     """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    spec = program().spec
     given = {os.path.realpath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p}
     ours = str(Path(__file__).resolve().parents[2])
     paths: list[str] = []

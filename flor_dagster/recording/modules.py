@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from flor_dagster.recording import layout
+from flor_dagster.recording.program import program
 
 CHANGED_BLOB = "0" * 40
 """Stands for the content of a module that changed while it was in use: no file of a version is equal to it."""
@@ -57,7 +58,7 @@ class Modules:
         self._blobs: dict[str, str] = {}
         self._first = True
         # The interpreter takes it away before the process's exit hooks run.
-        self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
+        self._main_file = program().file
 
     def is_own(self, module: str) -> bool:
         """Whether a module's code belongs to the repository."""
