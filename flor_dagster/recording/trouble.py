@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from flor_dagster.recording.masking import known_secrets
+from flor_dagster.showing import shown
 
 if TYPE_CHECKING:
     from flor_dagster.recording.journal import JournalWriter
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def warn(message: str) -> None:
     """Tell the person, on standard error; recording never prints otherwise."""
     with contextlib.suppress(Exception):
-        sys.stderr.write(f"flor_dagster: {message}\n")
+        sys.stderr.write(f"flor_dagster: {shown(message)}\n")
 
 
 class Troubles:
