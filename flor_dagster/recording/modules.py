@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.program import program
@@ -29,6 +30,16 @@ def process_start() -> float | None:
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+_loaded = time.time()
+
+
+def clock_facts() -> dict[str, Any]:
+    """By what clocks this process's values of the clock are known: when it began, and how far its other clock was then."""
+    now = time.time()
+    began = min(process_start() or now, _loaded)
+    return {"began": began, "monotonic": time.monotonic() - (now - began)}
 
 
 _libraries: dict[str, str] = {}

@@ -26,6 +26,7 @@ from flor_dagster.recording import process as sessions
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.collecting import lease
 from flor_dagster.recording.context import Iteration, current
+from flor_dagster.recording.differing import Recogniser
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.generators import put_state
 from flor_dagster.recording.guarding import Guard, doubts
@@ -101,6 +102,7 @@ class ReplaySession(Session):
         with contextlib.suppress(OSError):  # a store that can't be written to is not collected either
             self._lease.enter_context(lease(self._checkpoints, self.run_id))
         self.restorer = self._restorer_of(self.run_id)
+        self._recogniser = Recogniser(self.plan.get("clock") or {}, unseeded=bool(self.plan.get("unseeded")))
         self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
         self.generators.held = True
@@ -329,8 +331,13 @@ class ReplaySession(Session):
             self.restorer.rebound()
 
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
-        compared, unequal = self.restorer.compare(execution, name)
-        self.journal.entry("d", execution.id, index, compared, unequal[:50])
+        found = self.restorer.compare(execution, name, self._recogniser)
+        said = [
+            [[place, known_secrets.mask(words)] for place, words in told[:20]]
+            for told in (found.first, found.left_out)
+        ]
+        more = said if any(said) else ()
+        self.journal.entry("d", execution.id, index, found.compared, found.unequal[:50], *more)
 
     def _check_rebound(self) -> None:
         with self._ending():

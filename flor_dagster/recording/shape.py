@@ -6,6 +6,7 @@ import ast
 import builtins
 import dis
 import functools
+import gc
 import hashlib
 import struct
 import sys
@@ -344,3 +345,9 @@ def tensor_dict(value: Any) -> dict[str, Any]:
     attributes = own_dict(value)
     hooks = {name: found for name in HOOKS if (found := getattr(value, name, None))}
     return {**attributes, **hooks} if hooks else attributes
+
+
+def behind_proxy(value: types.MappingProxyType[Any, Any]) -> Any:
+    """The mapping that a read-only view shows."""
+    # The view has no attribute for it; it is the one object that it refers to.
+    return next(iter(gc.get_referents(value)), MISSING)

@@ -19,6 +19,7 @@ from typing import Any
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording import variable_reads
+from flor_dagster.recording.differing import watch_hashes
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
 from flor_dagster.recording.generators import begin_with
@@ -63,6 +64,8 @@ def replay(plan: dict[str, Any]) -> int:
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
     function = plan["script"].partition(":")[2]
     path = _begin_as_script(plan)
+    if plan.get("unseeded"):
+        watch_hashes()
     sessions.wanted = plan.get("nth") or 1
     sessions.wanted_block = plan.get("alike")
     sessions.factory = lambda: ReplaySession(plan)

@@ -348,10 +348,18 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "torch_threads": facts.get("torch_threads"),
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
+        "clock": _clock_of(record), "unseeded": header.get("hashseed") in (None, "random"),
         "part": job.part, "began": header.get("started") or 0,
         "masked": header.get("masked") or [], "known_variables": sorted(record.variables), "process": header.get("process") or {},
         "module_name": header.get("module_name"), "paths": header.get("paths"), "recorded_root": header.get("root"),
     }  # fmt: skip
+
+
+def _clock_of(record: RunRecord) -> dict[str, Any]:
+    """When a run was: by it values of the clock are known."""
+    header = record.header
+    known = header.get("clock") or {"began": header.get("started", 0) / 1e9}
+    return {**known, "ended": max(record.last_time, header.get("started", 0)) / 1e9}
 
 
 def _folder_of(entrypoint: str, header: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import enum
 import functools
+import inspect
 import io
 import itertools
 import multiprocessing
@@ -587,3 +588,25 @@ def test_views_that_share_bytes_still_do_when_they_are_put_back() -> None:
     kept.put_back(**live)
     assert live["small"].tolist() == [2.0, 3.0]
     assert whole[8:].tolist() == [-1.0] * 56, "what no view reaches is left alone"
+
+
+def signed(a: int, b: list[int] | None = None, *rest: int, flag: bool = False) -> int:
+    return a
+
+
+def test_read_only_views_and_signatures_are_put_back() -> None:
+    table = {"a": [1, 2]}
+    live = {"view": types.MappingProxyType(table), "table": table, "signature": inspect.signature(signed)}
+    kept = Kept(**live)
+    table["a"].append(3)
+    kept.put_back(**live)
+    assert live["view"]["a"] == [1, 2]
+    anew = kept.put_back()
+    assert anew["view"] == {"a": [1, 2]}
+    anew["table"]["b"] = 1
+    assert anew["view"]["b"] == 1, "it still shows the same mapping"
+    assert anew["signature"] == inspect.signature(signed)
+
+
+def test_the_namespace_of_a_class_is_no_mapping_of_its_own() -> None:
+    assert "namespace of a class" in why_not(space=vars(Node))
