@@ -73,6 +73,7 @@ class ReplaySession(Session):
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         self._skipped: set[int] = set()
+        self._unchecked: tuple[LoopExecution, str] | None = None
         self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
@@ -296,6 +297,7 @@ class ReplaySession(Session):
         spec = self._spec(execution)
         if execution.id in self._skipped and spec is not None:
             how, execution.count = spec["how"], spec["count"]
+            self._check_skipped()
         elif spec is not None:
             # A record that ends within a loop does not know how that would have ended.
             if spec["count"] != execution.count or spec["how"] not in (how, "open"):
@@ -329,6 +331,18 @@ class ReplaySession(Session):
             for told in on_restore:
                 told()
             self.restorer.rebound()
+        if index is None and execution.parent.execution is None:
+            self._unchecked = execution, name
+
+    def _check_skipped(self) -> None:
+        """A skipped loop that stands in no other one: what follows begins with its end state, which is compared once all is bound.
+
+        What stands behind it need not log anything that would tell.
+        """
+        if self._unchecked is not None and self.restorer.all_bound:
+            execution, name = self._unchecked
+            self._unchecked = None
+            self._compare(execution, None, name)
 
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
         found = self.restorer.compare(execution, name, self._recogniser)
@@ -367,6 +381,7 @@ class ReplaySession(Session):
         """All names are bound again."""
         with self._ending():
             self.restorer.rebound()
+        self._check_skipped()
 
     def begin(self, keys: tuple[str, ...], unknown: bool) -> None:
         """Before a hindsight expression or a block of them, which may call code of which nothing is known."""

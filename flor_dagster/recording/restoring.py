@@ -254,6 +254,11 @@ class Restorer:
         kinds = [type(value).__name__ for value in held if letgo.is_lost(type(value))]
         return f"an object of type `{kinds[0]}`" if kinds else ""
 
+    @property
+    def all_bound(self) -> bool:
+        """Whether no local name waits for the patched source to take it."""
+        return not self._pending
+
     def check_rebound(self) -> None:
         """The program goes on.
 

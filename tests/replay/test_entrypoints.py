@@ -35,10 +35,7 @@ def values_of(
     """Train without the asked statement, change the code, ask: its values and what the cell says."""
     texts = {name: textwrap.dedent(text) for name, text in files.items()}
     lab.commit(
-        {
-            n: "".join(x for x in t.splitlines(True) if not x.lstrip().startswith(ASKED))
-            for n, t in texts.items()
-        }
+        {n: "\n".join(x for x in t.split("\n") if not x.lstrip().startswith(ASKED)) for n, t in texts.items()}
     )
     start(lab, command, cwd, **variables)
     lab.write({name: text.replace(ASKED, "") for name, text in texts.items()})
@@ -291,3 +288,8 @@ def test_a_script_under_one_of_pythons_own_tools_is_the_program(lab: Lab, tool: 
     with lab.open() as workspace:
         workspace.sync()
         assert [run.entrypoint for run in workspace.runs()] == ["train.py"]
+
+
+def test_characters_that_end_lines_elsewhere_shift_no_line_of_a_source(lab: Lab) -> None:
+    head = 'scale = 2.0\n\f\ntext = "a\u2028b\x85c\x1cd"\n# \x0b e'
+    assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]
