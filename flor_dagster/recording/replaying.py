@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, ReplayError
@@ -383,15 +383,15 @@ class ReplaySession(Session):
             self.restorer.rebound()
         self._check_skipped()
 
-    def begin(self, keys: tuple[str, ...], unknown: bool) -> None:
-        """Before a hindsight expression or a block of them, which may call code of which nothing is known."""
+    def begin(self, keys: tuple[str, ...], unknown: bool, frame: FrameType) -> None:
+        """Before a hindsight expression or a block of them in a frame, which may call code of which nothing is known."""
         with self._nothing_met():
-            self.guard.begin(keys, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self.guard.begin(keys, frame, unknown=unknown)
 
-    def end(self, keys: tuple[str, ...]) -> None:
+    def end(self, keys: tuple[str, ...], frame: FrameType) -> None:
         """After it: all that the program can see must be what it was."""
         with self._nothing_met():
-            self.guard.end(keys, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self.guard.end(keys, frame)
 
     @contextlib.contextmanager
     def _nothing_met(self) -> Generator[None]:
@@ -407,7 +407,9 @@ class ReplaySession(Session):
         self.journal.entry("x", "effect", list(keys), names)
         self.abandon(f"evaluating {', '.join(map(repr, keys))} changed {', '.join(names[:5])}", EXIT_EFFECT)
 
-    def failed(self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int) -> None:
+    def failed(
+        self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int, code: CodeType
+    ) -> None:
         """A hindsight expression raised: the error is its value in this loop context.
 
         Args:
@@ -415,10 +417,10 @@ class ReplaySession(Session):
             file: where.
             line: of the statement in the file as it is executed.
             old_line: the same in the file before it was patched.
+            code: that it stands in.
         """
         error = sys.exc_info()[1]
         if error is not None and len(logged) > 1:
-            code = sys._getframe(1).f_code  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             at = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
             logged = tuple(one for one in logged if not at or one[1] >= at[0]) or logged
         for name, _ in logged:

@@ -219,6 +219,22 @@ class _Lazy:
         session = sessions.present()
         return session.has(name) if isinstance(session, ReplaySession) else self.__getattr__("has")(name)
 
+    def begin(self, keys: tuple[str, ...], unknown: bool) -> None:
+        """Before a hindsight expression, or a block of them."""
+        self.__getattr__("begin")(keys, unknown, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def end(self, keys: tuple[str, ...]) -> None:
+        """After it."""
+        self.__getattr__("end")(keys, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def failed(self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int) -> None:
+        """A hindsight expression raised."""
+        code = sys._getframe(1).f_code  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self.__getattr__("failed")(logged, file, line, old_line, code)
+
+    def __call__(self) -> None:
+        """Nothing: torch's compiler only takes what can be called from among the built-in names."""
+
     def __getattr__(self, name: str) -> Any:
         session = sessions.ahead()
         # Before the run that is asked for begins, nothing is put back and nothing watched.
@@ -227,6 +243,11 @@ class _Lazy:
 
 def _nothing(*_: Any) -> bool:
     return False
+
+
+# What torch compiles is left before such a call, and entered again behind it.
+for _method in (_Lazy.begin, _Lazy.end, _Lazy.failed):
+    _method.__dict__["_torchdynamo_disable"] = True
 
 
 def _session() -> Session:
