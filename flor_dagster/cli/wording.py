@@ -75,6 +75,8 @@ def counted(counts: Mapping[Any, int]) -> str:
 
 def because(reason: str) -> str:
     """A reason behind a colon; nothing where there is none."""
+    for status in ("refused: ", "failed: "):
+        reason = reason.removeprefix(status)
     return f": {reason.rstrip('.')}" if reason else ""
 
 

@@ -8,7 +8,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from flor_dagster.recording.masking import known_secrets
-from flor_dagster.showing import shown
 
 if TYPE_CHECKING:
     from flor_dagster.recording.journal import JournalWriter
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 def warn(message: str) -> None:
     """Tell the person, on standard error; recording never prints otherwise."""
     with contextlib.suppress(Exception):
+        from flor_dagster.showing import shown  # no training should wait for what it rarely needs
+
         sys.stderr.write(f"flor_dagster: {shown(message)}\n")
 
 

@@ -137,6 +137,9 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
             port = held.enter_context(rendezvous_port(job.record, job.cache / "ports"))
             plan = launch_plan(job.record, plans, plan_path, report, port)
         plan_path.write_text(json.dumps(plan), encoding="utf-8")
+        begins = Path(plans[0]["cwd"])
+        if begins.is_relative_to(checkout.path.resolve()):
+            begins.mkdir(parents=True, exist_ok=True)  # it may have been an empty one, which no version holds
         if on_line is not None:
             on_line(f"{job.run.key}: {job.loops.sentence}")
         unit = unit_of(job, plan_path, folder / f"output.{job.part}.txt", checkout.path)
@@ -183,7 +186,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
 
     placed = link_untracked(job.user_root, checkout, left_out, inputs.read)
     put_kept(inputs, checkout)
-    give_back(inputs.answers, checkout)
+    give_back(inputs.answers, checkout, job.user_root, _clock_of(job.record)["began"])
     changed = (
         *changed_since(inputs, job.user_root, versioned),
         *other_in_version(inputs, checkout, versioned),

@@ -293,3 +293,21 @@ def test_a_script_under_one_of_pythons_own_tools_is_the_program(lab: Lab, tool: 
 def test_characters_that_end_lines_elsewhere_shift_no_line_of_a_source(lab: Lab) -> None:
     head = 'scale = 2.0\n\f\ntext = "a\u2028b\x85c\x1cd"\n# \x0b e'
     assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]
+
+
+def test_an_empty_folder_that_the_run_found_is_there_again(lab: Lab) -> None:
+    for folder in ("empty", "data/also"):
+        (lab.root / folder).mkdir(parents=True)
+    head = "import os\nscale = float(len(os.listdir('empty')) + len(os.listdir('data')) + os.path.isdir('data/also'))"
+    assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]
+
+
+def test_a_script_that_goes_to_an_empty_folder_before_it_imports_flor(lab: Lab) -> None:
+    (lab.root / "out").mkdir()
+    text = "import os\nos.chdir('out')\nopen('made', 'w').close()\n" + LOOP.format(head="scale = 2.0")
+    assert values_of(lab, {"train.py": text}, ["train.py"])[0] == [4.0, 8.0, 12.0]
+
+
+def test_a_folder_that_the_run_made_itself_is_left_to_it(lab: Lab) -> None:
+    head = "import os\nos.mkdir('made')\nscale = 2.0 + len(os.listdir('made'))"
+    assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]
