@@ -190,7 +190,8 @@ class ReplaySession(Session):
     def generator_met(self, root: str, generator: Any) -> None:
         """Put a shared random generator where the recorded run's was when it was first seen."""
         recorded = self.plan.get("generators", {}).get(root)
-        if not recorded:
+        # What is there earlier than it was stands where it did when its library was imported, and goes on from there.
+        if not recorded or root in self.plan.get("preloaded", ()):
             return
         put_state(root, recorded, generator)
 

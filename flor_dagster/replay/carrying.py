@@ -277,12 +277,15 @@ class Carrier:
         if not (unseeded and given and result.differs and self._allows(now.loops.estimated_seconds)):
             return ""
         number = result.differs[0]
+        before = result.replayed if len(now.plans) == 1 else read_together(result.outcomes[number].journals)
+        cold = self._passing.repeat(replace(job, libraries=None), now.plans[number], f"{number}.cold")
+        if cold is None or same_replay(before, cold[1]):
+            return ""  # something else than the seed makes a difference
         environment = {**given.environment, "PYTHONHASHSEED": "1"}
         record = replace(self._record, given=replace(given, environment=environment))
         again = self._passing.repeat(
             replace(job, record=record, libraries=None), now.plans[number], f"{number}.seed"
         )
-        before = result.replayed if len(now.plans) == 1 else read_together(result.outcomes[number].journals)
         return "" if again is None else same_replay(before, again[1])
 
     def _after_divergence(self, now: _Try, result: Attempt) -> _Try | None:

@@ -22,7 +22,7 @@ from flor_dagster.recording import variable_reads
 from flor_dagster.recording.differing import watch_hashes
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
-from flor_dagster.recording.generators import begin_with
+from flor_dagster.recording.generators import HOMES, begin_with
 from flor_dagster.recording.imports import when_asked_for
 from flor_dagster.recording.masking import SECRETS, known_secrets, unmasked_argv
 from flor_dagster.recording.process_state import give_back_process_state
@@ -295,6 +295,10 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
         target()
         return
     drawn: dict[str, bool] = plan["drawn"]
+    # A warm worker has libraries that the run imported later; their generators begin as they did behind that import.
+    plan["preloaded"] = [
+        root for root in plan["begin"] if root not in drawn and HOMES.get(root, "") in sys.modules
+    ]
     begin_with({root: state for root, state in plan["begin"].items() if root not in drawn})
     if drawn:
         when_asked_for("flor_dagster", lambda: begin_here(plan["begin"], drawn))
