@@ -64,7 +64,7 @@ def write_run(home: Path, number: int, rng: random.Random) -> None:
         lines += [f"[{STEP_NAMES + 1 + n},{outer},{encode(rng.random())}]" for n in range(EPOCH_NAMES)]
     lines.append(json.dumps(["e", 1, "exhausted", EPOCHS, started]))
     lines.append(json.dumps(["z", "finished", "", started + 10**9]))
-    writer.write("\n".join(lines) + "\n")
+    writer.write(("\n".join(lines) + "\n").encode())
     writer.close()
     (folder / "lock").touch()
     (folder / "version.json").write_text(

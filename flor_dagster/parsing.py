@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import threading
 from typing import Literal, overload
 
@@ -29,3 +30,15 @@ def parse_python(
         if mode == "eval":
             return ast.parse(source, filename, "eval")
         return ast.parse(source, filename)
+
+
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+
+def source_lines(source: str, *, keepends: bool = False) -> list[str]:
+    r"""The lines of a Python source, as Python counts them.
+
+    `str.splitlines` also ends a line at a form feed, at U+2028 and at six more characters, which may stand in the midst of one.
+    """
+    lines = _LINES.findall(source)
+    return lines if keepends else [line.rstrip("\r\n") for line in lines]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -13,10 +14,12 @@ from flor_dagster.cli.output import FAILED, STOPPED, USAGE, Output
 from flor_dagster.errors import FlorError, NoRepositoryError, UnknownNameError
 
 if TYPE_CHECKING:
+    from flor_dagster.replay.outside_git import Records
     from flor_dagster.replay.workspace import Workspace
     from flor_dagster.store.models import RunRow
 
 P = ParamSpec("P")
+W = TypeVar("W")
 
 
 def project_command(
@@ -27,6 +30,31 @@ def project_command(
     The command returns its exit status.
     """
 
+    def opened(project: Path | None) -> Workspace:
+        from flor_dagster.replay.workspace import Workspace
+
+        return Workspace.open(project)
+
+    return _command(function, opened)
+
+
+def records_command(
+    function: Callable[Concatenate[Workspace | Records, Output, P], int],
+) -> Callable[..., None]:
+    """The same for a command that only looks at records: they may lie where there is no git."""
+
+    def opened(project: Path | None) -> Workspace | Records:
+        from flor_dagster.replay.outside_git import open_records
+
+        return open_records(project)
+
+    return _command(function, opened)
+
+
+def _command(
+    function: Callable[Concatenate[W, Output, P], int],
+    opened: Callable[[Path | None], AbstractContextManager[W]],
+) -> Callable[..., None]:
     @click.option(
         "--project",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -37,9 +65,7 @@ def project_command(
     def command(project: Path | None, as_json: bool, *args: P.args, **kwargs: P.kwargs) -> None:
         output = Output(as_json)
         try:
-            from flor_dagster.replay.workspace import Workspace
-
-            with Workspace.open(project) as workspace:
+            with opened(project) as workspace:
                 code = function(workspace, output, *args, **kwargs)
         except FlorError as error:
             output.complain(str(error))
@@ -56,7 +82,9 @@ def project_command(
     return command
 
 
-def chosen_runs(workspace: Workspace, keys: Sequence[str], latest: int | None) -> tuple[RunRow, ...]:
+def chosen_runs(
+    workspace: Workspace | Records, keys: Sequence[str], latest: int | None
+) -> tuple[RunRow, ...]:
     """The training runs that the options name; all of them without options.
 
     Raises:

@@ -21,7 +21,7 @@ from flor_dagster.cli.interpreting import (
     variable_files_option,
     variables_option,
 )
-from flor_dagster.cli.output import DONE, FAILED, Output
+from flor_dagster.cli.output import DONE, FAILED, Output, styled
 from flor_dagster.cli.progress import Remaining, shown
 from flor_dagster.cli.wording import (
     because,
@@ -400,12 +400,10 @@ def _named(answer: CellAnswer) -> dict[str, Any]:
 
 
 def _cell_line(answer: CellAnswer) -> Text:
-    from rich.text import Text
-
     cell = answer.cell
     # A statement that fired otherwise than was to be expected is no plain green answer.
     style = "yellow" if cell.status == "replayed" and "firing" in cell.detail else None
-    return Text.assemble(
+    return styled(
         f"{answer.run.key}  ",
         (answer.statement.key, "bold"),
         "  ",

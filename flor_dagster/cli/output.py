@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.showing import json_text, shown
+
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 PIPED_WIDTH = 110
 """Columns of the output where it does not go to a terminal."""
@@ -35,30 +38,68 @@ class Output:
         """Standard output as rich sees it; made when first used, since importing rich takes time."""
         return _console(sys.stdout)
 
-    def text(self, *parts: RenderableType) -> None:
+    def text(self, *parts: str | Text | Rows) -> None:
         """Print a part of the answer; nothing with `--json`. Lines stay whole, so that they can be searched."""
-        from rich.text import Text
-
         for part in parts if not self.as_json else ():
-            self.console.print(part, soft_wrap=isinstance(part, str | Text))
+            if isinstance(part, Rows):
+                self.console.print(part.table)
+            else:
+                self.console.print(styled(part), soft_wrap=True)
 
     def progress(self, line: str) -> None:
         """Print a line that a child process wrote; with `--json` it goes to standard error."""
-        print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+        print(shown(line, "stream"), file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def document(self, value: Any) -> None:
         """Print the JSON document; nothing without `--json`."""
         if self.as_json:
-            print(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+            print(json_text(jsonable(value)))
 
     def complain(self, sentence: str, tail: Iterable[str] = ()) -> None:
         """Say on standard error what went wrong, then the last lines of a child process, indented."""
-        from rich.text import Text
-
         console = _console(sys.stderr)
-        console.print(Text.assemble(("flor: ", "bold red"), sentence))
+        console.print(styled(("flor: ", "bold red"), sentence))
         for line in tail:
-            console.print(Text(f"    {line}"))
+            console.print(styled(f"    {line}"))
+
+
+class Rows:
+    """A table whose cells and headings are texts and no markup.
+
+    Args:
+        table: an empty table of rich.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def add_column(self, name: str, *, right: bool = False, whole: bool = False) -> None:
+        """Add a column.
+
+        Args:
+            name: its heading.
+            right: whether it is aligned to the right.
+            whole: whether its lines are never broken.
+        """
+        self.table.add_column(styled(name), justify="right" if right else "left", no_wrap=whole)
+
+    def add_row(self, *cells: str | Text) -> None:
+        """Add a row."""
+        self.table.add_row(*map(styled, cells))
+
+
+def styled(*parts: str | Text | tuple[str, str]) -> Text:
+    """One text of several, each with its style or without one; what they hold is shown and never read as markup."""
+    from rich.text import Text
+
+    whole = Text()
+    for part in parts:
+        if isinstance(part, Text):
+            whole.append_text(part)
+        else:
+            text, style = part if isinstance(part, tuple) else (part, "")
+            whole.append(shown(text), style=style or None)
+    return whole
 
 
 def _console(stream: Any) -> Console:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from flor_dagster.cli.output import Output
     from flor_dagster.replay.model import Plan
 
@@ -78,14 +80,15 @@ def shown(output: Output, remaining: Remaining) -> Generator[None]:
         yield
         return
     from rich.progress import Progress, SpinnerColumn, Task, TextColumn
-    from rich.text import Text
+
+    from flor_dagster.cli.output import styled
 
     class Left(TextColumn):
         """Asks for the time that is left whenever it is drawn."""
 
         def render(self, task: Task) -> Text:
             del task
-            return Text(remaining.sentence, style="dim")
+            return styled((remaining.sentence, "dim"))
 
     with Progress(SpinnerColumn(), Left(""), console=output.console, transient=True) as progress:
         progress.add_task("", total=None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flor_dagster.cli.command import project_command
-from flor_dagster.cli.output import DONE, Output
+from flor_dagster.cli.output import DONE, Output, styled
 from flor_dagster.cli.wording import because, counted, diff_text, place_words, status_text
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ def propagate_command(
     For each version that was trained: the lines that it would gain, what comes along with them and under which names,
     whether the place is certain or only likely, and why; or why it takes none, and with which commit what it lacks came.
     """
-    from rich.text import Text
-
     found = [
         (
             name,
@@ -67,9 +65,9 @@ def propagate_command(
         for place in places:
             runs = f"{place.runs} training run{'s' if place.runs != 1 else ''}"
             about = f"  {place.date:%Y-%m-%d}  {place.subject}  ({runs})"
-            output.text(Text.assemble((place.commit[:8], "bold"), about))
+            output.text(styled((place.commit[:8], "bold"), about))
             placement = place.placement
-            output.text(Text.assemble("  ", status_text(placement.status), because(placement.sentence)))
+            output.text(styled("  ", status_text(placement.status), because(placement.sentence)))
             if placement.status != "refused":
                 output.text(f"  place {place_words(placement)}")
             if placement.status == "placed":

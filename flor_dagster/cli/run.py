@@ -11,7 +11,7 @@ import click
 
 from flor_dagster.cli.command import project_command
 from flor_dagster.cli.interpreting import parse_variables, variable_files_option, variables_option
-from flor_dagster.cli.output import DONE, FAILED, Output
+from flor_dagster.cli.output import DONE, FAILED, Output, styled
 from flor_dagster.cli.wording import because
 
 if TYPE_CHECKING:
@@ -123,7 +123,5 @@ def run_command(
 
 
 def _run_line(run: RunRow) -> Text:
-    from rich.text import Text
-
     seconds = "" if run.seconds is None else f" in {run.seconds:.1f} s"
-    return Text.assemble("training run ", (run.key, "bold"), f" {run.status}{seconds}")
+    return styled("training run ", (run.key, "bold"), f" {run.status}{seconds}")

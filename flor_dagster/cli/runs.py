@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flor_dagster.cli.command import latest_runs, project_command
+from flor_dagster.cli.command import latest_runs, records_command
 from flor_dagster.cli.output import DONE, Output
 from flor_dagster.cli.wording import cell_text, make_table, status_text
 
 if TYPE_CHECKING:
+    from flor_dagster.replay.outside_git import Records
     from flor_dagster.replay.workspace import Workspace
     from flor_dagster.store.models import RunRow
 
 
 @click.command("runs")
 @click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Only the latest N.")
-@project_command
-def runs_command(workspace: Workspace, output: Output, latest: int | None) -> int:
+@records_command
+def runs_command(workspace: Workspace | Records, output: Output, latest: int | None) -> int:
     """List the training runs, oldest first."""
     workspace.sync()
     runs = latest_runs(workspace.runs(), latest)

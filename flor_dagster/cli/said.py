@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flor_dagster.cli.command import chosen_runs, project_command
+from flor_dagster.cli.command import chosen_runs, records_command
 from flor_dagster.cli.output import DONE, Output
 from flor_dagster.cli.wording import make_table
 
 if TYPE_CHECKING:
+    from flor_dagster.replay.outside_git import Records
     from flor_dagster.replay.workspace import Workspace
 
 
 @click.command("output")
 @click.argument("run", metavar="RUN")
 @click.option("--channel", type=click.Choice(["print", "logging"]), help="Only one of the channels.")
-@project_command
-def output_command(workspace: Workspace, output: Output, run: str, channel: str | None) -> int:
+@records_command
+def output_command(workspace: Workspace | Records, output: Output, run: str, channel: str | None) -> int:
     """Show what RUN (a key or its start) printed and logged, where it was recorded under `flor.capture()`."""
     workspace.sync()
     (chosen,) = chosen_runs(workspace, (run,), None)

@@ -17,7 +17,7 @@ from flor_dagster.cli.interpreting import (
     variable_files_option,
     variables_option,
 )
-from flor_dagster.cli.output import DONE, FAILED, Output
+from flor_dagster.cli.output import DONE, FAILED, Output, styled
 
 if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
@@ -51,8 +51,6 @@ def verify_command(
 
     The verdict is kept with the run. Nothing of yours is touched: the old version runs in a checkout of its own.
     """
-    from rich.text import Text
-
     from flor_dagster.replay.reproducing import verify_run
 
     one_interpreter(python, environment)
@@ -73,9 +71,7 @@ def verify_command(
     for one in found:
         style = "green" if one.good else "red"
         how = one.fidelity or "failed"
-        output.text(
-            Text.assemble(f"{one.run.key}  ", (how, style), f"  {one.sentence.removeprefix(f'{how}: ')}")
-        )
+        output.text(styled(f"{one.run.key}  ", (how, style), f"  {one.sentence.removeprefix(f'{how}: ')}"))
         for warning in one.warnings:
             output.text(f"  {warning}")
     for one in found:

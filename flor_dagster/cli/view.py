@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flor_dagster.cli.command import chosen_runs, project_command
+from flor_dagster.cli.command import chosen_runs, records_command
 from flor_dagster.cli.output import DONE, Output
 from flor_dagster.cli.wording import cell_text, grouped, make_table, these
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flor_dagster.replay.outside_git import Records
     from flor_dagster.replay.workspace import Workspace
 
 VIEW_ROWS = 50
@@ -43,9 +44,9 @@ VIEW_ROWS = 50
     metavar="ROWS",
     help=f"Rows to print; 0 prints all. Default: {VIEW_ROWS}, with --json all.",
 )
-@project_command
+@records_command
 def view_command(
-    workspace: Workspace,
+    workspace: Workspace | Records,
     output: Output,
     names: tuple[str, ...],
     keys: tuple[str, ...],

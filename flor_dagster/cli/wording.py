@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.cli.output import Rows, styled
+from flor_dagster.showing import shown
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -26,7 +29,7 @@ STATUS_STYLES = {
 }
 
 
-def make_table(*columns: str, right: Iterable[str] = ("seconds",)) -> Any:
+def make_table(*columns: str, right: Iterable[str] = ("seconds",)) -> Rows:
     """An empty table of rich.
 
     Args:
@@ -36,13 +39,13 @@ def make_table(*columns: str, right: Iterable[str] = ("seconds",)) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Rows(Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold"))
     to_the_right = set(right)
     for name in columns:
         table.add_column(
             name,
-            justify="right" if name in to_the_right else "left",
-            no_wrap=name in ("run", "status", "script", "estimate", "trained in"),
+            right=name in to_the_right,
+            whole=name in ("run", "status", "script", "estimate", "trained in"),
         )
     return table
 
@@ -62,9 +65,7 @@ def these(keys: Sequence[str]) -> str:
 
 def status_text(status: str) -> Text:
     """A status in its colour."""
-    from rich.text import Text
-
-    return Text(status, style=STATUS_STYLES.get(status, ""))
+    return styled((status, STATUS_STYLES.get(status, "")))
 
 
 def counted(counts: Mapping[Any, int]) -> str:
@@ -74,6 +75,8 @@ def counted(counts: Mapping[Any, int]) -> str:
 
 def because(reason: str) -> str:
     """A reason behind a colon; nothing where there is none."""
+    for status in ("refused: ", "failed: "):
+        reason = reason.removeprefix(status)
     return f": {reason.rstrip('.')}" if reason else ""
 
 
@@ -99,16 +102,16 @@ def cell_text(value: Any) -> str:
     """A value as a table shows it; an absent one is empty."""
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else shown(value)
 
 
 def diff_text(diff: str) -> Text:
     """A unified diff without its file header, indented, in colour where the output has colours."""
-    from rich.text import Text
-
-    text = Text()
     styles = {"+": "green", "-": "red", "@": "cyan"}
-    lines = [line for line in diff.splitlines() if not line.startswith(("--- ", "+++ "))]
-    for number, line in enumerate(lines):
-        text.append(("\n" if number else "") + "    " + line, style=styles.get(line[:1], "dim"))
-    return text
+    lines = [line for line in diff.rstrip("\n").split("\n") if not line.startswith(("--- ", "+++ "))]
+    return styled(
+        *(
+            (("\n" if number else "") + "    " + line, styles.get(line[:1], "dim"))
+            for number, line in enumerate(lines)
+        )
+    )

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from flor_dagster.errors import FlorError
-from flor_dagster.orchestration.metadata import metadata_value, tag_value
+from flor_dagster.orchestration.metadata import file_value, log_line, metadata_value, tag_value
 from flor_dagster.orchestration.project import FILE_METADATA, FUNCTION_METADATA
 from flor_dagster.recording import layout
 from flor_dagster.recording import process as sessions
@@ -158,7 +158,7 @@ def _asset(training: Training, options: Mapping[str, Any]) -> dg.AssetsDefinitio
     file = Path(inspect.getfile(training)).resolve()
     metadata = {
         **(options.get("metadata") or {}),
-        FILE_METADATA: dg.MetadataValue.path(str(file)),
+        FILE_METADATA: file_value(str(file)),
         FUNCTION_METADATA: training.__name__,
     }
 
@@ -240,7 +240,9 @@ def _said_of(context: dg.AssetExecutionContext, root: Path, run_id: str) -> dict
             workspace.sync()
             run = next((run for run in workspace.runs() if run.id == run_id), None)
     except FlorError as error:
-        context.log.warning(f"The training run {run_id} is recorded, but can't be read yet: {error}")
+        log_line(context.log.warning)(
+            f"The training run {run_id} is recorded, but can't be read yet: {error}"
+        )
         return said
     if run is None:
         return said

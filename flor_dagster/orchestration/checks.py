@@ -12,6 +12,7 @@ from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import CellRow
 
 FIDELITY = "replay_fidelity"
@@ -61,7 +62,7 @@ def fidelity_result(workspace: Workspace, key: dg.AssetKey) -> dg.AssetCheckResu
         check_name=FIDELITY,
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR if "diverged" in found else dg.AssetCheckSeverity.WARN,
-        description=_fidelity_words(ordered),
+        description=shown(_fidelity_words(ordered)),
         metadata={"training runs": rows(ordered[:MAX_ROWS])} if ordered else {},
     )
 
@@ -112,7 +113,7 @@ def build_log_view_complete_check(
         return dg.AssetCheckResult(
             passed=not missing,
             severity=dg.AssetCheckSeverity.WARN,
-            description=words,
+            description=shown(words),
             metadata={"open cells": rows(missing[:MAX_ROWS]), "count": len(missing)} if missing else {},
         )
 

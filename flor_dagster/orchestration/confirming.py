@@ -15,12 +15,14 @@ from flor_dagster.orchestration.events import (
     place_of,
 )
 from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells
+from flor_dagster.orchestration.metadata import log_line
 from flor_dagster.orchestration.partitions import register
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.replay.model import CellAnswer
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import CellRow
 
 
@@ -59,15 +61,17 @@ def build_confirm_job(
         with project.workspace() as workspace:
             workspace.sync()
             if not config.places:
-                raise dg.Failure(description=_nothing_named(workspace), allow_retries=False)
+                raise dg.Failure(description=shown(_nothing_named(workspace)), allow_retries=False)
             try:
                 asked = [cell for place in config.places for cell in confirm_place(workspace, place, by)]
             except FlorError as error:
-                raise dg.Failure(description=str(error), allow_retries=False) from error
+                raise dg.Failure(description=shown(error), allow_retries=False) from error
             register(
                 context.instance, project, [run.key for run in workspace.runs() if run.status != "running"]
             )
-            answers = answer_cells(workspace, asked, say=context.log.info, detail=context.log.debug)
+            answers = answer_cells(
+                workspace, asked, say=log_line(context.log.info), detail=log_line(context.log.debug)
+            )
             failures = list(answers.problems.values())
             for answer in answers.cells.values():
                 if answer.cell.settled:

@@ -11,12 +11,21 @@ from typing import Any
 import dagster as dg
 
 from flor_dagster.errors import StoreError
-from flor_dagster.orchestration.metadata import metadata_value, seconds, tag_value
+from flor_dagster.orchestration.metadata import (
+    fence_value,
+    link_value,
+    metadata_value,
+    seconds,
+    tag_value,
+    text_value,
+    url_value,
+)
 from flor_dagster.orchestration.partitions import cell_key
 from flor_dagster.orchestration.private import launchpad_path
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.replay.model import CellAnswer
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import RunRow
 
 MAX_VALUES = 40
@@ -36,22 +45,20 @@ def run_materialization(
         key: the asset's key.
     """
     version = _version(workspace, run)
-    metadata: dict[str, dg.MetadataValue[Any]] = {"status": dg.MetadataValue.text(_ending(run))}
-    metadata |= {f"arg {name}": metadata_value(value) for name, value in run.args.items()}
+    metadata: dict[str, dg.MetadataValue[Any]] = {"status": text_value(_ending(run))}
+    metadata |= {f"arg {shown(name)}": metadata_value(value) for name, value in run.args.items()}
     metadata |= _last_values(workspace, run)
     if run.seconds is not None:
-        metadata["seconds"] = dg.MetadataValue.float(run.seconds)
+        metadata["seconds"] = metadata_value(run.seconds)
     if run.lost:
-        metadata["lost"] = dg.MetadataValue.text(f"{run.lost} lines of its journal could not be written")
-    metadata["iterations"] = dg.MetadataValue.text(_loops(workspace, run))
+        metadata["lost"] = text_value(f"{run.lost} lines of its journal could not be written")
+    metadata["iterations"] = text_value(_loops(workspace, run))
     metadata["entry point"] = _link(project, run.commit, run.entrypoint, None)
     metadata["commit"] = _commit(project, run.commit)
     if version is not None and version.dirty:
-        metadata["uncommitted changes"] = dg.MetadataValue.text(
-            "part of this version, kept under refs/flor/versions"
-        )
+        metadata["uncommitted changes"] = text_value("part of this version, kept under refs/flor/versions")
     if version is not None and version.approximate:
-        metadata["approximate"] = dg.MetadataValue.text(version.approximate_reason)
+        metadata["approximate"] = text_value(version.approximate_reason)
     tags = {
         "flor/run": tag_value(run.id),
         "flor/commit": tag_value((run.commit or "none")[:12]),
@@ -61,7 +68,7 @@ def run_materialization(
         "dagster/data_version": _data_version(run),
     }
     return dg.AssetMaterialization(
-        asset_key=key, partition=run.key, description=_ending(run), metadata=metadata, tags=tags
+        asset_key=key, partition=run.key, description=shown(_ending(run)), metadata=metadata, tags=tags
     )
 
 
@@ -76,19 +83,19 @@ def cell_materialization(
         key: the asset's key.
     """
     cell, statement, detail = answer.cell, answer.statement, answer.cell.detail
-    metadata: dict[str, dg.MetadataValue[Any]] = {"answer": dg.MetadataValue.text(cell.sentence)}
+    metadata: dict[str, dg.MetadataValue[Any]] = {"answer": text_value(cell.sentence)}
     values: Mapping[str, Any] = detail.get("values") or {}
     metadata |= {
         name: metadata_value(value) for name, value in values.items() if value is not None and name != "count"
     }
-    metadata["rows"] = dg.MetadataValue.int(cell.rows)
+    metadata["rows"] = metadata_value(cell.rows)
     if cell.place is not None:
-        metadata["place"] = dg.MetadataValue.text(_place_words(answer))
+        metadata["place"] = text_value(_place_words(answer))
     if cell.fidelity is not None:
-        metadata["fidelity"] = dg.MetadataValue.text(cell.fidelity)
+        metadata["fidelity"] = text_value(cell.fidelity)
     if isinstance(detail.get("seconds"), int | float):
-        metadata["seconds"] = dg.MetadataValue.float(float(detail["seconds"]))
-    metadata["expression"] = dg.MetadataValue.text(statement.expression)
+        metadata["seconds"] = metadata_value(float(detail["seconds"]))
+    metadata["expression"] = text_value(statement.expression)
     placement = answer.placement
     if cell.status != "refused":
         file = (placement.file if placement else "") or str(detail.get("file") or statement.file)
@@ -101,9 +108,9 @@ def cell_materialization(
         metadata["diff"] = _diff(diff)
     metadata["commit"] = _commit(project, answer.run.commit)
     if detail.get("plan"):
-        metadata["how"] = dg.MetadataValue.text(str(detail["plan"]))
+        metadata["how"] = text_value(str(detail["plan"]))
     if cell.replay_id:
-        metadata["replay"] = dg.MetadataValue.text(cell.replay_id)
+        metadata["replay"] = text_value(cell.replay_id)
     tags = {
         "flor/fidelity": tag_value(cell.fidelity or "none"),
         "flor/place": tag_value(cell.place or "none"),
@@ -113,7 +120,7 @@ def cell_materialization(
     return dg.AssetMaterialization(
         asset_key=key,
         partition=cell_key(answer.run.key, statement.key),
-        description=cell.sentence,
+        description=shown(cell.sentence),
         metadata=metadata,
         tags=tags,
     )
@@ -133,11 +140,11 @@ def waiting_observation(
     cell = answer.cell
     words = "open: its place is likely, not certain; it is answered once a person has looked at the diff and confirmed it"
     metadata: dict[str, dg.MetadataValue[Any]] = {
-        "answer": dg.MetadataValue.text(words),
-        "place": dg.MetadataValue.text(_place_words(answer)),
+        "answer": text_value(words),
+        "place": text_value(_place_words(answer)),
         "confirm": confirm_link(project, answer, run),
         "diff": _diff(str(cell.detail.get("diff") or "")),
-        "expression": dg.MetadataValue.text(answer.statement.expression),
+        "expression": text_value(answer.statement.expression),
         "commit": _commit(project, answer.run.commit),
     }
     return dg.AssetObservation(
@@ -164,7 +171,7 @@ def confirm_link(project: FlorProject, answer: CellAnswer, run: dg.DagsterRun) -
     """The launchpad of `<project>_confirm`, filled in with a cell's place and the lines that a person is to look at."""
     added = [
         line
-        for line in str(answer.cell.detail.get("diff") or "").splitlines()
+        for line in str(answer.cell.detail.get("diff") or "").split("\n")
         if line[:1] in "+-" and line[:3] not in ("+++", "---")
     ]
     config = (
@@ -173,14 +180,12 @@ def confirm_link(project: FlorProject, answer: CellAnswer, run: dg.DagsterRun) -
     )
     verdict = textwrap.wrap(f"place {_place_words(answer)}", 76)
     for said in ([*verdict, *added], verdict, []):
-        comments = "".join(f"# {line}\n" for line in said)
+        comments = "".join(f"# {shown(line)}\n" for line in said)
         path = launchpad_path(run, confirm_job_name(project), comments + config)
         # A longer text is put behind a button.
         if path and len(path) < MAX_SHOWN:
-            return dg.MetadataValue.md(f"[Confirm this place and answer its cells]({path})")
-    return dg.MetadataValue.text(
-        f"launch the job {confirm_job_name(project)} with the place {place_of(answer)}"
-    )
+            return link_value("Confirm this place and answer its cells", path)
+    return text_value(f"launch the job {confirm_job_name(project)} with the place {place_of(answer)}")
 
 
 def _place_words(answer: CellAnswer) -> str:
@@ -193,7 +198,7 @@ def _place_words(answer: CellAnswer) -> str:
 
 
 def _diff(text: str) -> dg.MetadataValue[Any]:
-    return dg.MetadataValue.md(f"```diff\n{text.rstrip()}\n```")
+    return fence_value(text, language="diff")
 
 
 def failure_text(answer: CellAnswer) -> str:
@@ -233,7 +238,7 @@ def _last_values(workspace: Workspace, run: RunRow) -> dict[str, dg.MetadataValu
     for name, column in columns.items():
         values = frame[column].dropna()
         if len(values):
-            found[f"last {name}"] = metadata_value(values.iloc[-1])
+            found[f"last {shown(name)}"] = metadata_value(values.iloc[-1])
     return found
 
 
@@ -253,15 +258,14 @@ def _data_version(run: RunRow) -> str:
 
 def _commit(project: FlorProject, commit: str | None) -> dg.MetadataValue[Any]:
     if commit is None:
-        return dg.MetadataValue.text("no version could be kept")
+        return text_value("no version could be kept")
     if project.remote_url:
-        return dg.MetadataValue.url(f"{project.remote_url.rstrip('/')}/commit/{commit}")
-    return dg.MetadataValue.text(commit)
+        return url_value(project.remote_url, "commit", commit)
+    return text_value(commit)
 
 
 def _link(project: FlorProject, commit: str | None, entry: str, line: int | None) -> dg.MetadataValue[Any]:
     file = entry.partition(":")[0]
     if project.remote_url and commit:
-        anchor = f"#L{line}" if line else ""
-        return dg.MetadataValue.url(f"{project.remote_url.rstrip('/')}/blob/{commit}/{file}{anchor}")
-    return dg.MetadataValue.text(f"{entry}:{line}" if line else entry)
+        return url_value(project.remote_url, "blob", commit, file, line=line)
+    return text_value(f"{entry}:{line}" if line else entry)

@@ -22,6 +22,7 @@ from flor_dagster.orchestration.events import (
     place_of,
     waiting_observation,
 )
+from flor_dagster.orchestration.metadata import fence_value, log_line
 from flor_dagster.orchestration.partitions import cell_of
 from flor_dagster.orchestration.private import backfill_request, unchecked_materialization
 from flor_dagster.orchestration.project import FlorProject
@@ -29,6 +30,7 @@ from flor_dagster.orchestration.specs import spec_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.replay.model import CellAnswer, Question
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import RunRow, StatementRow
 
 Cell = tuple[str, str]
@@ -87,7 +89,7 @@ def build_hindsight_asset(
         failures = [_failure(answers, cell) for cell in own if _failure(answers, cell)]
         likely = [answers.cells[cell] for cell in own if cell in answers.cells and waits(answers.cells[cell])]
         links = {place_of(answer): confirm_link(project, answer, context.run) for answer in likely}
-        context.log.info(
+        log_line(context.log.info)(
             f"{len(own) - len(failures)} of {len(own)} cells are settled; {answers.started} children ran."
         )
         if failures:
@@ -114,10 +116,10 @@ def failed_cells(
     if links:
         first = f"{len(failures)} cells failed or wait for a person to confirm their place; the others are settled."
     return dg.Failure(
-        description="\n\n".join([first, *failures]),
+        description=shown("\n\n".join([first, *failures])),
         metadata={
             **{f"confirm {place}": link for place, link in (links or {}).items()},
-            "failed cells": dg.MetadataValue.md("\n".join(f"```\n{text}\n```" for text in failures)),
+            "failed cells": fence_value(*failures),
         },
         allow_retries=False,
     )
@@ -191,8 +193,8 @@ def _answer_for(
     answers = answer_cells(
         workspace,
         [cell for cell in asked if cell not in known],
-        say=context.log.info,
-        detail=context.log.debug,
+        say=log_line(context.log.info),
+        detail=log_line(context.log.debug),
     )
     answers.cells.update(known)
     return answers

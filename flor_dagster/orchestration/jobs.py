@@ -16,6 +16,7 @@ from flor_dagster.orchestration.events import (
     waiting_observation,
 )
 from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells, waits
+from flor_dagster.orchestration.metadata import log_line
 from flor_dagster.orchestration.partitions import register
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
@@ -23,6 +24,7 @@ from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.orchestration.upkeep import build_gc_job, build_verify_job
 from flor_dagster.replay.training import TrainingFailedError
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import RunRow
 
 if TYPE_CHECKING:
@@ -111,12 +113,12 @@ def build_train_job(
                     tags=tags,
                     origin="dagster",
                     portable=config.portable or None,
-                    on_line=context.log.info,
+                    on_line=log_line(context.log.info),
                 )
             except FlorError as error:
                 if isinstance(error, TrainingFailedError) and error.run is not None:
                     yield _recorded(context, project, workspace, error.run, key)
-                raise dg.Failure(description=str(error), allow_retries=False) from error
+                raise dg.Failure(description=shown(error), allow_retries=False) from error
             yield _recorded(context, project, workspace, run, key)
         yield dg.Output(None)
 
@@ -165,8 +167,8 @@ def build_hindsight_job(
                 workspace,
                 asked,
                 max_seconds=config.max_seconds,
-                say=context.log.info,
-                detail=context.log.debug,
+                say=log_line(context.log.info),
+                detail=log_line(context.log.debug),
             )
             failures = list(answers.problems.values())
             for result in answers.cells.values():
@@ -179,7 +181,9 @@ def build_hindsight_job(
                     failures.append(failure_text(result))
             yield fidelity_evaluation(workspace, key)
         settled = sum(result.cell.settled for result in answers.cells.values())
-        context.log.info(f"{settled} of {len(asked)} cells are settled; {answers.started} children ran.")
+        log_line(context.log.info)(
+            f"{settled} of {len(asked)} cells are settled; {answers.started} children ran."
+        )
         if failures:
             raise failed_cells(failures)
         yield dg.Output(None)

@@ -7,11 +7,12 @@ import pandas as pd
 from pydantic import Field
 
 from flor_dagster.errors import FlorError
-from flor_dagster.orchestration.metadata import column_schema, table
+from flor_dagster.orchestration.metadata import code_value, column_schema, fence_value, table
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import spec_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 
 MAX_LIMIT = 500
 
@@ -57,12 +58,12 @@ def build_log_query_asset(
             try:
                 frame = run_query(workspace, config)
             except FlorError as error:
-                raise dg.Failure(description=str(error), allow_retries=False) from error
+                raise dg.Failure(description=shown(error), allow_retries=False) from error
         context.log.info(f"{len(frame)} rows")
         return dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
-                "query": dg.MetadataValue.md(_words(config)),
+                "query": _words(config),
                 "result": table(frame),
                 "dagster/row_count": len(frame),
                 "dagster/column_schema": column_schema(frame),
@@ -72,10 +73,13 @@ def build_log_query_asset(
     return log_query
 
 
-def _words(query: LogQueryConfig) -> str:
+def _words(query: LogQueryConfig) -> dg.MetadataValue[Any]:
     if query.sql.strip():
-        return f"```sql\n{query.sql.strip()}\n```"
-    parts = [", ".join(f"`{name}`" for name in query.columns) or "all columns"]
-    parts += [f"where `{query.where}`"] if query.where else []
-    parts += [f"ordered by `{query.order_by}`"] if query.order_by else []
-    return f"{' '.join(parts)}, at most {query.limit} rows"
+        return fence_value(query.sql.strip(), language="sql")
+    parts: list[str | tuple[str]] = []
+    for name in query.columns:
+        parts += [", ", (name,)] if parts else [(name,)]
+    parts = parts or ["all columns"]
+    parts += [" where ", (query.where,)] if query.where else []
+    parts += [" ordered by ", (query.order_by,)] if query.order_by else []
+    return code_value(*parts, f", at most {query.limit} rows")

@@ -1,6 +1,5 @@
 """The asset `log_view`, and the IO manager by which downstream assets get it as a DataFrame."""
 
-import base64
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,11 +9,12 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from flor_dagster.orchestration.metadata import column_schema, table
+from flor_dagster.orchestration.metadata import column_schema, picture_value, table
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import spec_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 
 PREVIEW_ROWS = 50
 PLOTTED_RUNS = 12
@@ -129,12 +129,11 @@ def _plot(frame: pd.DataFrame) -> dg.MetadataValue[Any] | None:
         for run in list(dict.fromkeys(frame["run"]))[-PLOTTED_RUNS:]:
             values = pd.to_numeric(frame.loc[frame["run"] == run, name], errors="coerce").dropna()
             axes.plot(range(len(values)), values.astype(float).to_numpy(), label=str(run)[-13:], linewidth=1)
-        axes.set_ylabel(name)
+        axes.set_ylabel(shown(name, "plot"))
     figure.axes[0].legend(fontsize=6, ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    image = base64.b64encode(buffer.getvalue()).decode()
-    return dg.MetadataValue.md(f"![log view](data:image/png;base64,{image})")
+    return picture_value("log view", buffer.getvalue())
 
 
 def _numeric_names(frame: pd.DataFrame) -> Sequence[str]:

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from flor_dagster.orchestration.metadata import log_line
+
 BACKFILL_TAG = "dagster/backfill"
 
 
@@ -36,7 +38,7 @@ def backfill_request(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Bac
         subset = data.get_target_partitions_subset(key)
         return BackfillRequest(frozenset(subset.get_partition_keys()), float(backfill.backfill_timestamp))
     except Exception as error:  # noqa: BLE001 - whatever a later Dagster changes here, the fallback stays right
-        context.log.debug(
+        log_line(context.log.debug)(
             f"The backfill {backfill_id} could not be read ({error}); answering this Dagster run's cells."
         )
         return None
@@ -64,7 +66,9 @@ def unchecked_materialization(context: dg.AssetExecutionContext, check: dg.Asset
             storage_id=newest[0].storage_id, run_id=newest[0].run_id, timestamp=newest[0].timestamp
         )
     except Exception as error:  # noqa: BLE001 - whatever a later Dagster changes here, the run's own verdict stands
-        context.log.debug(f"The executions of {check.to_user_string()} could not be read ({error}).")
+        log_line(context.log.debug)(
+            f"The executions of {check.to_user_string()} could not be read ({error})."
+        )
         return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from flor_dagster.orchestration.metadata import file_value
 from flor_dagster.orchestration.partitions import RUN, hindsight_partitions, run_partitions
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.translator import DagsterFlorTranslator, FlorTranslatorData, Kind
@@ -86,6 +87,6 @@ def _translated(project: FlorProject, kind: Kind, translator: DagsterFlorTransla
         description=_DESCRIPTIONS[kind],
         group_name=project.group_name or project.name,
         kinds={"flor"},
-        metadata={"repository": dg.MetadataValue.path(str(project.root))},
+        metadata={"repository": file_value(str(project.root))},
     )
     return (translator or DagsterFlorTranslator()).get_asset_spec(FlorTranslatorData(project, kind, spec))

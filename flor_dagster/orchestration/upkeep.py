@@ -7,13 +7,14 @@ import dagster as dg
 from pydantic import Field
 
 from flor_dagster.errors import FlorError
-from flor_dagster.orchestration.metadata import rows
+from flor_dagster.orchestration.metadata import log_line, rows, text_value
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
 from flor_dagster.replay.collecting import Collection
 from flor_dagster.replay.reproducing import Verification, verify_run
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import RunRow
 
 
@@ -93,7 +94,7 @@ def build_verify_job(
                 try:
                     found = verify_run(
                         workspace, run.key, audit=config.audit, tolerance=config.tolerance or None,
-                        on_line=context.log.info,
+                        on_line=log_line(context.log.info),
                     )  # fmt: skip
                 except FlorError as error:
                     found = Verification(run, None, str(error))
@@ -109,11 +110,13 @@ def build_verify_job(
                     failures.append(_failure(found))
         if failures:
             raise dg.Failure(
-                description="\n\n".join(
-                    [
-                        f"{len(failures)} of {len(verdicts)} training runs are not shown to be reproducible.",
-                        *failures,
-                    ]
+                description=shown(
+                    "\n\n".join(
+                        [
+                            f"{len(failures)} of {len(verdicts)} training runs are not shown to be reproducible.",
+                            *failures,
+                        ]
+                    ),
                 ),
                 metadata={"training runs": rows(verdicts)},
                 allow_retries=False,
@@ -142,7 +145,7 @@ def _runs_to_verify(workspace: Workspace, config: VerifyConfig) -> list[RunRow]:
 def _observation(found: Verification, key: dg.AssetKey) -> dg.AssetObservation:
     metadata: dict[str, Any] = {
         "fidelity": found.fidelity or "failed",
-        "verdict": found.sentence,
+        "verdict": text_value(found.sentence),
         "seconds": found.seconds,
     }
     if found.audited:
@@ -152,7 +155,7 @@ def _observation(found: Verification, key: dg.AssetKey) -> dg.AssetObservation:
         ]
         metadata["audited loops"] = rows(audited)
     return dg.AssetObservation(
-        asset_key=key, partition=found.run.key, description=found.sentence, metadata=metadata
+        asset_key=key, partition=found.run.key, description=shown(found.sentence), metadata=metadata
     )
 
 
@@ -175,12 +178,14 @@ def build_gc_job(project: FlorProject) -> dg.JobDefinition:
                     config.keep_bytes or None, config.runs or None, plan=config.plan_only
                 )
             except FlorError as error:
-                raise dg.Failure(description=str(error), allow_retries=False) from error
+                raise dg.Failure(description=shown(error), allow_retries=False) from error
         for line in (*(one.sentence for one in done.slower), *done.kept):
-            context.log.info(line)
+            log_line(context.log.info)(line)
         metadata = _collected(done)
         if done.refused:
-            raise dg.Failure(description="\n".join(done.refused), metadata=metadata, allow_retries=False)
+            raise dg.Failure(
+                description=shown("\n".join(done.refused)), metadata=metadata, allow_retries=False
+            )
         yield dg.Output(None, metadata=metadata)
 
     @dg.job(
@@ -201,5 +206,5 @@ def _collected(done: Collection) -> dict[str, Any]:
     if parts:
         metadata["let go of"] = rows(parts)
     if done.slower:
-        metadata["slower"] = dg.MetadataValue.text("\n".join(one.sentence for one in done.slower))
+        metadata["slower"] = text_value("\n".join(one.sentence for one in done.slower))
     return metadata

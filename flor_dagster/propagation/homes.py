@@ -6,6 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 
+from flor_dagster.parsing import source_lines
 from flor_dagster.propagation.modules import LocalImport, defined_functions, local_imports, parsed
 from flor_dagster.propagation.trees import Counterparts, SourceTree, alike, changed_files, python_files
 
@@ -171,5 +172,5 @@ def enclosing(module: ast.Module, line: int) -> tuple[str, ast.stmt | None]:
 
 
 def _source(text: str, syntax: ast.stmt) -> str:
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = source_lines(text.removeprefix("\ufeff"))
     return "\n".join(lines[syntax.lineno - 1 : syntax.end_lineno])

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Protocol
 
+from flor_dagster.parsing import source_lines
+
 _SAME_FILE = 0.5
 _CLEARLY = 0.1
 
@@ -173,7 +175,7 @@ def alike(a: str, b: str) -> float:
 
 @lru_cache(maxsize=64)
 def _lines(text: str) -> Counter[str]:
-    return Counter(_telling(text.splitlines()))
+    return Counter(_telling(source_lines(text)))
 
 
 def _telling(lines: Iterable[str]) -> Iterable[str]:

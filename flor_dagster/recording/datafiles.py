@@ -32,6 +32,7 @@ from typing import Any
 
 from flor_dagster.recording.descriptors import Identity, identity, open_apart
 from flor_dagster.recording.journal import retire
+from flor_dagster.recording.program import is_installed, program
 from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
 
 MAX_FILES = 20_000
@@ -338,8 +339,8 @@ def _replace_kept(plain: Any, watched: Watched) -> None:
 
 def watch_early() -> None:
     """Watch from the beginning, where a script of somebody's own is what runs: no tool, no server, no notebook."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if isinstance(script, str) and not os.path.abspath(script).startswith(_PREFIXES):
+    script = program().file
+    if script is not None and not is_installed(script):
         files()
 
 

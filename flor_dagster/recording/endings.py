@@ -20,6 +20,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
 
+from flor_dagster.recording.program import program
 from flor_dagster.recording.unseen import UNKNOWN, code_by_hand
 
 SIGNALS = ("SIGTERM", "SIGHUP")
@@ -275,7 +276,7 @@ def _watch_signals(watch: _Watch) -> None:
 
 def _main_frame() -> FrameType | None:
     """The frame of the script itself, where it is on this thread's stack."""
-    namespace = getattr(sys.modules.get("__main__"), "__dict__", None)
+    namespace = program().namespace
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     while frame is not None and not (frame.f_globals is namespace and frame.f_code.co_name == "<module>"):
         frame = frame.f_back

@@ -16,8 +16,10 @@ from typing import Any
 from flor_dagster.recording import layout
 from flor_dagster.recording.kernels import kernel_facts, processor_features
 from flor_dagster.recording.masking import keyed_digest, masked_argv, project_key, secret_arguments
+from flor_dagster.recording.modules import clock_facts
 from flor_dagster.recording.portable import is_portable
 from flor_dagster.recording.process_state import read_process_state
+from flor_dagster.recording.program import program
 from flor_dagster.recording.sharing import found as is_found
 from flor_dagster.recording.variables import numeric_variables, start_environment
 
@@ -34,7 +36,7 @@ def process_facts(home: Path, *, script: bool) -> dict[str, Any]:
     secrets = secret_arguments(sys.argv)
     key = project_key(home) if secrets else b""
     return {
-        "started": time.time_ns(), "pid": os.getpid(), "ppid": os.getppid(), "host": socket.gethostname(),
+        "started": time.time_ns(), "clock": clock_facts(), "pid": os.getpid(), "ppid": os.getppid(), "host": socket.gethostname(),
         "argv": masked_argv(sys.argv, secrets),
         "masked": [[one.number, one.name, keyed_digest(key, one.value)] for one in secrets],
         "cwd": str(Path.cwd()), "began_in": str(layout.beginning()), "python": platform.python_version(), "executable": sys.executable,
@@ -49,7 +51,7 @@ def import_facts(root: Path) -> dict[str, Any]:
     Args:
         root: the repository; folders in it are given relative to it, those of `PYTHONPATH` elsewhere as they are.
     """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    spec = program().spec
     given = {os.path.realpath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p}
     ours = str(Path(__file__).resolve().parents[2])
     paths: list[str] = []
@@ -90,10 +92,13 @@ def hardware_facts() -> dict[str, Any]:
 def installed_packages() -> list[str]:
     """`name==version` of what is installed on the import path, by the names of its metadata folders; sorted.
 
+    What a package brings with itself for its own use is none: it may be on the path of one process and not of another.
     Reading the folders' names takes milliseconds; reading their metadata would take the training's time.
     """
     found: dict[str, str] = {}
     for folder in sys.path:
+        if _is_vendored(folder):
+            continue
         with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
             for entry in entries:
                 stem, dot, kind = entry.name.rpartition(".")
@@ -102,6 +107,12 @@ def installed_packages() -> list[str]:
                     # What stands earlier on the path is what is imported.
                     found.setdefault(name.replace("_", "-").lower(), version.partition("-py")[0])
     return sorted(f"{name}=={version}" for name, version in found.items())
+
+
+def _is_vendored(folder: str) -> bool:
+    """Whether a folder of the import path belongs to an installed package, which put it there: it came with that one."""
+    parts = Path(folder).parts[:-1]
+    return "site-packages" in parts or "dist-packages" in parts
 
 
 def keep_packages(home: Path) -> str:

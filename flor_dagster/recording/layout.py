@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,23 @@ from flor_dagster.errors import StoreError
 
 NO_COMMIT = "nogit000"
 
-# Where the process began: a script's own name may be relative to it, and the script may go elsewhere.
-_began_in = Path.cwd()
+
+def _where_it_began() -> Path:
+    """Where the process began: a script may have gone elsewhere before it imports this package.
+
+    The interpreter makes the script's path absolute at once; what it was given as is what the path ends in.
+    """
+    given = sys.argv[0].removeprefix("./") if sys.argv else ""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if isinstance(file, str) and given and not given.startswith(os.sep) and file.endswith(f"{os.sep}{given}"):
+        folder = file[: -len(given) - 1] or os.sep
+        if os.path.isdir(folder):  # noqa: PTH112 - before every training
+            return Path(folder)
+    return Path.cwd()
+
+
+# A script's own name may be relative to it.
+_began_in = _where_it_began()
 
 
 def began_in(folder: str) -> None:

@@ -198,6 +198,8 @@ class Matching:
                 yield from _by_index(node[3], live.args)
                 yield from self._by_key(node[4], live.keywords)
                 yield from _by_name(node[5], shape.own_dict(live))
+            case "proxy":
+                yield node[1], shape.behind_proxy(live), ""
             case "weakref":
                 target = live()
                 if node[1] is not None and target is not None:
@@ -280,7 +282,7 @@ def _items(live: Any) -> list[Any]:
 
 _EXACT: dict[str, type] = {
     "list": list, "dict": dict, "set": set, "frozenset": frozenset, "bytearray": bytearray, "slice": slice,
-    "bound": types.MethodType, "weakref": weakref.ref, "const": range,
+    "bound": types.MethodType, "weakref": weakref.ref, "const": range, "proxy": types.MappingProxyType,
 }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 from flor_dagster.recording import layout
+from flor_dagster.recording.program import program
 
 CHANGED_BLOB = "0" * 40
 """Stands for the content of a module that changed while it was in use: no file of a version is equal to it."""
@@ -28,6 +30,16 @@ def process_start() -> float | None:
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+_loaded = time.time()
+
+
+def clock_facts() -> dict[str, Any]:
+    """By what clocks this process's values of the clock are known: when it began, and how far its other clock was then."""
+    now = time.time()
+    began = min(process_start() or now, _loaded)
+    return {"began": began, "monotonic": time.monotonic() - (now - began)}
 
 
 _libraries: dict[str, str] = {}
@@ -57,7 +69,7 @@ class Modules:
         self._blobs: dict[str, str] = {}
         self._first = True
         # The interpreter takes it away before the process's exit hooks run.
-        self._main_file = getattr(sys.modules.get("__main__"), "__file__", None)
+        self._main_file = program().file
 
     def is_own(self, module: str) -> bool:
         """Whether a module's code belongs to the repository."""

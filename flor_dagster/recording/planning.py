@@ -15,7 +15,7 @@ from flor_dagster.recording.plans import Changed, Edges, Group, Level, Plan, Shi
 from flor_dagster.recording.tensorfacts import TensorFacts, is_ordinary
 
 _EMPTY = frozenset({dict, list, tuple, set, frozenset, OrderedDict})
-_UNPLANNABLE = frozenset({"view", "oarray", "memmap", "wrapper", "sparse", "weak"})
+_UNPLANNABLE = frozenset({"view", "oarray", "memmap", "wrapper", "sparse", "weak", "proxy"})
 _WAYS = (
     "attributes", "own", "dict", "keyed", "ordered", "list", "tuple", "empty", "empty ordered", "tensor", "result", "described",
 )  # fmt: skip

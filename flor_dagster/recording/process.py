@@ -20,6 +20,7 @@ from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.generators import early_entries, keep_early
 from flor_dagster.recording.identity import Topology, new_run_id
 from flor_dagster.recording.process_state import keep_early_state
+from flor_dagster.recording.program import program
 from flor_dagster.recording.ranks import find_rank, find_topology
 from flor_dagster.recording.session import PARENT_RUN, Session
 from flor_dagster.recording.settings import keeps_values
@@ -177,8 +178,9 @@ def _begin(
         if session is not None:
             session.reached()
         return session
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    begin = Path(script).parent if script else Path.cwd()
+    running = program()
+    script = running.file
+    begin = running.folder()
     place = layout.find_place(begin) or layout.find_place(Path.cwd())
     versioned = place is not None
     if place is None:

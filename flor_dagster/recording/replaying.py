@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, ReplayError
@@ -26,6 +26,7 @@ from flor_dagster.recording import process as sessions
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.collecting import lease
 from flor_dagster.recording.context import Iteration, current
+from flor_dagster.recording.differing import Recogniser
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.generators import put_state
 from flor_dagster.recording.guarding import Guard, doubts
@@ -72,6 +73,7 @@ class ReplaySession(Session):
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         self._skipped: set[int] = set()
+        self._unchecked: tuple[LoopExecution, str] | None = None
         self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
@@ -104,6 +106,7 @@ class ReplaySession(Session):
         with contextlib.suppress(OSError):  # a store that can't be written to is not collected either
             self._lease.enter_context(lease(self._checkpoints, self.run_id))
         self.restorer = self._restorer_of(self.run_id)
+        self._recogniser = Recogniser(self.plan.get("clock") or {}, unseeded=bool(self.plan.get("unseeded")))
         self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
         self.generators.held = True
@@ -190,7 +193,8 @@ class ReplaySession(Session):
     def generator_met(self, root: str, generator: Any) -> None:
         """Put a shared random generator where the recorded run's was when it was first seen."""
         recorded = self.plan.get("generators", {}).get(root)
-        if not recorded:
+        # What is there earlier than it was stands where it did when its library was imported, and goes on from there.
+        if not recorded or root in self.plan.get("preloaded", ()):
             return
         put_state(root, recorded, generator)
 
@@ -306,6 +310,7 @@ class ReplaySession(Session):
         spec = self._spec(execution)
         if execution.id in self._skipped and spec is not None:
             how, execution.count = spec["how"], spec["count"]
+            self._check_skipped()
         elif spec is not None:
             # A record that ends within a loop does not know how that would have ended.
             if spec["count"] != execution.count or spec["how"] not in (how, "open"):
@@ -339,14 +344,31 @@ class ReplaySession(Session):
             for told in on_restore:
                 told()
             self.restorer.rebound()
+        if index is None and execution.parent.execution is None:
+            self._unchecked = execution, name
+
+    def _check_skipped(self) -> None:
+        """A skipped loop that stands in no other one: what follows begins with its end state, which is compared once all is bound.
+
+        What stands behind it need not log anything that would tell.
+        """
+        if self._unchecked is not None and self.restorer.all_bound:
+            execution, name = self._unchecked
+            self._unchecked = None
+            self._compare(execution, None, name)
 
     def _compare(self, execution: LoopExecution, index: int | None, name: str) -> None:
         try:
-            compared, unequal = self.restorer.compare(execution, name)
+            found = self.restorer.compare(execution, name, self._recogniser)
         except CheckpointError as error:  # nothing was put back from it: there is less to compare with
             self.journal.entry("w", "damaged", str(error))
             return
-        self.journal.entry("d", execution.id, index, compared, unequal[:50])
+        said = [
+            [[place, known_secrets.mask(words)] for place, words in told[:20]]
+            for told in (found.first, found.left_out)
+        ]
+        more = said if any(said) else ()
+        self.journal.entry("d", execution.id, index, found.compared, found.unequal[:50], *more)
 
     def _check_rebound(self) -> None:
         with self._ending():
@@ -376,16 +398,17 @@ class ReplaySession(Session):
         """All names are bound again."""
         with self._ending():
             self.restorer.rebound()
+        self._check_skipped()
 
-    def begin(self, keys: tuple[str, ...], unknown: bool) -> None:
-        """Before a hindsight expression or a block of them, which may call code of which nothing is known."""
+    def begin(self, keys: tuple[str, ...], unknown: bool, frame: FrameType) -> None:
+        """Before a hindsight expression or a block of them in a frame, which may call code of which nothing is known."""
         with self._nothing_met():
-            self.guard.begin(keys, sys._getframe(1), unknown=unknown)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self.guard.begin(keys, frame, unknown=unknown)
 
-    def end(self, keys: tuple[str, ...]) -> None:
+    def end(self, keys: tuple[str, ...], frame: FrameType) -> None:
         """After it: all that the program can see must be what it was."""
         with self._nothing_met():
-            self.guard.end(keys, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self.guard.end(keys, frame)
 
     @contextlib.contextmanager
     def _nothing_met(self) -> Generator[None]:
@@ -401,7 +424,9 @@ class ReplaySession(Session):
         self.journal.entry("x", "effect", list(keys), names)
         self.abandon(f"evaluating {', '.join(map(repr, keys))} changed {', '.join(names[:5])}", EXIT_EFFECT)
 
-    def failed(self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int) -> None:
+    def failed(
+        self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int, code: CodeType
+    ) -> None:
         """A hindsight expression raised: the error is its value in this loop context.
 
         Args:
@@ -409,10 +434,10 @@ class ReplaySession(Session):
             file: where.
             line: of the statement in the file as it is executed.
             old_line: the same in the file before it was patched.
+            code: that it stands in.
         """
         error = sys.exc_info()[1]
         if error is not None and len(logged) > 1:
-            code = sys._getframe(1).f_code  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             at = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
             logged = tuple(one for one in logged if not at or one[1] >= at[0]) or logged
         for name, _ in logged:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flor_dagster.errors import CheckpointError, ReplayError
+from flor_dagster.errors import CheckpointError, FlorError, ReplayError
 from flor_dagster.recording import letgo, listening, switches
 from flor_dagster.recording.checkpoints import CheckpointStore, Manifest
-from flor_dagster.recording.comparing import unequal_roots
+from flor_dagster.recording.comparing import Comparison, compare_states
+from flor_dagster.recording.differing import Recogniser
 from flor_dagster.recording.globals import live_global, put_global
 from flor_dagster.recording.graft import Bytes, Grafter
 from flor_dagster.recording.kept import KeptBuffers
@@ -164,12 +165,13 @@ class Restorer:
             return values.get(name, MISSING)
         return live_global(kind, name)
 
-    def compare(self, execution: LoopExecution, name: str) -> tuple[int, list[str]]:
-        """How many roots of a checkpoint were compared with the state here, and the unequal ones.
+    def compare(self, execution: LoopExecution, name: str, recogniser: Recogniser) -> Comparison:
+        """How a checkpoint compares with the state here.
 
         Args:
             execution: the loop, at the moment that the checkpoint was taken at.
             name: the checkpoint's.
+            recogniser: tells what no replay can give again.
         """
         manifest = self._manifest(name)
         capturer: Capturer = self._walker.walk(execution)
@@ -180,9 +182,20 @@ class Restorer:
                 capturer.add(f"{switches.KIND}:{name}", switches.read_one(name))
             except KeyError:  # of a library that only something else in the recorded process had loaded
                 left_out.add(f"{switches.KIND}:{name}")
-        compared, unequal = unequal_roots(manifest, capturer.finish(), left_out)
-        unequal += self._turned_only_here(execution, manifest)
-        return compared, unequal
+        found = compare_states(manifest, capturer.finish(), left_out, recogniser, self._read(manifest))
+        found.unequal += self._turned_only_here(execution, manifest)
+        return found
+
+    def _read(self, manifest: Manifest) -> Callable[[str], Any]:
+        """What gives the content of a checkpoint's buffers, for words about a difference alone."""
+
+        def read(digest: str) -> Any:
+            try:
+                return self._checkpoints.buffer(manifest, digest)
+            except (OSError, FlorError):
+                return None
+
+        return read
 
     def _turned_only_here(self, execution: LoopExecution, manifest: Manifest) -> list[str]:
         """Settings that the executed code changed and the recorded code did not."""
@@ -240,6 +253,11 @@ class Restorer:
         held = letgo.still_held(let_go, self._is_own) if let_go else []
         kinds = [type(value).__name__ for value in held if letgo.is_lost(type(value))]
         return f"an object of type `{kinds[0]}`" if kinds else ""
+
+    @property
+    def all_bound(self) -> bool:
+        """Whether no local name waits for the patched source to take it."""
+        return not self._pending
 
     def check_rebound(self) -> None:
         """The program goes on.

@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,14 @@ class Sight:
         roots: root name → reference.
         nodes: the graph, with checksums for memory.
         whole: all of that as bytes, which tell True from 1, as digests do; None where there are none of it.
+        in_parts: whether it is seen from the rest of a function that a compiler cut in parts: each has its own names.
     """
 
     outside: dict[str, str]
     roots: dict[str, Any]
     nodes: list[Any]
     whole: bytes | None
+    in_parts: bool = False
 
     def digests(self) -> dict[str, str]:
         """Root → digest of what is behind it."""
@@ -93,7 +95,7 @@ def sight(frame: FrameType, walker: Walker) -> Sight:
     for name, (registered, _) in walker.registered.items():
         look.add(f"object:{name}", registered)
     here: FrameType | None = frame
-    depth = 0
+    depth, in_parts = 0, False
     while here is not None:
         if walker.is_own(str(here.f_globals.get("__name__", ""))):
             if here.f_code.co_name != "<module>":
@@ -101,16 +103,41 @@ def sight(frame: FrameType, walker: Walker) -> Sight:
                     look.add(f"name {depth}:{name}", value)
             look.note_code(here.f_code, here.f_globals)
             depth += 1
+        if here.f_code.co_name.startswith(_REST):
+            in_parts, here = True, _first_part(here)
         here = here.f_back
     look.follow()
-    return look.seen()
+    return replace(look.seen(), in_parts=in_parts)
+
+
+_REST = "torch_dynamo_resume_in_"
+
+
+def _first_part(frame: FrameType) -> FrameType:
+    """The frame of the function that torch's compiler cut in parts, each of which calls the next one."""
+    name = frame.f_code.co_name.removeprefix(_REST).rpartition("_at_")[0]
+    while frame.f_back is not None and frame.f_code.co_name != name:
+        if frame.f_back.f_code.co_filename != frame.f_code.co_filename and not _between(frame.f_back):
+            break
+        frame = frame.f_back
+    return frame
+
+
+def _between(frame: FrameType) -> bool:
+    """Whether a frame is torch's own."""
+    return str(frame.f_globals.get("__name__", "")).startswith("torch.")
 
 
 def changes(before: Sight, after: Sight) -> list[str]:
     """The names behind which something was changed, appeared or went, as a person knows them."""
     if before.whole is not None and before.whole == after.whole:
         return []
-    return changed(before.digests(), after.digests())
+    old, new = before.digests(), after.digests()
+    if before.in_parts or after.in_parts:
+        # A part has the names that it needs; what is seen from both must be what it was.
+        both = old.keys() & new.keys()
+        old, new = ({root: digest for root, digest in seen.items() if root in both} for seen in (old, new))
+    return changed(old, new)
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import ast
 import builtins
 import dis
 import functools
+import gc
 import hashlib
 import struct
 import sys
@@ -292,6 +293,50 @@ def find_code(name: str) -> tuple[types.CodeType, dict[str, Any]] | None:
     return (found[0], around.__globals__) if len(found) == 1 else None
 
 
+def find_wrapper(name: str, cells: int) -> tuple[types.CodeType, dict[str, Any]] | None:
+    """The code of a function that bears the name of the one it wraps, as `functools.wraps` makes it, and its globals.
+
+    It is found by what it does, first in the package of the wrapped function, then anywhere; None where that is not one code.
+
+    Args:
+        name: the captured function's.
+        cells: so many names its closure holds.
+    """
+    digest = name.partition("@")[2]
+    package = name.partition(".")[0]
+    if not digest:
+        return None
+    modules = [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
+    near = [m for m in modules if m.__name__.partition(".")[0] == package]
+    for group in (near, modules):
+        found: dict[int, tuple[types.CodeType, dict[str, Any]]] = {}
+        for module in group:
+            for code in _inner_codes(vars(module)):
+                if len(code.co_freevars) == cells and _code_digest(code) == digest:
+                    found[id(code)] = code, vars(module)
+        if found:
+            return next(iter(found.values())) if len(found) == 1 else None
+    return None
+
+
+def _inner_codes(namespace: dict[str, Any]) -> Iterator[types.CodeType]:
+    """The code of every function that is made within a function or method of a module."""
+    holders = [namespace, *(vars(value) for value in list(namespace.values()) if type(value) is type)]
+    seen: set[int] = set()
+    for value in [value for holder in holders for value in list(holder.values())]:
+        # By its type: what stands in for something else may run code when it is asked for its class.
+        function = value.__func__ if type(value) in (staticmethod, classmethod) else value
+        if type(function) is not types.FunctionType or function.__globals__ is not namespace:
+            continue
+        stack = [function.__code__]
+        while stack:
+            for constant in stack.pop().co_consts:
+                if isinstance(constant, types.CodeType) and id(constant) not in seen:
+                    seen.add(id(constant))
+                    stack.append(constant)
+                    yield constant
+
+
 def frame_locals(frame: types.FrameType) -> dict[str, Any]:
     """A copy of a frame's local names; nothing that they hold is kept alive by the frame's own snapshot of them."""
     values = frame.f_locals
@@ -344,3 +389,9 @@ def tensor_dict(value: Any) -> dict[str, Any]:
     attributes = own_dict(value)
     hooks = {name: found for name in HOOKS if (found := getattr(value, name, None))}
     return {**attributes, **hooks} if hooks else attributes
+
+
+def behind_proxy(value: types.MappingProxyType[Any, Any]) -> Any:
+    """The mapping that a read-only view shows."""
+    # The view has no attribute for it; it is the one object that it refers to.
+    return next(iter(gc.get_referents(value)), MISSING)

@@ -24,7 +24,7 @@ A node is a list, its first element the kind; references between nodes are indic
     ["rng.python", state, class name, attributes]   ["rng.numpy", class name, state, seeds]   ["rng.generator", bits]
     ["rng.seeds", entropy, key, pool size, children]   ["rng.torch", device, hex]
     ["memfile", class name, content, newline, position, {attribute: ref}]   ["enum", class ref, member value, {attribute: ref}?]
-    ["weakref", ref or null]   ["weak", class name, pairs]   ["const", repr]   ["slice", refs]
+    ["weakref", ref or null]   ["weak", class name, pairs]   ["const", repr]   ["slice", refs]   ["proxy", ref]
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _library_parts(kind: str, node: list[Any]) -> list[Any]:
             return [_head(kind, node[1]), node[2], *node[3], *_flat(node[4]), *_named(node[5])]
         case "reduced":
             return [_head(kind, node[1], node[2]), *node[3]]
-        case "weakref" | "rng.generator":
+        case "weakref" | "rng.generator" | "proxy":
             return [_head(kind), _optional(node[1])]
         case "weak":
             return [_head(kind, node[1], len(node[2])), *_flat(node[2])]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def warn(message: str) -> None:
     """Tell the person, on standard error; recording never prints otherwise."""
     with contextlib.suppress(Exception):
-        sys.stderr.write(f"flor_dagster: {message}\n")
+        from flor_dagster.showing import shown  # no training should wait for what it rarely needs
+
+        sys.stderr.write(f"flor_dagster: {shown(message)}\n")
 
 
 class Troubles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -106,8 +107,16 @@ def read_answers(facts: Iterable[Mapping[str, Any]], looped: int) -> Answers:
     return Answers({kind: {path: tuple(a) for path, a in by_path.items()} for kind, by_path in found.items()})
 
 
-def give_back(answers: Answers, checkout: Path) -> None:
-    """Let a checkout give the answers that do not come with its files: folders of tools, and the times of files."""
+def give_back(answers: Answers, checkout: Path, root: Path, began: float) -> None:
+    """Let a checkout give the answers that do not come with its files: folders that no version holds, and the times of files.
+
+    Args:
+        answers: of the run.
+        checkout: where they are asked for again.
+        root: the user's repository.
+        began: when the run's process did, in seconds.
+    """
+    _make_folders(answers, checkout, root, began)
     for path, told in answers.of.get("listed", {}).items():
         for name in {n for a in told for n in a.said.get("names", [])} & _OF_TOOLS:
             if not (path == "." or is_below(path)):
@@ -131,6 +140,23 @@ def give_back(answers: Answers, checkout: Path) -> None:
         ):
             with contextlib.suppress(OSError):
                 os.utime(target, ns=(time, time))
+
+
+def _make_folders(answers: Answers, checkout: Path, root: Path, began: float) -> None:
+    """Make the folders that the run was told of and found there: git keeps none without files.
+
+    One that the run may have made itself is left to it.
+    """
+    asked, listed = answers.of.get("asked", {}), answers.of.get("listed", {})
+    wanted = [path for path, told in asked.items() if told[0].said["is"] == "folder"]
+    for path, told in listed.items():
+        wanted += [path, *(f"{path}/{name}" for name in told[0].said.get("names", ()))]
+    for path in wanted:
+        folder = checkout / path
+        with contextlib.suppress(OSError):
+            before = stat.S_ISDIR((root / path).stat().st_mode) and (root / path).stat().st_ctime < began
+            if before and not os.path.lexists(folder) and _inside(folder, checkout):
+                folder.mkdir(parents=True)
 
 
 def _take_away(target: Path, checkout: Path) -> None:

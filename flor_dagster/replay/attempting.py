@@ -204,5 +204,6 @@ def combined(verdicts: Sequence[Verdict]) -> Verdict:
                 worst, records=sum(v.records for v in verdicts), digests=sum(v.digests for v in verdicts),
                 restores=sum(v.restores for v in verdicts),
                 left_out=tuple(sorted({name for v in verdicts for name in v.left_out})),
+                kept=tuple(sorted({place for v in verdicts for place in v.kept}, key=lambda place: place.path)),
             )  # fmt: skip
     raise ValueError("a replay has at least one segment")

@@ -28,6 +28,7 @@ from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord, read_record, read_together
 from flor_dagster.replay.segments import Bounds, segment_plans
 from flor_dagster.replay.units import Unit
+from flor_dagster.replay.unrepeatable import reads_of
 from flor_dagster.store import LogStore
 from flor_dagster.store.models import CellRow, ReplayRow, RunRow, StatementRow
 
@@ -158,6 +159,7 @@ class Carrier:
             if isinstance(result, Failed):
                 self._store.fail_replay(replay.id, result.reason)
                 return self._after_failure(now, result, replay)
+            result = self._doubted(now, result)
             if result.verdict.fidelity != "diverged":
                 self._commit(now, result, replay)
                 return None
@@ -171,6 +173,21 @@ class Carrier:
         else:
             self._store.fail_replay(replay.id, result.verdict.sentence)
         return following
+
+    def _doubted(self, now: _Try, result: Attempt) -> Attempt:
+        """Nothing is exact that may have read a value which is the replay's own."""
+        verdict = result.verdict
+        if not verdict.kept or verdict.fidelity not in ("exact", "within tolerance"):
+            return result
+        sources = self._sources()
+        for statement in now.todo:
+            read = reads_of(statement.expression, verdict.kept, sources)
+            if read:
+                words = (
+                    f"`{statement.expression}` may read {read[0].sentence}, which the replay can't give again"
+                )
+                return replace(result, verdict=replace(verdict, fidelity="unverified", difference=words))
+        return result
 
     # After a failure -----------------------------------------------------------------------------------------------
 
@@ -261,12 +278,32 @@ class Carrier:
             repeats = same_replay(before, again[1])
             if repeats:
                 break
+        seeded = "" if repeats != "" else self._under_another_seed(job, now, result)
         words = diagnose(
-            self._record, result.replayed, now.loops, repeats=repeats, sources=self._sources(), home=self._places.home
+            self._record, result.replayed, now.loops, repeats=repeats, seeded=seeded, sources=self._sources(),
+            home=self._places.home,
         )  # fmt: skip
         return replace(result, diagnosis=words) if not repeats else replace(
             result, diagnosis=words, differs=()
         )  # fmt: skip
+
+    def _under_another_seed(self, job: Job, now: _Try, result: Attempt) -> str:
+        """What differs under another hash seed, of a run that drew its own: shown, not supposed; empty where nothing does."""
+        given = self._record.given
+        unseeded = self._record.header.get("hashseed") in (None, "random")
+        if not (unseeded and given and result.differs and self._allows(now.loops.estimated_seconds)):
+            return ""
+        number = result.differs[0]
+        before = result.replayed if len(now.plans) == 1 else read_together(result.outcomes[number].journals)
+        cold = self._passing.repeat(replace(job, libraries=None), now.plans[number], f"{number}.cold")
+        if cold is None or same_replay(before, cold[1]):
+            return ""  # something else than the seed makes a difference
+        environment = {**given.environment, "PYTHONHASHSEED": "1"}
+        record = replace(self._record, given=replace(given, environment=environment))
+        again = self._passing.repeat(
+            replace(job, record=record, libraries=None), now.plans[number], f"{number}.seed"
+        )
+        return "" if again is None else same_replay(before, again[1])
 
     def _after_divergence(self, now: _Try, result: Attempt) -> _Try | None:
         """Execute the run from its beginning where the code repeats itself and something had been restored."""

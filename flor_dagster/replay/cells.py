@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +22,8 @@ from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRo
 
 
 def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
-    """A cell without values."""
+    """A cell without values; its sentence begins with its status, once."""
+    sentence = f"{status}: {re.sub(f'^({status}: )+', '', sentence)}"
     return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
 
 

@@ -19,9 +19,10 @@ from typing import Any
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
 from flor_dagster.recording import process as sessions
 from flor_dagster.recording import variable_reads
+from flor_dagster.recording.differing import watch_hashes
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
-from flor_dagster.recording.generators import begin_with
+from flor_dagster.recording.generators import HOMES, begin_with
 from flor_dagster.recording.imports import when_asked_for
 from flor_dagster.recording.masking import SECRETS, known_secrets, unmasked_argv
 from flor_dagster.recording.process_state import give_back_process_state
@@ -63,6 +64,8 @@ def replay(plan: dict[str, Any]) -> int:
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
     function = plan["script"].partition(":")[2]
     path = _begin_as_script(plan)
+    if plan.get("unseeded"):
+        watch_hashes()
     sessions.wanted = plan.get("nth") or 1
     sessions.wanted_block = plan.get("alike")
     sessions.factory = lambda: ReplaySession(plan)
@@ -216,6 +219,22 @@ class _Lazy:
         session = sessions.present()
         return session.has(name) if isinstance(session, ReplaySession) else self.__getattr__("has")(name)
 
+    def begin(self, keys: tuple[str, ...], unknown: bool) -> None:
+        """Before a hindsight expression, or a block of them."""
+        self.__getattr__("begin")(keys, unknown, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def end(self, keys: tuple[str, ...]) -> None:
+        """After it."""
+        self.__getattr__("end")(keys, sys._getframe(1))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def failed(self, logged: tuple[tuple[str, int], ...], file: str, line: int, old_line: int) -> None:
+        """A hindsight expression raised."""
+        code = sys._getframe(1).f_code  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self.__getattr__("failed")(logged, file, line, old_line, code)
+
+    def __call__(self) -> None:
+        """Nothing: torch's compiler only takes what can be called from among the built-in names."""
+
     def __getattr__(self, name: str) -> Any:
         session = sessions.ahead()
         # Before the run that is asked for begins, nothing is put back and nothing watched.
@@ -224,6 +243,11 @@ class _Lazy:
 
 def _nothing(*_: Any) -> bool:
     return False
+
+
+# What torch compiles is left before such a call, and entered again behind it.
+for _method in (_Lazy.begin, _Lazy.end, _Lazy.failed):
+    _method.__dict__["_torchdynamo_disable"] = True
 
 
 def _session() -> Session:
@@ -271,6 +295,10 @@ def _run(path: Path, function: str, module_name: str, plan: dict[str, Any]) -> N
         target()
         return
     drawn: dict[str, bool] = plan["drawn"]
+    # A warm worker has libraries that the run imported later; their generators begin as they did behind that import.
+    plan["preloaded"] = [
+        root for root in plan["begin"] if root not in drawn and HOMES.get(root, "") in sys.modules
+    ]
     begin_with({root: state for root, state in plan["begin"].items() if root not in drawn})
     if drawn:
         when_asked_for("flor_dagster", lambda: begin_here(plan["begin"], drawn))

@@ -57,6 +57,7 @@ def diagnose(
     plan: LoopPlan,
     *,
     repeats: str | None,
+    seeded: str = "",
     sources: Mapping[str, str] | None = None,
     home: Path | None = None,
 ) -> str:
@@ -68,6 +69,7 @@ def diagnose(
         plan: what was to be executed.
         repeats: what differs between the replay and its repetition, empty where nothing does, None where it was not
             repeated.
+        seeded: what differs under another hash seed, of a run that drew its own; empty where nothing does or it was not tried.
         sources: the texts of the version's files that the run loaded.
         home: the `.flor/` folder, which holds the run's list of packages.
     """
@@ -76,6 +78,10 @@ def diagnose(
         found.append(f"the code is not deterministic: {repeats}")
     elif repeats is not None:
         found.append("a second replay gave the same: not chance, something is not as it was")
+    if seeded:
+        found.append(
+            f"it hangs on the hash seed, which this run drew itself (PYTHONHASHSEED was not set): under another one {seeded}"
+        )
     found += [words for one in replayed.ranks if (words := _first_generators(one))][:1]
     found += dict.fromkeys(words for one in replayed.ranks for words in data_changes(one))
     found += environment_differences(recorded, replayed)

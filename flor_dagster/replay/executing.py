@@ -121,7 +121,7 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     try:
         # Its last part is the repository's own name: experiments are named after their folder.
         checkout = clone.checkout(
-            job.run.commit, work / (Path(job.record.header.get("root") or "").name or "checkout")
+            job.run.commit, work / (Path(str(job.record.header.get("root") or "")).name or "checkout")
         )
         inputs = read_inputs(job.home, job.run.id, job.record)
         left_out: list[str] = []
@@ -140,6 +140,9 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
             port = held.enter_context(rendezvous_port(job.record, job.cache / "ports"))
             plan = launch_plan(job.record, plans, plan_path, report, port)
         plan_path.write_text(json.dumps(plan), encoding="utf-8")
+        begins = Path(plans[0]["cwd"])
+        if begins.is_relative_to(checkout.path.resolve()):
+            begins.mkdir(parents=True, exist_ok=True)  # it may have been an empty one, which no version holds
         if on_line is not None:
             on_line(f"{job.run.key}: {job.loops.sentence}")
         unit = unit_of(job, plan_path, folder / f"output.{job.part}.txt", checkout.path)
@@ -186,7 +189,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
 
     placed = link_untracked(job.user_root, checkout, left_out, inputs.read)
     put_kept(inputs, checkout)
-    give_back(inputs.answers, checkout)
+    give_back(inputs.answers, checkout, job.user_root, _clock_of(job.record)["began"])
     changed = (
         *changed_since(inputs, job.user_root, versioned),
         *other_in_version(inputs, checkout, versioned),
@@ -352,10 +355,18 @@ def _child_plan(job: Job, root: Path, rank: _Rank, statements: dict[str, dict[in
         "pinned": record.pinned,
         "other_machine": header.get("cores") not in (None, os.cpu_count()),
         "rank": record.rank, "world_size": len(job.record.ranks), "launcher": header.get("launcher") or "",
+        "clock": _clock_of(record), "unseeded": header.get("hashseed") in (None, "random"),
         "part": job.part, "began": header.get("started") or 0,
         "masked": header.get("masked") or [], "known_variables": sorted(record.variables), "process": header.get("process") or {},
         "module_name": header.get("module_name"), "paths": header.get("paths"), "recorded_root": header.get("root"),
     }  # fmt: skip
+
+
+def _clock_of(record: RunRecord) -> dict[str, Any]:
+    """When a run was: by it values of the clock are known."""
+    header = record.header
+    known = header.get("clock") or {"began": header.get("started", 0) / 1e9}
+    return {**known, "ended": max(record.last_time, header.get("started", 0)) / 1e9}
 
 
 def _folder_of(entrypoint: str, header: Mapping[str, Any]) -> str | None:

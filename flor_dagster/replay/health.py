@@ -54,7 +54,7 @@ def check_values(workspace: Workspace) -> tuple[Check, ...]:
 
 def _checks(workspace: Workspace) -> Iterator[Check]:
     yield Check("repository", "ok", f"{workspace.root}")
-    yield _writable(workspace.home)
+    yield _writable(workspace.home, workspace.root)
     yield _space(workspace.home)
     yield _hash_seed()
     yield _git(workspace.root)
@@ -65,14 +65,17 @@ def _checks(workspace: Workspace) -> Iterator[Check]:
     yield from _store(workspace)
 
 
-def _writable(home: Path) -> Check:
+def _writable(home: Path, root: Path) -> Check:
     probe = home / f".doctor.{os.getpid()}"
     try:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         return Check("home", "problem", f"{home} can't be written to: {error}. Nothing would be recorded")
-    return Check("home", "ok", f"{home} is writable")
+    text = f"{home} is writable"
+    if home.is_relative_to(root):
+        text += "; `git clean -fdx` would delete it with every run in it: FLOR_HOME keeps it elsewhere"
+    return Check("home", "ok", text)
 
 
 def _space(home: Path) -> Check:

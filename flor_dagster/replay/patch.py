@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flor_dagster.parsing import parse_python
+from flor_dagster.parsing import parse_python, source_lines
 from flor_dagster.propagation.clobbering import binds
 from flor_dagster.recording.source import LoopSource, find_loop
 
@@ -208,7 +208,7 @@ class _Editor:
 
     def __init__(self, source: str) -> None:
         self.newline = "\r\n" if "\r\n" in source else "\n"
-        self.lines = source.splitlines(keepends=True)
+        self.lines = source_lines(source, keepends=True)
         self._before: dict[int, list[str]] = defaultdict(list)
         self._after: dict[int, list[str]] = defaultdict(list)
         self._inside_string = _string_lines(source)

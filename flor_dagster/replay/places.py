@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flor_dagster.parsing import source_lines
 from flor_dagster.placecheck import PlaceVerdict, Spot, check_place
 from flor_dagster.propagation import PROPAGATOR_VERSION, Placement, Statement, find_statements
 from flor_dagster.propagation.trees import SourceTree
@@ -79,7 +80,7 @@ def digest_of(text: str, added: Sequence[int], spot: Spot) -> str:
 
     Other statements that were put into the same version do not count.
     """
-    lines = text.splitlines()
+    lines = source_lines(text)
     first, last = spot.lines
     old = set(added)
     before = sum(number not in old for number in range(1, first))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flor_dagster.errors import JournalError
+from flor_dagster.parsing import source_lines
 from flor_dagster.replay.record import read_record
 
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$')
@@ -58,7 +59,7 @@ def where_stuck(stack: Path, root: Path, statements: Mapping[str, Mapping[int, s
 
 def _inside_a_guard(file: Path, line: int) -> bool:
     try:
-        return "flor.log(" in file.read_text(encoding="utf-8", errors="replace").splitlines()[line - 1]
+        return "flor.log(" in source_lines(file.read_text(encoding="utf-8", errors="replace"))[line - 1]
     except (OSError, IndexError):
         return False
 

@@ -16,6 +16,7 @@ from flor_dagster.recording.values import decode
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import Record, RunRecord
 from flor_dagster.replay.strands import by_strand, loops_beside
+from flor_dagster.replay.unrepeatable import Unrepeatable
 from flor_dagster.store.models import Fidelity
 
 
@@ -23,7 +24,8 @@ from flor_dagster.store.models import Fidelity
 class Verdict:
     """What the comparison of a replay with the record says.
 
-    `left_out` are recorded names that hold clock or process values; `difference` is the first one, in words.
+    `left_out` are recorded names that hold clock or process values; `difference` is the first one, in words. `kept` are the
+    places of compared states that hold such values, and are left out as well.
     """
 
     fidelity: Fidelity
@@ -32,6 +34,7 @@ class Verdict:
     restores: int
     left_out: tuple[str, ...]
     difference: str
+    kept: tuple[Unrepeatable, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -48,7 +51,8 @@ class Verdict:
             )
         if self.fidelity == "within tolerance":
             return f"within tolerance: {self.difference} ({compared})"
-        left = f"; not compared: {', '.join(self.left_out)}" if self.left_out else ""
+        names = [*self.left_out, *(place.sentence for place in self.kept)]
+        left = f"; not compared: {', '.join(names)}" if names else ""
         return f"exact: {compared}, all equal{left}"
 
 
@@ -91,16 +95,13 @@ def verify(
     compared_records = min(len(expected), len(actual))
     given = [r.position for r in replayed.records if (r.file, r.line) in answers]
     digests, restores, unchecked = _walk_events(replayed, actual, given)
-    for _, kind, parts in replayed.events:
-        if kind == "d" and parts[4] and tolerance:
-            near.states += 1
-        elif kind == "d" and parts[4] and not difference:
-            path = replayed.executions[parts[1]].path
-            where = path if parts[2] is None else f"{path}[{parts[2]}]"
-            names = ", ".join(root.partition(":")[2] for root in parts[4][:5])
-            difference = f"the state at the end of {where} differs in {names}"
-        elif kind == "x" and parts[1] not in ("effect", "doubt") and not difference:
-            difference = parts[2]
+    unequal = [e for e in replayed.events if e[1] == "d" and e[2][4]]
+    near.states = len(unequal) if tolerance else 0
+    if not difference:
+        more = [e for e in replayed.events if e[1] == "x" and e[2][1] not in ("effect", "doubt")]
+        found = sorted([*more, *(unequal if not tolerance else ())], key=lambda event: event[0])
+        difference = next((_event_words(e, replayed, compared_records) for e in found), "")
+    kept = _unrepeatable(replayed)
     fidelity: Fidelity = "exact"
     if difference:
         fidelity = "diverged"
@@ -126,7 +127,7 @@ def verify(
             )
         doubt = "; ".join(doubts)
         fidelity, difference = ("unverified", doubt) if doubt else (fidelity, difference)
-    return Verdict(fidelity, compared_records, digests, restores, left_out, difference)
+    return Verdict(fidelity, compared_records, digests, restores, left_out, difference, kept)
 
 
 def data_doubts(replayed: RunRecord) -> list[str]:
@@ -271,6 +272,36 @@ def _walk_events(replayed: RunRecord, actual: list[Record], given: list[int]) ->
             checked.add(number)
     unchecked = next((where for number, where in enumerate(restores) if number not in checked), "")
     return digests, len(restores), unchecked
+
+
+def _places(parts: list[Any]) -> str:
+    """Where the state at an end differs, each with both values where they are known."""
+    told = [f"{place} {words}" for place, words in (parts[5] if len(parts) > 5 else ())[:3]]
+    names = [root.partition(":")[2] for root in parts[4]]
+    rest = [name for name in names if not any(one.startswith(name) for one in told)]
+    return "; ".join(told + ([", ".join(rest[:5])] if rest else []))
+
+
+def _event_words(event: tuple[int, str, list[Any]], replayed: RunRecord, records: int) -> str:
+    """What an event says against a replay, in words."""
+    _, kind, parts = event
+    if kind == "x":
+        return str(parts[2])
+    path = replayed.executions[parts[1]].path
+    where = path if parts[2] is None else f"{path}[{parts[2]}]"
+    equal = "; every record is equal" if records else ""
+    return f"the state at the end of {where} differs: {_places(parts)}{equal}"
+
+
+def _unrepeatable(replayed: RunRecord) -> tuple[Unrepeatable, ...]:
+    """Places in compared states that hold what no replay can give again."""
+    found = {
+        place: kind
+        for _, event, parts in replayed.events
+        if event == "d" and len(parts) > 6
+        for place, kind in parts[6]
+    }
+    return tuple(Unrepeatable(place, kind) for place, kind in sorted(found.items()))
 
 
 def tainted_statements(file: str, source: str) -> frozenset[tuple[str, int]]:

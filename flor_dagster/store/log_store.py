@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
 
 from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
@@ -420,12 +420,11 @@ class LogStore:
 
     def statements(self, *, questions: bool | None = None, name: str | None = None) -> list[StatementRow]:
         """Statements in the order in which they became known; all, the open questions, or those of a name."""
-        condition: Any = None
-        if questions is not None:
-            condition = statement_table.c.question == int(questions)
+        # A run may log thousands of names; each of its statements is looked up by its own.
+        wanted = [] if questions is None else [statement_table.c.question == int(questions)]
+        wanted += [] if name is None else [statements.of_name(name)]
         with self._database.read() as connection:
-            found = statements.rows(connection, condition)
-        return found if name is None else [row for row in found if row.name == label(name)]
+            return statements.rows(connection, and_(*wanted) if wanted else None)
 
     def statement(self, key: str) -> StatementRow:
         """The statement of a key (`name:1` is the same as the first definition's `name`).

@@ -96,6 +96,11 @@ def find_form(connection: Connection, identity: str) -> StatementRow | None:
     return None if found is None else _one(connection, statements.c.id == found)
 
 
+def of_name(name: str) -> Any:
+    """The condition that a statement logs a name."""
+    return names.c.name == label(name)
+
+
 def rows(connection: Connection, condition: Any = None) -> list[StatementRow]:
     """Statements in the order in which they became known."""
     query = select(statements, names.c.name).join(names, names.c.name_id == statements.c.name_id)

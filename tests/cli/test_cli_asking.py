@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import flor_dagster as flor
 from flor_dagster.cli import cli
-from tests.replay.conftest import Lab, lab
+from tests.replay.conftest import PACKAGE, Lab, lab
 
 __all__ = ["lab"]
 
@@ -88,3 +91,21 @@ def test_from_python_too_and_estimates_learn_from_what_replays_took(
     assert again.rates.sentence.startswith("estimates were within ±")
     # Learned from the three before: no guess any more, whatever the machine is busy with.
     assert all(min(real) / 3 < (part.estimated_seconds or 0) < max(real) * 3 for part in again.runs)
+
+
+def test_records_that_lie_where_there_is_no_git_can_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.py").write_text("import flor_dagster as flor\nflor.log('loss', 0.25)\n")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
+    environment["PYTHONPATH"] = str(PACKAGE)
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=environment, check=True)
+    below = tmp_path / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    shown = CliRunner().invoke(cli, ["view", "loss", "--json"])
+    assert json.loads(shown.stdout)["rows"][0]["loss"] == 0.25
+    assert "train.py" in CliRunner().invoke(cli, ["runs"]).output
+    asked = CliRunner().invoke(cli, ["hindsight", "loss"])
+    assert asked.exit_code == 2
+    assert "no git repository" in asked.output

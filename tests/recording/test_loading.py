@@ -162,3 +162,46 @@ def test_a_notebook_that_defines_the_class_gets_its_own_and_never_another_one(
         CheckpointError, match=r"Model of this program is another class .*: it has no __init__, total"
     ):
         load(run_of(of_a_script), 0, project=of_a_script.root)
+
+
+WRAPPED = """\
+import flor_dagster as flor
+from wrapped_parts import Optimizer, count_steps
+optimizer = Optimizer()
+count_steps(optimizer)
+with flor.checkpointing(optimizer=optimizer):
+    for epoch in flor.loop("epoch", range(3)):
+        optimizer.step(2)
+        flor.log("total", optimizer.total)
+"""
+
+WRAPPED_PARTS = """\
+import functools, weakref
+class Optimizer:
+    total, steps = 0, 0
+    def step(self, by):
+        self.total += by
+def count_steps(optimizer):
+    function, known = optimizer.step.__func__, weakref.ref(optimizer)
+    @functools.wraps(function)
+    def wrapper(*args):
+        known().steps += 1
+        return function.__get__(known())(*args)
+    optimizer.step = wrapper
+"""
+
+
+def test_an_object_whose_method_was_wrapped_as_schedulers_do_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wrapper bears the method's name, and its code lies in the function that made it."""
+    project = Project(tmp_path, git=True)
+    project.commit({"wrapped_parts.py": WRAPPED_PARTS, "train.py": WRAPPED})
+    project.run(WRAPPED, FLOR_CHECKPOINTS="all")
+    monkeypatch.syspath_prepend(project.root)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    importlib.import_module("wrapped_parts")
+    optimizer = load(run_of(project), 1, project=project.root)["optimizer"]
+    assert (optimizer.total, optimizer.steps) == (4, 2)
+    optimizer.step(3)
+    assert (optimizer.total, optimizer.steps) == (7, 3)

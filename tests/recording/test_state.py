@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import enum
 import functools
+import inspect
 import io
 import itertools
 import multiprocessing
@@ -554,3 +555,58 @@ def test_a_large_graph_is_walked_in_linear_time() -> None:
         assert seconds(8000) < 16 * seconds(1000) + 0.05
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        lambda whole: [whole[:8]],
+        lambda whole: [whole[:8], whole[2:4]],
+        lambda whole: [whole[2:4], whole[:8], whole[0:8].reshape(2, 4)],
+        lambda whole: [whole[:8:2], whole[1:8:2], whole[60:]],
+        lambda whole: [whole[n : n + 1] for n in range(8)],
+    ],
+)
+def test_only_memory_that_views_reach_is_compared(views: Any) -> None:
+    """An array that nothing but its views leads to may hold bytes that were never written."""
+    first, other = np.arange(64.0), np.arange(64.0)
+    other[8:60] = 7.0
+    assert capture(a=views(first)).digests() == capture(a=views(other)).digests()
+    other[3] += 1.0
+    assert capture(a=views(first)).digests() != capture(a=views(other)).digests()
+    assert capture(a=views(first), b=first).digests() != capture(a=views(other), b=other).digests()
+
+
+def test_views_that_share_bytes_still_do_when_they_are_put_back() -> None:
+    whole = np.arange(64.0)
+    kept = Kept(small=whole[2:4], large=whole[:8], inner=whole[3:5])
+    anew = kept.put_back()
+    anew["large"][3] = 99.0
+    assert (anew["small"][1], anew["inner"][0]) == (99.0, 99.0)
+    live = {"small": whole[2:4], "large": whole[:8], "inner": whole[3:5]}
+    whole[:] = -1.0
+    kept.put_back(**live)
+    assert live["small"].tolist() == [2.0, 3.0]
+    assert whole[8:].tolist() == [-1.0] * 56, "what no view reaches is left alone"
+
+
+def signed(a: int, b: list[int] | None = None, *rest: int, flag: bool = False) -> int:
+    return a
+
+
+def test_read_only_views_and_signatures_are_put_back() -> None:
+    table = {"a": [1, 2]}
+    live = {"view": types.MappingProxyType(table), "table": table, "signature": inspect.signature(signed)}
+    kept = Kept(**live)
+    table["a"].append(3)
+    kept.put_back(**live)
+    assert live["view"]["a"] == [1, 2]
+    anew = kept.put_back()
+    assert anew["view"] == {"a": [1, 2]}
+    anew["table"]["b"] = 1
+    assert anew["view"]["b"] == 1, "it still shows the same mapping"
+    assert anew["signature"] == inspect.signature(signed)
+
+
+def test_the_namespace_of_a_class_is_no_mapping_of_its_own() -> None:
+    assert "namespace of a class" in why_not(space=vars(Node))

@@ -85,7 +85,6 @@ def differs(*roots: str) -> Events:
             {"hardware": {"features": ["avx"]}},
             "the processor lacks avx512f",
         ),
-        ({"hashseed": None}, {}, "no fixed hash seed (PYTHONHASHSEED), so the order of its sets is lost"),
         ({"variables": {"OMP_NUM_THREADS": "4"}}, {}, "the variable OMP_NUM_THREADS was 4 and is 1"),
         (
             {"facts": {"kernels": {"torch": {"threads": 8}}}},

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
+import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import PACKAGE, Lab
@@ -31,10 +35,7 @@ def values_of(
     """Train without the asked statement, change the code, ask: its values and what the cell says."""
     texts = {name: textwrap.dedent(text) for name, text in files.items()}
     lab.commit(
-        {
-            n: "".join(x for x in t.splitlines(True) if not x.lstrip().startswith(ASKED))
-            for n, t in texts.items()
-        }
+        {n: "\n".join(x for x in t.split("\n") if not x.lstrip().startswith(ASKED)) for n, t in texts.items()}
     )
     start(lab, command, cwd, **variables)
     lab.write({name: text.replace(ASKED, "") for name, text in texts.items()})
@@ -208,3 +209,105 @@ with recorded_run("lib/train.py:train", root=Path.cwd(), args={"epochs": 3}, mod
 """
     files = {"lib/train.py": train, "lib/__init__.py": "", "helper.py": "SCALE = 2.0\n"}
     assert values_of(lab, files, ["-c", runner])[0] == [0.0, 4.0, 12.0]
+
+
+TOOL = """\
+import sys
+sys.argv[:] = sys.argv[1:]
+with open(sys.argv[0], "rb") as file:
+    code = compile(file.read(), sys.argv[0], "exec")
+exec(code, {"__name__": "__main__", "__file__": sys.argv[0], "__spec__": None})
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Lab:
+    """Another repository, with an interpreter's environment in it that holds a tool and a console script."""
+    other = Lab(tmp_path / "tools")
+    venv.create(other.root / "venv", with_pip=False)
+    (site,) = (other.root / "venv").glob("lib/python*/site-packages")
+    (site / "runner.py").write_text(TOOL)
+    (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
+    script = other.root / "venv" / "bin" / "train-toy"
+    script.write_text(CONSOLE.format(python=other.root / "venv" / "bin" / "python"))
+    script.chmod(0o755)
+    return other
+
+
+def start_by(tools: Lab, lab: Lab, command: Sequence[str]) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
+    path = os.pathsep.join([str(PACKAGE), str(lab.root / "src")])
+    environment |= {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all"}
+    binaries = tools.root / "venv" / "bin"
+    done = subprocess.run(
+        [binaries / command[0], *command[1:]], cwd=lab.root, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def assert_recorded_here_alone(lab: Lab, tools: Lab) -> None:
+    assert len(list(lab.root.glob(".flor/runs/*"))) == 1
+    assert not (tools.root / ".flor").exists()
+    assert not tools.git("for-each-ref", "refs/flor")
+
+
+def test_a_script_under_a_tool_of_an_interpreter_in_another_repository_is_recorded_where_it_lies(
+    lab: Lab, tools: Lab
+) -> None:
+    head = "class Scale:\n    value = 1.5\nscale = Scale.value"
+    text = LOOP.format(head=head)
+    lab.commit({"train.py": "".join(x for x in text.splitlines(True) if ASKED not in x)})
+    start_by(tools, lab, ["python", "-m", "runner", "train.py"])
+    assert_recorded_here_alone(lab, tools)
+    lab.write({"train.py": text.replace(ASKED, "")})
+    with lab.open() as workspace:
+        (answer,) = workspace.answer(Question(("asked",))).cells
+        assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell.sentence
+        assert workspace.store.dataframe("asked")["asked"].tolist() == [3.0, 6.0, 9.0]
+        assert workspace.runs()[0].entrypoint == "train.py"
+
+
+def test_a_console_script_of_an_interpreter_in_another_repository_is_recorded_with_the_code_it_calls(
+    lab: Lab, tools: Lab
+) -> None:
+    files = {"src/toy/__init__.py": "", "src/toy/model.py": "SCALE = 1.5\n", "src/toy/cli.py": CLI}
+    lab.commit({n: "".join(x for x in t.splitlines(True) if ASKED not in x) for n, t in files.items()})
+    start_by(tools, lab, ["train-toy", "2"])
+    assert_recorded_here_alone(lab, tools)
+    lab.write({name: text.replace(ASKED, "") for name, text in files.items()})
+    with lab.open() as workspace:
+        (answer,) = workspace.answer(Question(("asked",))).cells
+        assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell.sentence
+        assert workspace.store.dataframe("asked")["asked"].tolist() == [6.0, 12.0, 18.0]
+
+
+@pytest.mark.parametrize("tool", [["cProfile", "-o", os.devnull], ["trace", "--count", "-C", "counts"]])
+def test_a_script_under_one_of_pythons_own_tools_is_the_program(lab: Lab, tool: list[str]) -> None:
+    lab.commit({"train.py": "import flor_dagster as flor\nflor.log('x', 1)\n"})
+    start(lab, ["-m", *tool, "train.py"])
+    with lab.open() as workspace:
+        workspace.sync()
+        assert [run.entrypoint for run in workspace.runs()] == ["train.py"]
+
+
+def test_characters_that_end_lines_elsewhere_shift_no_line_of_a_source(lab: Lab) -> None:
+    head = 'scale = 2.0\n\f\ntext = "a\u2028b\x85c\x1cd"\n# \x0b e'
+    assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]
+
+
+def test_an_empty_folder_that_the_run_found_is_there_again(lab: Lab) -> None:
+    for folder in ("empty", "data/also"):
+        (lab.root / folder).mkdir(parents=True)
+    head = "import os\nscale = float(len(os.listdir('empty')) + len(os.listdir('data')) + os.path.isdir('data/also'))"
+    assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]
+
+
+def test_a_script_that_goes_to_an_empty_folder_before_it_imports_flor(lab: Lab) -> None:
+    (lab.root / "out").mkdir()
+    text = "import os\nos.chdir('out')\nopen('made', 'w').close()\n" + LOOP.format(head="scale = 2.0")
+    assert values_of(lab, {"train.py": text}, ["train.py"])[0] == [4.0, 8.0, 12.0]
+
+
+def test_a_folder_that_the_run_made_itself_is_left_to_it(lab: Lab) -> None:
+    head = "import os\nos.mkdir('made')\nscale = 2.0 + len(os.listdir('made'))"
+    assert values_of(lab, {"train.py": LOOP.format(head=head)}, ["train.py"])[0] == [4.0, 8.0, 12.0]

@@ -240,3 +240,36 @@ for epoch in flor.loop("epoch", range(3)):
     assert (by_key["twice"].status, by_key["twice"].fidelity) == ("replayed", "exact"), by_key[
         "twice"
     ].sentence
+
+
+BEHIND = """\
+import flor_dagster as flor
+
+def main():
+    w = [1.0]
+    for epoch in flor.loop("epoch", range(3)):
+        for step in flor.loop("step", range(2)):
+            w[0] *= 0.5
+            flor.log("w", w[0])
+    {asked}
+
+main()
+"""
+
+
+@pytest.mark.parametrize("in_function", [True, False])
+def test_a_question_behind_the_loop_is_exact_by_the_state_that_it_begins_with(
+    lab: Lab, *, in_function: bool
+) -> None:
+    """Nothing is logged there that could be compared."""
+    text = BEHIND
+    if not in_function:
+        text = text.replace("\n    ", "\n").replace("def main():", "").replace("main()", "")
+        text = text.replace("    for step", "    for step").replace("for step", "    for step", 1)
+        text = text.replace("    w[0]", "        w[0]").replace("    flor.log", "        flor.log")
+    lab.commit({"train.py": text.format(asked="")})
+    lab.train()
+    lab.write({"train.py": text.format(asked='flor.log("spread", w[0] * 2)')})
+    answer = ask(lab)
+    assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell.sentence
+    assert answer.cell.detail["values"]["last"] == 0.03125

@@ -6,6 +6,7 @@ import pytest
 
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab, bits
+from tests.replay.oracle_lab import with_asked, without_asked
 
 pytest.importorskip("torch", reason="torch is not installed: `pip install --group torch` runs these tests")
 
@@ -129,3 +130,35 @@ def test_hindsight_on_torch_is_bit_exact_at_both_levels(lab: Lab, workers: int) 
     assert column(lab, "outer") == column(oracle, "outer")
     assert column(lab, "inner") == column(oracle, "inner")
     assert one_epoch == column(oracle, "inner")[12:18]
+
+
+COMPILED = """\
+import torch
+import flor_dagster as flor
+
+@torch.compile(backend="eager")
+def double(x):
+    y = x * 2
+    #? flor.log("asked", y.sum().item())
+    #? flor.log("wrong", y.nothing())
+    return y + 1
+
+w = torch.ones(2)
+for epoch in flor.loop("epoch", range(2)):
+    w = double(w)
+    flor.log("w", w.sum().item())
+"""
+
+
+@pytest.mark.slow
+def test_a_statement_within_a_compiled_function_is_answered(lab: Lab) -> None:
+    lab.commit({"train.py": without_asked(COMPILED)})
+    lab.train()
+    lab.write({"train.py": with_asked(COMPILED)})
+    with lab.open() as workspace:
+        asked, wrong = sorted(
+            workspace.answer(Question(("asked", "wrong"))).cells, key=lambda answer: answer.statement.key
+        )
+        assert (asked.cell.status, asked.cell.fidelity) == ("replayed", "exact"), asked.cell.sentence
+        assert "has no attribute 'nothing'" in wrong.cell.sentence
+        assert workspace.store.dataframe("asked")["asked"].tolist() == [4.0, 12.0]

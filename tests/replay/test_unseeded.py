@@ -95,3 +95,30 @@ def test_a_function_begins_with_the_states_of_its_own_begin(lab: Lab) -> None:
 
     assert list(frame["asked_fidelity"]) == ["exact"] * 3
     assert [bits(v) for v in frame["asked"]] == [bits(v) for v in frame["truth"]]
+
+
+LATE = """\
+import numpy as np
+import flor_dagster as flor
+w = 0.0
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(3)):
+        w += float(np.random.rand())
+        flor.log("m", w)
+        #? flor.log("twice", w * 2)
+"""
+
+
+def test_a_generator_whose_library_a_warm_worker_has_too_early_stands_where_the_import_left_it(
+    lab: Lab,
+) -> None:
+    """numpy imports its random numbers when they are first asked for: after the first flor call of this run."""
+    lab.commit({"train.py": "".join(x for x in LATE.splitlines(True) if "#?" not in x)})
+    for _ in range(2):
+        lab.train()
+    lab.write({"train.py": LATE.replace("#? ", "")})
+    with lab.open() as workspace:
+        answers = workspace.answer(Question(("twice",))).cells
+        assert [a.cell.fidelity for a in answers] == ["exact", "exact"], [a.cell.sentence for a in answers]
+        frame = workspace.store.dataframe("m", "twice")
+        assert (frame["m"] * 2).tolist() == frame["twice"].tolist()

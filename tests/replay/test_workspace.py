@@ -16,6 +16,7 @@ from flor_dagster.errors import NoRepositoryError, NoRunsError, SourceSyntaxErro
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.training import TrainingFailedError
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.store import statements
 from tests.replay.conftest import PACKAGE, Lab, bits
 
 SCRIPT = """\
@@ -418,3 +419,18 @@ def test_a_run_that_never_loaded_the_file_is_not_asked(lab: Lab) -> None:
             assert by_run["other.py", key].status == "refused"
             assert "never loaded train.py" in by_run["other.py", key].sentence
         assert report.children == 1
+
+
+def test_a_run_of_many_dynamic_names_is_taken_in_by_work_that_grows_with_their_number(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each statement is looked up by its own name; whoever reads all of them for each does it 200 times."""
+    lab.commit({"train.py": "import flor_dagster as flor\nfor i in range(200): flor.log(f'norm/{i}', i)\n"})
+    lab.train()
+    read: list[int] = []
+    row_of = statements._row
+    monkeypatch.setattr(statements, "_row", lambda row: read.append(1) or row_of(row))
+    with lab.open() as workspace:
+        workspace.sync()
+        assert len(workspace.store.statements()) == 200
+    assert len(read) < 200 * 10

@@ -13,11 +13,13 @@ from flor_dagster.recording.dtypes import dtype_from_text, dtype_text
 from flor_dagster.recording.shape import MISSING
 
 if TYPE_CHECKING:
-    from flor_dagster.recording.capture import Capturer
+    from flor_dagster.recording.capture import Buffer, Capturer
     from flor_dagster.recording.graft import Grafter
 
-# Up to this size a whole array is captured where only a part of it is met.
-SMALL_BASE_BYTES = 1 << 20
+# So many parts of an array that nothing else leads to are captured each by itself; of one in more parts, the whole.
+MOST_PARTS = 64
+# How long it is tried to tell whether two parts of an array have bytes in common.
+_OVERLAP_WORK = 1000
 
 
 def recognise(kind: type) -> Describe | None:
@@ -70,9 +72,9 @@ def describe_array(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
     if value.dtype.hasobject:
         return _describe_objects(walk, value, owner)
     if owner is not value and type(owner) is numpy.ndarray and _flat(owner):
-        overlaps = any(numpy.may_share_memory(value, part) for part, _, _ in walk.parts.get(id(owner), ()))
-        if id(owner) in walk.memo or overlaps or owner.nbytes <= max(2 * value.nbytes, SMALL_BASE_BYTES):
-            return _describe_view(value, walk.ref(owner), owner)
+        base = _base_of(walk, value, owner, numpy)
+        if base is not None:
+            return _describe_view(value, walk.ref(base), base)
     order = _order(value)
     node += [
         "array",
@@ -89,12 +91,34 @@ def describe_array(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
     read = (lambda: _without_gaps(value, numpy).tobytes(order=order)) if gaps else None
     buffer = walk.buffer(node, 4, value.nbytes, read or (lambda: value.tobytes(order=order)), address)
     if owner is value:
-        _join_parts(walk, value)
+        _join_parts(walk, value, walk.parts.pop(id(value), []))
     elif type(owner) is numpy.ndarray:
-        # A small part of a large array: the whole is only captured where something else leads to it.
+        # What else the array holds may never have been written: it is only captured where something leads to it.
         walk.keep(owner)
-        walk.parts.setdefault(id(owner), []).append((value, node, buffer))
+        parts = walk.parts.setdefault(id(owner), [])
+        _join_parts(walk, value, [part for part in parts if _within(part[0], value)])
+        parts.append((value, node, buffer))
     return []
+
+
+def _base_of(walk: Capturer, value: Any, owner: Any, numpy: Any) -> Any:
+    """What a part of an array is captured as a view of: another part, the whole array, or None where by itself."""
+    if id(owner) in walk.memo:
+        return owner
+    parts = walk.parts.get(id(owner), ())
+    shared = [part for part, _, _ in parts if numpy.may_share_memory(value, part, max_work=_OVERLAP_WORK)]
+    if not shared and len(parts) < MOST_PARTS:
+        return None
+    around = next((part for part in shared if _within(value, part) and id(part) in walk.memo), None)
+    if around is not None or (len(parts) < MOST_PARTS and all(_within(part, value) for part in shared)):
+        return around
+    return owner
+
+
+def _within(value: Any, around: Any) -> bool:
+    """Whether an array's bytes all lie in another one that has no gaps."""
+    (start, end), (begin, over) = _bounds(value), _bounds(around)
+    return _contiguous(around) and begin <= start and end <= over
 
 
 def _describe_objects(walk: Capturer, value: Any, owner: Any) -> list[Any]:
@@ -127,9 +151,9 @@ def _objects_at(base: Any, form: Any, strides: Any, offset: int) -> Any:
     return None
 
 
-def _join_parts(walk: Capturer, owner: Any) -> None:
+def _join_parts(walk: Capturer, owner: Any, parts: list[tuple[Any, list[Any], Buffer]]) -> None:
     """Parts of an array that were met before it become views of it."""
-    for part, node, buffer in walk.parts.pop(id(owner), []):
+    for part, node, buffer in parts:
         if buffer in walk.pending and _flat(owner):
             walk.rewrite(node, _describe_view(part, walk.memo[id(owner)], owner), buffer)
 

@@ -237,7 +237,7 @@ def _new_function(graft: Grafter, ref: int, node: list[Any]) -> Any:
 
 
 def _function_of_code(node: list[Any]) -> types.FunctionType:
-    found = shape.find_code(node[1])
+    found = shape.find_code(node[1]) or shape.find_wrapper(node[1], len(node[2]))
     if found is None:
         raise CheckpointError(f"the function {node[1].partition('@')[0]} does not exist in this program yet")
     code, namespace = found

@@ -8,6 +8,7 @@ from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
 from flor_dagster.errors import CheckpointError
+from flor_dagster.recording import shape
 from flor_dagster.recording.adapters.registry import Ref, Uncapturable, describes, puts_back
 from flor_dagster.recording.shape import MISSING
 
@@ -54,6 +55,16 @@ def _hashed_by_place(kind: type) -> bool:
     )
     tensor = kind.__module__.partition(".")[0] == "torch" and hasattr(kind, "untyped_storage")
     return tensor or (kind.__hash__ is object.__hash__ and not by_name)
+
+
+@describes(types.MappingProxyType)
+def describe_proxy(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
+    """A read-only view of a mapping: the mapping."""
+    del node
+    mapping = shape.behind_proxy(value)
+    if mapping is MISSING or ("__module__" in mapping and "__doc__" in mapping):
+        raise Uncapturable("is the namespace of a class")
+    return ["proxy", walk.ref(mapping)]
 
 
 @describes(range)
@@ -103,6 +114,15 @@ def container_part(walk: Capturer, value: Any, kind: type) -> list[Any] | None:
     if issubclass(kind, set | frozenset):
         return ["set", walk.refs(kind.__iter__(value))]
     return None
+
+
+@puts_back("proxy")
+def put_proxy(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
+    """The live view where it is one of the recorded mapping, else a new one."""
+    del ref
+    before = MISSING if live is MISSING else shape.behind_proxy(live)
+    mapping = graft.value(node[1], before)
+    return live if live is not MISSING and mapping is before else types.MappingProxyType(mapping)
 
 
 @puts_back("list")
