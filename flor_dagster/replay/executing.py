@@ -140,7 +140,7 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
             port = held.enter_context(rendezvous_port(job.record, job.cache / "ports"))
             plan = launch_plan(job.record, plans, plan_path, report, port)
         plan_path.write_text(json.dumps(plan), encoding="utf-8")
-        begins = Path(plans[0]["cwd"])
+        begins = Path(str(plans[0]["cwd"]))
         if begins.is_relative_to(checkout.path.resolve()):
             begins.mkdir(parents=True, exist_ok=True)  # it may have been an empty one, which no version holds
         if on_line is not None:
