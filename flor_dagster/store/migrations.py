@@ -52,6 +52,11 @@ def _keep_verdicts(connection: Connection) -> None:
     ):
         if column not in {known["name"] for known in inspect(connection).get_columns(table)}:
             connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    _make_views_anew(connection)
+
+
+def _make_views_anew(connection: Connection) -> None:
+    """Schema 8: infinities and NaN are numbers in the views."""
     for name in ("log_view_long", "log_view_any"):
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
     for view in schema.views(connection.dialect.name):
@@ -66,6 +71,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _cover_cells,
     _note_news,
     _keep_verdicts,
+    _make_views_anew,
 )
 
 NEWEST = len(MIGRATIONS) + 1

@@ -355,15 +355,23 @@ layouts = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
+# What a column of numbers can't hold lies as bits in `text`: infinities, NaN, -0.0. SQLite has no NaN; it is NULL there.
+_FLOAT = {
+    "sqlite": "CASE r.text WHEN '7ff0000000000000' THEN 9e999 WHEN 'fff0000000000000' THEN -9e999 ELSE r.num END",
+    "postgresql": (
+        "CASE WHEN r.num IS NOT NULL THEN r.num WHEN r.text = '7ff0000000000000' THEN 'Infinity'::float8 "
+        "WHEN r.text = 'fff0000000000000' THEN '-Infinity'::float8 ELSE 'NaN'::float8 END"
+    ),
+}
 _VALUE = {
-    "sqlite": "CASE WHEN r.kind = 1 AND r.text IS NULL THEN r.num WHEN r.text IS NULL THEN r.whole ELSE r.text END",
-    "postgresql": "COALESCE(r.text, r.num::text, r.whole::text)",
+    "sqlite": "CASE WHEN r.kind = 1 THEN {number} WHEN r.text IS NULL THEN r.whole ELSE r.text END",
+    "postgresql": "CASE WHEN r.kind = 1 THEN ({number})::text ELSE COALESCE(r.text, r.whole::text) END",
 }
 
 _LONG = """
 CREATE VIEW log_view_any AS
 SELECT u.key AS run, j.rank AS rank, COALESCE(c.path, '{{}}') AS path, n.name AS name, {value} AS value,
-       COALESCE(r.num, r.whole) AS number,
+       CASE WHEN r.kind = 1 THEN {number} ELSE r.whole END AS number,
        CASE WHEN j.replay_id IS NULL THEN 'recorded' ELSE 'replayed' END AS origin,
        CASE WHEN j.replay_id IS NULL THEN 'recorded'
             WHEN x.replay_id = j.replay_id AND x.fidelity IS NOT NULL THEN x.fidelity
@@ -384,6 +392,6 @@ LEFT JOIN cells x ON x.run = j.run AND x.statement_id = s.statement_id
 def views(dialect: str) -> tuple[str, ...]:
     """The SQL views for people: one row per record; the first without what has diverged."""
     return (
-        _LONG.format(value=_VALUE[dialect]),
+        _LONG.format(value=_VALUE[dialect].format(number=_FLOAT[dialect]), number=_FLOAT[dialect]),
         "CREATE VIEW log_view_long AS SELECT * FROM log_view_any WHERE fidelity <> 'diverged'",
     )

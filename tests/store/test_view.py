@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from pathlib import Path
@@ -365,3 +366,23 @@ def test_a_query_reads_the_long_view(lab: Lab) -> None:
     )
     assert frame["path"].tolist() == ['{"epoch":1}', '{"epoch":2}']
     assert frame["number"].tolist() == [6.0, 7.0]
+
+
+def test_infinities_and_nan_are_numbers_in_the_views(lab: Lab) -> None:
+    journal = lab.journal()
+    for value in (1.0, -0.0, float("inf")):
+        journal.log("up", value)
+    journal.log("down", float("-inf"))
+    journal.log("none", float("nan"))
+    journal.end()
+    lab.ingest(journal)
+    sums = lab.store.query(
+        "SELECT name, max(number) AS top, avg(number) AS mean, min(number) AS low FROM log_view_long GROUP BY name ORDER BY name"
+    )
+    assert sums["name"].tolist() == ["down", "none", "up"]
+    assert sums["top"].tolist()[::2] == [-math.inf, math.inf]
+    assert sums["mean"].tolist()[::2] == [-math.inf, math.inf]
+    assert sums["low"].tolist()[2] == 0.0
+    assert math.isnan(sums["top"].tolist()[1])
+    said = lab.store.query("SELECT value FROM log_view_long WHERE name = 'up' ORDER BY number")["value"]
+    assert [float(value) for value in said] == [0.0, 1.0, math.inf]
