@@ -75,7 +75,15 @@ def view_command(
         for (run, name), reason in frame.attrs.get("places", {}).items()
     ]
     output.document(
-        {"columns": columns, "rows": rows, "row_count": len(frame), "empty": empty, "places": places}
+        {
+            "columns": columns,
+            "rows": rows,
+            "row_count": len(frame),
+            "empty": empty,
+            "places": places,
+            "definitions": frame.attrs.get("definitions", {}),
+            "several": frame.attrs.get("several", {}),
+        }
     )
     table = make_table(*columns, right={name for name in columns if frame[name].dtype.kind in "iuf"})
     for row in rows:
@@ -83,6 +91,15 @@ def view_command(
     output.text(table)
     if len(rows) < len(frame):
         output.text(f"{len(frame) - len(rows)} more rows; --limit 0 prints all.")
+    for name, definitions in frame.attrs.get("definitions", {}).items():
+        told = ", ".join(f"{key} (runs: {count})" for key, count in definitions.items())
+        output.text(
+            f"{name} shows the values of {len(definitions)} definitions: {told}; name one to see it alone."
+        )
+    for name, count in frame.attrs.get("several", {}).items():
+        output.text(
+            f"{name}: {count} more values stand in a context with a later one, which is shown; SQL shows all."
+        )
     said = ((f"{place['name']} is empty, {place['reason']}", place["run"]) for place in empty)
     for sentence, without in grouped(said):
         output.text(f"{these(without)}: {sentence}")

@@ -601,14 +601,18 @@ class LogStore:
     ) -> pd.DataFrame:
         """The log view: one row per training run and innermost loop context of the names.
 
+        A column shows every recorded value of its name, whatever definition logged it; what replays found is the newest
+        definition's. `attrs["definitions"]` says of a column that shows several definitions which, each with its number of runs.
+
         Columns are `run` (the run's key), one per loop (the iteration's index, outermost loop first; `<loop>_execution`
         where a loop ran more than once in one place, `<loop>_value` where a value is not its index), and one per name.
         Values of an outer level are repeated in the rows within it. Of several values of a name in one context the last
-        one is shown. `attrs["empty"]` says, by (run, name), why a column is empty all over a run; `attrs["places"]` by
+        one is shown, and `attrs["several"]` says by name how many stand behind it; one of an outer level that inner ones of its name hide
+        has a row of its own. `attrs["empty"]` says, by (run, name), why a column is empty all over a run; `attrs["places"]` by
         (run, name) what else than `certain` is to be said of the place that replayed values come from.
 
         Args:
-            names: `loss` is the newest definition and its recorded counterparts, `loss:1` the first definition,
+            names: `loss` is every recorded value of the name and the newest definition's replayed ones, `loss:1` the first definition alone,
                 `arg:lr` an argument (`lr` too, where nothing of that name was logged). None given: all names.
             runs: keys, ids or unique beginnings; None takes all.
             fidelity: `default` leaves out what has diverged; `exact` all that is neither recorded nor exact; `any`

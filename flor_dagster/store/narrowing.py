@@ -39,7 +39,7 @@ def narrowed(
     for name in (*others, *keys):
         if name not in frame.columns:
             raise QueryError(f"The view has no column {name!r}; it has {', '.join(map(str, frame.columns))}.")
-    empty = frame.attrs.get("empty")
+    attributes = dict(frame.attrs)
     if where:
         frame = frame[mask(frame, where)]
     if keys:
@@ -50,5 +50,5 @@ def narrowed(
         hidden = {name for name in more if name not in others}
         frame = frame[[name for name in frame.columns if name not in hidden]]
     frame = frame.reset_index(drop=True)
-    frame.attrs["empty"] = empty
+    frame.attrs.update(attributes)
     return frame

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,11 +39,12 @@ class ValueColumn:
 
 @dataclass(frozen=True, slots=True)
 class Wide:
-    """One run's part of the view. `loops` are outermost first."""
+    """One run's part of the view. `loops` are outermost first; `several` counts the values behind which a later one stands."""
 
     rows: int
     loops: dict[str, LoopColumn]
     columns: dict[str, ValueColumn | None]
+    several: dict[str, int] = field(default_factory=dict[str, int])
 
 
 class Tree:
@@ -85,6 +86,11 @@ class Tree:
             front = np.flatnonzero(mark)
         rows = np.flatnonzero(given & ~outer)
         return rows if self.root == 0 else self._in_order(rows)
+
+    def with_outer(self, rows: Ints, outer: Ints) -> Ints:
+        """Rows with some that enclose others of them, each before the ones in it."""
+        together = np.unique(np.concatenate([rows, outer]))
+        return together if self.root == 0 else self._in_order(together)
 
     def _in_order(self, rows: Ints) -> Ints:
         """Numbers tell the order of what was recorded; what a replay has added is put in by its path."""
@@ -179,6 +185,8 @@ def _put(found: dict[str, LoopColumn], name: str, column: LoopColumn) -> None:
 def widen(layout: Layout, columns: Mapping[str, Sequence[Part]], always: bool) -> Wide:
     """One run's rows: a row per innermost context that has a value, outer values repeated in it.
 
+    An outer value that every row within hides, by a nearer one of its name, has a row of its own.
+
     Args:
         layout: the run's loops and contexts.
         columns: each name's parts; a later part wins over an earlier one, a later value over an earlier one.
@@ -191,21 +199,39 @@ def widen(layout: Layout, columns: Mapping[str, Sequence[Part]], always: bool) -
     rows = tree.leaves(given) if given else np.array([tree.root])
     if not rows.size:
         return Wide(0, {}, dict.fromkeys(columns))
+    made = {name: _column(tree, rows, parts) for name, parts in columns.items()}
+    unseen = [some for _, some in made.values() if some.size]
+    if unseen:
+        rows = tree.with_outer(rows, np.unique(np.concatenate(unseen)))
+        made = {name: _column(tree, rows, parts) for name, parts in columns.items()}
+    several = {name: _several(parts) for name, parts in columns.items()}
     return Wide(
-        len(rows),
-        tree.loop_columns(rows),
-        {name: _column(tree, rows, parts) for name, parts in columns.items()},
+        len(rows), tree.loop_columns(rows), {name: column for name, (column, _) in made.items()}, several
     )
 
 
-def _column(tree: Tree, rows: Ints, parts: Sequence[Part]) -> ValueColumn | None:
+def _several(parts: Sequence[Part]) -> int:
+    """How many values of one call site stand in one context with a later one of it, which is shown."""
+    found = 0
+    for part in parts:
+        if part.ctxs.size and not (part.ctxs[1:] > part.ctxs[:-1]).all():
+            found += len(part.ctxs) - len(np.unique(part.ctxs))
+    return found
+
+
+_NOWHERE: Ints = np.empty(0, dtype=np.int64)
+
+
+def _column(tree: Tree, rows: Ints, parts: Sequence[Part]) -> tuple[ValueColumn | None, Ints]:
+    """A column, and the contexts whose values no row shows."""
     if not parts:
-        return None
+        return None, _NOWHERE
     if len(parts) == 1 and len(parts[0].ctxs) == len(rows) and np.array_equal(parts[0].ctxs - tree.low, rows):
         only = parts[0]
-        return ValueColumn(
+        whole = ValueColumn(
             only.kind, only.values, np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=np.int64)
         )
+        return whole, _NOWHERE
     kind, values = _joined(parts)
     source = np.repeat(np.arange(len(parts)), [len(part.ctxs) for part in parts])
     at = np.concatenate([part.ctxs for part in parts]).astype(np.int64) - tree.low
@@ -220,7 +246,10 @@ def _column(tree: Tree, rows: Ints, parts: Sequence[Part]) -> ValueColumn | None
             break
         above = np.where(empty, tree.parent[above], above)
         pick = np.where(empty, chosen[above], pick)
-    return ValueColumn(kind, values[pick], pick >= 0, source[pick])
+    unseen = chosen >= 0
+    unseen[above[pick >= 0]] = False
+    unseen &= tree.known
+    return ValueColumn(kind, values[pick], pick >= 0, source[pick]), np.flatnonzero(unseen)
 
 
 def _joined(parts: Sequence[Part]) -> tuple[int, NDArray[Any]]:

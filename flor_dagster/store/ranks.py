@@ -33,6 +33,11 @@ def of_ranks(frames: Mapping[int, pd.DataFrame], order: Sequence[str]) -> pd.Dat
     by_run = joined["run"].map(place).to_numpy()
     joined = joined.iloc[np.argsort(by_run, kind="stable")].reset_index(drop=True)[columns]
     joined.attrs["places"] = {k: v for f in frames.values() for k, v in f.attrs.get("places", {}).items()}
+    joined.attrs["definitions"] = {
+        k: v for f in frames.values() for k, v in f.attrs.get("definitions", {}).items()
+    }
+    counts = [f.attrs.get("several", {}) for f in frames.values()]
+    joined.attrs["several"] = {name: sum(c.get(name, 0) for c in counts) for c in counts for name in c}
     joined.attrs["empty"] = _empty_everywhere([frame.attrs.get("empty", {}) for frame in frames.values()])
     return joined
 

@@ -46,7 +46,8 @@ _ORIGINS = {
 class Column:
     """One asked column: the call sites whose values it shows, or the argument of that name.
 
-    `statement_id` is the definition that it shows, where statements of the name are known.
+    `statement_id` is the definition whose replayed values it shows, where statements of the name are known; `others` are the call
+    sites of the name's other definitions, whose recorded values it shows.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Column:
     statement_id: int | None
     sites: tuple[int, ...]
     is_arg: bool
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class _Journal:
 
 
 def resolve(connection: Connection, asked: str) -> Column:
-    """What an asked name means: the newest definition of a name, `name:2` another one, `arg:name` an argument.
+    """What an asked name means: every recorded value of a name, `name:2` one definition alone, `arg:name` an argument.
 
     Raises:
         UnknownNameError: when nothing of that name is known.
@@ -86,8 +88,9 @@ def resolve(connection: Connection, asked: str) -> Column:
         if newest is not None:
             mine |= sites.statement_id == newest
         found = tuple(connection.execute(select(sites.site).where(mine)).scalars())
+        all_of_name = connection.execute(select(sites.site).where(sites.name_id == name_key)).scalars()
         if found or newest is not None:
-            return Column(asked, kept, newest, found, False)
+            return Column(asked, kept, newest, found, False, tuple(sorted({*all_of_name} - {*found})))
     statement = _by_key(connection, asked)
     if statement is not None:
         found = tuple(
@@ -152,9 +155,14 @@ def log_view(
             if wide.rows:
                 wides.append((numbers[run], wide, mine))
         empty = reasons_for(connection, _gaps(columns, numbers, wides))
+        mixed = _mixed(connection, wides)
     frame = _frame(columns, wides, shown, places, provenance or fidelity == "any", provenance)
     frame.attrs["empty"] = empty
     frame.attrs["places"] = _doubted(wides, places)
+    frame.attrs["definitions"] = mixed
+    frame.attrs["several"] = {
+        name: count for name in logged if (count := sum(wide.several.get(name, 0) for _, wide, _ in wides))
+    }
     return frame
 
 
@@ -203,8 +211,9 @@ def _parts(
     """Run → column → its parts, replayed ones first, since what was recorded wins; (journal, column) → fidelity, and place."""
     owner: dict[int, list[Column]] = {}
     for column in columns:
-        for site in column.sites:
+        for site in (*column.sites, *column.others):
             owner.setdefault(site, []).append(column)
+    elsewhere = {(column.label, site) for column in columns for site in column.others}
     fresh = {number: source.fresh for number, source in sources.items()}
     read = read_parts(connection, list(owner), fresh, few=not all_runs)
     read.sort(key=lambda part: (sources[part.journal].replay is None, part.journal, part.site))
@@ -215,6 +224,9 @@ def _parts(
     for part in read:
         source = sources[part.journal]
         for column in owner[part.site]:
+            other = (column.label, part.site) in elsewhere
+            if other and source.replay is not None:
+                continue  # hindsight fills the definition that was asked
             cell = of_cells.get((source.run, column.statement_id or -1))
             told = _fidelity(source, cell)
             if fidelity != "any" and (
@@ -226,7 +238,9 @@ def _parts(
             places[part.journal, column.label] = (
                 "certain" if source.replay is None else (cell and cell[2]) or "unchecked"
             )
-            found.setdefault(source.run, {}).setdefault(column.label, []).append(part)
+            mine = found.setdefault(source.run, {}).setdefault(column.label, [])
+            # Where two definitions have a value in one context, the newest one's is shown.
+            mine.insert(0 if other else len(mine), part)
     return found, shown, places
 
 
@@ -271,6 +285,34 @@ def _doubted(
             said = {places[part.journal, name] for part in mine} - {"certain"}
             if said:
                 found[run.key, name] = "; ".join(_PLACES.get(place, place) for place in sorted(said))
+    return found
+
+
+def _mixed(
+    connection: Connection, wides: Sequence[tuple[RunRow, Wide, dict[str, list[Part]]]]
+) -> dict[str, dict[str, int]]:
+    """Column → of the definitions whose values it shows, where it shows several: the key of each, and in how many runs."""
+    seen: dict[str, dict[int, set[str]]] = {}
+    for run, wide, parts in wides:
+        for name, mine in parts.items():
+            for part in mine if wide.columns.get(name) is not None else ():
+                seen.setdefault(name, {}).setdefault(part.site, set()).add(run.id)
+    sites = sorted({site for by_site in seen.values() for site in by_site})
+    keys: dict[int, str] = {}
+    for some in slices(sites):
+        rows = connection.execute(
+            select(call_sites.c.site, statements.c.key)
+            .join(statements, statements.c.id == call_sites.c.statement_id)
+            .where(call_sites.c.site.in_(some))
+        )
+        keys.update((row[0], row[1]) for row in rows)
+    found: dict[str, dict[str, int]] = {}
+    for name, by_site in seen.items():
+        runs_of: dict[str, set[str]] = {}
+        for site, ids in by_site.items():
+            runs_of.setdefault(keys.get(site, name), set()).update(ids)
+        if len(runs_of) > 1:
+            found[name] = {key: len(ids) for key, ids in sorted(runs_of.items())}
     return found
 
 

@@ -299,7 +299,8 @@ def test_a_redefined_name_shows_the_newest_and_the_first_by_its_number(sqlite_la
     assert (first.key, second.key) == ("train%2Floss", "train%2Floss:2")
     assert store.add_statement("train/loss", "b", file="train.py", identity="i2") == second
     assert store.dataframe("train%2Floss:1")["train%2Floss:1"].tolist() == [1.0]
-    assert len(store.dataframe("train/loss")) == 0
+    assert store.dataframe("train/loss")["train/loss"].tolist() == [1.0]
+    assert len(store.dataframe("train%2Floss:2")) == 0
     assert "another definition" in store.why_empty(run.id, "train/loss")
     store.save_cell(cell_row(run.id, second.id, "refused", None, sentence="no variable 'w'"))
     assert store.why_empty(run.id, "train/loss") == "refused: no variable 'w'"
@@ -386,3 +387,36 @@ def test_infinities_and_nan_are_numbers_in_the_views(lab: Lab) -> None:
     assert math.isnan(sums["top"].tolist()[1])
     said = lab.store.query("SELECT value FROM log_view_long WHERE name = 'up' ORDER BY number")["value"]
     assert [float(value) for value in said] == [0.0, 1.0, math.inf]
+
+
+def test_a_column_shows_every_recorded_value_of_its_name(lab: Lab) -> None:
+    """Of three definitions in one run, of an outer level that inner values hide, and of an edited expression."""
+    store = lab.store
+    first = store.add_statement("loss", "a", file="train.py", identity="i1")
+    second = store.add_statement("loss", "b", file="train.py", identity="i2")
+    third = store.add_statement("loss", "c", file="train.py", identity="i3")
+    for line, statement in ((1, first), (2, second), (3, third)):
+        store.link_call_site(COMMIT, "train.py", line, "loss", statement.id)
+    journal = lab.journal()
+    for step in journal.loop("i", 4):
+        journal.log("loss", float(step), line=1 + step % 2)
+    journal.log("loss", 9.0, line=3)
+    journal.end()
+    lab.ingest(journal)
+    frame = store.dataframe("loss")
+    assert sorted(frame["loss"].tolist()) == [0.0, 1.0, 2.0, 3.0, 9.0]
+    assert frame["i"].isna().sum() == 1
+    assert frame.attrs["definitions"] == {"loss": {"loss": 1, "loss:2": 1, "loss:3": 1}}
+    assert store.dataframe("loss:2")["loss:2"].tolist() == [1.0, 3.0]
+
+
+def test_values_of_one_context_that_a_later_one_hides_are_counted(lab: Lab) -> None:
+    journal = lab.journal()
+    for _ in journal.loop("i", 2):
+        for value in (1.0, 2.0, 3.0):
+            journal.log("x", value)
+    journal.end()
+    lab.ingest(journal)
+    frame = lab.store.dataframe("x")
+    assert frame["x"].tolist() == [3.0, 3.0]
+    assert frame.attrs["several"] == {"x": 4}
