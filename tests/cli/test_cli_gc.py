@@ -134,7 +134,8 @@ def test_artifacts_and_package_lists_go_only_when_nothing_refers_to_them(trained
     (home / "packages" / f"{'0' * 32}.json").write_text("[]")
     make_old(trained)
     young = store.keep(b"just written", "png", "Image")
-    done = gc(trained)
+    done = gc(trained, status=1)
+    assert "notyetingested" in done["refused"][0], "what can't be taken in is named"
     assert parts(done) == {"artifacts": 1, "packages": 1}
     assert set(home.glob("artifacts/*/*")) == needed | {store.path(a) for a in (inner, outer, young)}
     assert any("a run may be about to refer to them" in sentence for sentence in done["kept"])
