@@ -113,11 +113,13 @@ import flor_dagster as flor
 def trial(k):
     with flor.run(f"trial-{k}"):
         flor.log("v", k)
+        ready.wait()
         time.sleep(60)
+ready = threading.Barrier(3)
 for k in range(2):
     threading.Thread(target=trial, args=(k,), daemon=True).start()
 flor.log("main", 0)
-time.sleep(1)
+ready.wait()
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(60)
 """,
