@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flor_dagster.recording.masking import known_secrets
+
 if TYPE_CHECKING:
-    from flor_dagster.recording.masking import known_secrets
-from flor_dagster.recording.artifacts import Artifact, ArtifactStore
+    from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 
 Encode = Callable[[Any], str]
 Keep = Callable[["Artifact"], str]

@@ -365,6 +365,7 @@ def test_a_secret_is_kept_in_no_form_and_at_no_depth(tmp_path: Path) -> None:
     }  # fmt: skip
     source = """
 import argparse, base64, dataclasses, os, urllib.parse
+import numpy as np
 word = os.environ.pop
 @dataclasses.dataclass
 class Options:
@@ -379,6 +380,7 @@ made = os.environ["MADE_TOKEN"]
 for text in (nested, field, made):
     flor.log("basic", base64.b64encode(f"user:{text}".encode()).decode())
     flor.tags(owner=text)
+    flor.log("array", np.array([text, "x"]))
     flor.log("key " + text, 1)
     flor.log("forms", [text, repr(text), urllib.parse.quote(text, safe=""), base64.b64encode(text.encode()).decode(), text.encode().hex()])
 """
@@ -387,7 +389,9 @@ for text in (nested, field, made):
     source = re.sub(r'os.environ\["([ANFM])"\]', r'os.environ["\1"][:-2]', source)
     run = project.run("import flor_dagster as flor\n" + source, FLOR_KEEP_VARIABLES="0", **hidden)
     text = run.path.read_text()
+    assert text.count('"unstored"') == 1, "the namespace alone"
     for word in words.values():
+        assert base64.b64encode(word.encode("utf-32-le")).decode()[:-4] not in text
         forms = {word, repr(word)[1:-1], json.dumps(word)[1:-1], quote(word, safe=""), word.encode().hex()}
         forms.add(base64.b64encode(word.encode()).decode()[:-4])
         forms.add(base64.b64encode(f"user:{word}".encode()).decode()[8:-4])
