@@ -74,6 +74,7 @@ class ReplaySession(Session):
         self.plan = plan
         self._skipped: set[int] = set()
         self._unchecked: tuple[LoopExecution, str] | None = None
+        self._recogniser = Recogniser(plan.get("clock") or {}, unseeded=bool(plan.get("unseeded")))
         self.restored_at = 0
         place = layout.Place(Path(plan["root"]), Path(plan["home"]))
         super().__init__(
@@ -106,7 +107,6 @@ class ReplaySession(Session):
         with contextlib.suppress(OSError):  # a store that can't be written to is not collected either
             self._lease.enter_context(lease(self._checkpoints, self.run_id))
         self.restorer = self._restorer_of(self.run_id)
-        self._recogniser = Recogniser(self.plan.get("clock") or {}, unseeded=bool(self.plan.get("unseeded")))
         self.guard = Guard(self.walker, str(self.plan["root"]), self._end_changed)
         self.journal.entry("m", self.modules.loaded())
         self.generators.held = True

@@ -108,7 +108,7 @@ def test_each_version_runs_with_the_packages_that_it_names(lab: Lab, wheels: Pat
         # The first folder may hold the other version's packages: then its values are not the recorded ones.
         right = chosen[0] == "--env" or holds(made[0].parent, "1.0")
         assert shown.exit_code == (0 if right else 1), shown.output
-        assert ("exact: 2 records" in shown.output) == right, shown.output
+        assert ("exact  2 records" in shown.output) == right, shown.output
     shown = CliRunner().invoke(
         cli, ["verify", run, "--env", "uv", "--python", "x", "--project", str(lab.root)]
     )

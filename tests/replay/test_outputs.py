@@ -112,18 +112,21 @@ for epoch in flor.loop("epoch", range(2)):
     lab.write(
         {
             "train.py": script.format(
-                more=f'flor.log("asked", [os.environ.get(n) for n in {told!r}] + [os.getcwd()])'
+                more=f'flor.log("asked", [os.environ.get(n) for n in {told!r}] + [os.getcwd(), os.path.exists(".flor")])'
             )
         }
     )
     with lab.open() as workspace:
         (answer,) = workspace.answer(Question(("asked",))).cells
         assert answer.cell.status == "replayed", answer.cell.sentence
-        wandb, folder, mlflow, neptune, clearml, plots, cwd = workspace.store.dataframe("asked")["asked"][0]
+        wandb, folder, mlflow, neptune, clearml, plots, cwd, in_place = workspace.store.dataframe("asked")[
+            "asked"
+        ][0]
     assert (wandb, neptune, clearml, plots) == ("offline", "offline", "1", "Agg")
     assert folder.startswith(cwd)
     assert mlflow.startswith(f"file://{cwd}")
-    assert not cwd.startswith(str(lab.root))
+    assert cwd == str(lab.root), "a value says the recorded folder"
+    assert not in_place, "and the code ran in a checkout"
 
 
 FENCED = """\

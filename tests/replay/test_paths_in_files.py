@@ -75,6 +75,8 @@ def test_what_was_missing_is_taken_out_of_the_checkout_alone(tmp_path: Path, pat
     give_back(
         Answers({"asked": {path: told}, "listed": {path: (Answer(True, True, {"names": [".git"]}),)}}),
         checkout,
+        tmp_path / "root",
+        9e9,
     )
     assert (tmp_path / "victim").is_dir()
     assert not (tmp_path / ".git").exists()

@@ -72,7 +72,7 @@ def test_a_run_that_comes_out_the_same_is_verified_and_the_verdict_is_kept(lab: 
         assert workspace.store.dataframe("loss").shape[0] == 6, "nothing was added to the view"
     shown = CliRunner().invoke(cli, ["verify", only(lab), "--project", str(lab.root)])
     assert shown.exit_code == 0, shown.output
-    assert "exact: 10 records" in shown.output
+    assert "exact  10 records" in shown.output
 
 
 def test_a_run_that_does_not_is_named_with_the_first_difference_and_what_is_behind_it(lab: Lab) -> None:
