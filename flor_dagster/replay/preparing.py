@@ -123,10 +123,7 @@ class Preparer:
 
     def _prepare_run(self, run: RunRow, statements: Sequence[StatementRow], question: Question) -> Prepared:
         cells = {c.statement_id: c for c in self._store.cells(run_ids=[run.id])}
-        if any("world" in c.detail for c in cells.values()):
-            # What was answered with other variables than the run had is asked anew by who supplies others, or none.
-            mine = world_of(self._workspace.home, {**self._workspace.supply(), **question.variables})
-            cells = {number: c for number, c in cells.items() if c.detail.get("world", mine) == mine}
+        cells = {number: c for number, c in cells.items() if not self._of_another_world(c, question)}
         settled, placements, todo = self._known(run, statements, question, cells)
         record: RunRecord | None = None
         environment: Environment | None = None
@@ -299,12 +296,23 @@ class Preparer:
             return {}
         return {number: cell for number, cell in cells.items() if read_coverage(cell)}
 
+    def _of_another_world(self, cell: CellRow, question: Question) -> bool:
+        """Whether a cell was answered with other variables than the run had, and than are supplied now: it is asked anew."""
+        world = cell.detail.get("world")
+        return bool(world) and world != world_of(
+            self._workspace.home, {**self._workspace.supply(), **question.variables}
+        )
+
     def answered(self, item: Prepared, cell: CellRow | None, question: Question) -> CellRow | None:
         """A cell that another asker has answered since a run's share was worked out; None where there is something to do.
 
         What it answered of others counts from here on as answered earlier.
         """
-        if cell is None or cell == item.known.get(cell.statement_id):
+        if (
+            cell is None
+            or cell == item.known.get(cell.statement_id)
+            or self._of_another_world(cell, question)
+        ):
             return None
         if cell.settled:
             return cell
