@@ -166,7 +166,7 @@ def read_run(folder: Path) -> RunRecord:
     ranks = sorted(int(number) for number in numbers if number.isdecimal()) or [0]
     record = read_together([folder / f"journal.{rank}.jsonl" for rank in ranks])
     with contextlib.suppress(FileNotFoundError):
-        for line in (folder / CHILDREN).read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (folder / CHILDREN).read_text(encoding="utf-8", errors="replace").split("\n"):
             read = _read_by_child(line)
             if read is not None:
                 record.variables.setdefault(read.name, read)
