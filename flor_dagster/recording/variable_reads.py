@@ -340,15 +340,13 @@ def _note_listing(frame: FrameType | None) -> None:
     if by != "own" or library == "dotenv":  # which only has them at hand for what its file refers to
         return
     fields = _fields_of_settings(frame) if library == "pydantic_settings" else None
+    if fields is None:
+        _note_all()
+        return
     for raw_name, raw_value in list(_raw().items()):
-        name, value = os.fsdecode(raw_name), os.fsdecode(raw_value)
-        if name in _set_here:
-            continue
-        if fields is not None:
-            if fields(name) and (name not in reads or reads[name].by != "own"):
-                _keep(Read(name, "own", value))
-        elif name not in reads and not _skipped(name):
-            _keep(Read(name, "listed", value))
+        name = os.fsdecode(raw_name)
+        if name not in _set_here and fields(name) and (name not in reads or reads[name].by != "own"):
+            _keep(Read(name, "own", os.fsdecode(raw_value)))
 
 
 def _is_standard(frame: FrameType) -> bool:

@@ -200,7 +200,7 @@ class Carrier:
         if outcome.status != EXIT_DAMAGED and not hung and jumped:
             return self._next(now.todo, f"{failed.reason}; not jumping into a loop", jump=False)
         if outcome.status == EXIT_DAMAGED and not now.damaged:
-            whole = self._after_damage(now, failed.reason)
+            whole = self._from_beginning(now, failed.reason, damaged=failed.reason)
             if whole is not None:
                 return whole
         if outcome.status == EXIT_RESTORE and now.loops.skipped:
@@ -218,16 +218,16 @@ class Carrier:
         others = [s for s in now.todo if s.key != outcome.stuck] if stuck else []
         return self._next(others, f"{words}; the other statements go on without it") if others else None
 
-    def _after_damage(self, now: _Try, reason: str) -> _Try | None:
-        """Execute the run from its beginning where what was to be put back is damaged, as far as the asked cost allows."""
+    def _from_beginning(self, now: _Try, why: str, damaged: str = "") -> _Try | None:
+        """Execute the run without restoring anything, as far as the asked cost allows."""
         placed, loops = self.replan(now.todo, without=frozenset("*"), jump=False)
         if not self._allows(loops.estimated_seconds):
             self._say(
                 f"{self._run.key}: executing it from the beginning is beyond the seconds that were asked"
             )
             return None
-        why = f"{reason}; executing it from the beginning"
-        return _Try(now.todo, placed, loops, [loops], why, damaged=reason)
+        words = f"{why}; executing it from the beginning"
+        return _Try(now.todo, placed, loops, [loops], words, damaged=damaged)
 
     def _without_disturber(self, now: _Try, outcome: Outcome) -> _Try | None:
         """Refuse the statement that changed the random state; the others go on."""
@@ -312,14 +312,7 @@ class Carrier:
             return None
         if not restored:
             return self._apart(now, result)
-        placed, loops = self.replan(now.todo, without=frozenset("*"), jump=False)
-        if not self._allows(loops.estimated_seconds):
-            self._say(
-                f"{self._run.key}: executing it from the beginning is beyond the seconds that were asked"
-            )
-            return None
-        words = f"{result.verdict.sentence}; executing it from the beginning"
-        return _Try(now.todo, placed, loops, [loops], words)
+        return self._from_beginning(now, result.verdict.sentence)
 
     def _apart(self, now: _Try, result: Attempt) -> _Try | None:
         """Ask what may disturb the training, or the other statements, in passes of its own; first what does not."""
