@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.errors import ODD, CheckpointError, DamagedCheckpointError, odd_content
-from flor_dagster.recording.descriptors import close_own, identity, open_apart
+from flor_dagster.recording.descriptors import close_own, identity, open_apart, reading_apart
 from flor_dagster.recording.layout import name_in
 from flor_dagster.recording.memory import LEAST_BYTES, Block, Copy, KnownMemory
 from flor_dagster.recording.retention import Stored
@@ -193,7 +193,7 @@ class CheckpointStore:
         """
         path = self.manifest_path(run, name)
         try:
-            with path.open("rb") as file:
+            with reading_apart(path) as file:
                 header, objects = json.loads(file.readline()), json.loads(file.readline())
             if header["flor-checkpoint"] == FORMAT and isinstance(objects, dict):
                 sizes = {str(digest): int(size) for digest, size in objects.items()}

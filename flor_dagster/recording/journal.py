@@ -159,14 +159,15 @@ class JournalWriter:
         """
         with Path(f"/proc/self/fd/{self.fd}").open("rb", buffering=0) as old:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            new = open_apart(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            own = identity(new)
             try:
                 _copy(old.fileno(), new)
                 os.dup2(new, self.fd, inheritable=False)
-                self.identity = identity(new)
+                self.identity = own
                 _copy(old.fileno(), new)  # what another thread has written meanwhile
             finally:
-                os.close(new)
+                close_own(new, own)
 
     def entry(self, *parts: Any) -> bool:
         """Append one entry of plain JSON values."""
@@ -216,11 +217,11 @@ def retire(fd: int, own: Identity | None) -> None:
     if identity(fd) != own:
         return
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        nowhere = open_apart(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, fd, inheritable=False)
-        os.close(nowhere)
+        close_own(nowhere, identity(nowhere))
     except OSError:
-        os.close(fd)
+        close_own(fd, own)
     else:
         _retired.append((now, fd, identity(fd)))
 

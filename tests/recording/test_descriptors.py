@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from flor_dagster.recording.descriptors import close_own, identity, open_apart
 from tests.recording.record_lab import Project
 
 CLOSES_ALL = """\
@@ -39,6 +41,7 @@ def test_a_training_that_closes_every_descriptor_keeps_its_records_and_its_files
     assert all((tmp_path / f"more{n}.txt").read_text() == "" for n in range(8))
     assert [name for name, _, _ in run.records()] == ["before", "after", "named"] * 4
     assert run.status == "finished"
+    assert run.path is not None
     assert "data.txt" in (run.path.parent / "files.jsonl").read_text()
     assert not run.of("w") or all("lost" not in entry for entry in run.of("w"))
     assert "it was opened again" in run.err
@@ -77,3 +80,55 @@ def test_our_descriptors_have_numbers_that_no_file_comes_to_by_itself(tmp_path: 
     numbers = eval(Project(tmp_path).run(source).out.strip())
     assert numbers
     assert min(numbers) > 100
+
+
+BEHIND = """\
+import sys, threading
+main, seen = threading.get_ident(), []
+
+def listen(event, arguments):
+    if event in ("open", "subprocess.Popen", "socket.__new__") and threading.get_ident() != main and type(arguments[0]) is not int:
+        seen.append((event, str(arguments[0])))
+
+sys.addaudithook(listen)
+import numpy as np
+import flor_dagster as flor
+
+state = np.zeros(5000)
+for epoch in flor.loop("epoch", range(8)):
+    state[:] = epoch
+    flor.log("loss", float(state[0]))
+import time; time.sleep(1.5)
+print(len({thread.name for thread in threading.enumerate()} & {"flor-checkpoints"}))
+import atexit
+atexit.register(lambda: print(seen))
+"""
+
+
+def test_what_runs_behind_the_training_takes_no_low_number(tmp_path: Path) -> None:
+    """A number that a training closes, and gets again for a file of its own, must not be one that we are about to close."""
+    run = Project(tmp_path, git=True).run(
+        BEHIND,
+        FLOR_CHECKPOINT_OVERHEAD="1", FLOR_CHECKPOINT_FLOOR_SECONDS="60", FLOR_CHECKPOINT_RUN_BYTES="100000",
+    )  # fmt: skip
+    assert run.of("k")
+    assert run.out == "1\n[]\n"
+
+
+def test_a_number_that_the_program_closed_goes_to_no_other_file_of_ours(tmp_path: Path) -> None:
+    first = open_apart(tmp_path / "first", os.O_WRONLY | os.O_CREAT)
+    own = identity(first)
+    os.close(first)  # as a program would, behind its holder's back
+    others = [open_apart(tmp_path / "other", os.O_WRONLY | os.O_CREAT) for _ in range(300)]
+    try:
+        assert first not in others
+        assert all(os.get_inheritable(fd) is False for fd in others)
+    finally:
+        for fd in others:
+            close_own(fd, identity(fd))
+        close_own(first, own)
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"):
+        open_apart(tmp_path / "no" / "missing", os.O_RDONLY)
