@@ -57,8 +57,8 @@ def run_materialization(
     metadata["commit"] = _commit(project, run.commit)
     if version is not None and version.dirty:
         metadata["uncommitted changes"] = text_value("part of this version, kept under refs/flor/versions")
-    if version is not None and version.approximate:
-        metadata["approximate"] = text_value(version.approximate_reason)
+    if run.approximate:
+        metadata["approximate"] = text_value(run.approximate)
     tags = {
         "flor/run": tag_value(run.id),
         "flor/commit": tag_value((run.commit or "none")[:12]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import linecache
 import os
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.program import program
+from flor_dagster.recording.scopes import as_loaded
 
 CHANGED_BLOB = "0" * 40
 """Stands for the content of a module that changed while it was in use: no file of a version is equal to it."""
@@ -67,7 +69,10 @@ class Modules:
         self._root = root
         self._own: dict[str, bool] = {}
         self._blobs: dict[str, str] = {}
+        self._texts: dict[str, bytes] = {}
+        self._known: dict[str, _Known] = {}
         self._first = True
+        self._told = False
         # The interpreter takes it away before the process's exit hooks run.
         self._main_file = program().file
 
@@ -80,26 +85,46 @@ class Modules:
                 self._own[module] = known
         return known
 
-    def _is_newer(self, path: str, began: float) -> bool:
-        """Whether a file was written after this process began: it may have read another content."""
-        try:
-            return (self._root / path).stat().st_mtime > began + READ_SECONDS
-        except OSError:
-            return False
-
     def loaded(self) -> dict[str, str]:
-        """The modules that are loaded: file → git blob id, by what lies there now.
+        """The modules that were loaded until now: file → git blob id, by what the interpreter read.
 
-        The repository's, and by their absolute paths those that lie neither in it nor among the installed packages.
-
-        A file that changed since the last time it was asked for has no content of its own.
+        The repository's, and by their absolute paths those that lie neither in it nor among the installed packages. Who edits
+        a file after it was loaded changes nothing of what runs: it counts as it was, unless something may have read it again.
+        A file that may have been read as another one has no content of its own.
         """
-        now = self._read()
-        for file, blob in self._blobs.items():
-            if now.get(file, blob) != blob:
-                now[file] = CHANGED_BLOB
-        self._blobs = now
-        return now
+        if self._first or self._told:
+            self._look()
+        self._told = True
+        return dict(self._blobs)
+
+    def texts(self) -> dict[str, bytes]:
+        """The repository's files among them, with their bytes, as they were when they were first looked at."""
+        if self._first:
+            self._look()
+        return self._texts
+
+    def _look(self) -> None:
+        # What was written later than the process began differs from what the interpreter read.
+        began = process_start() if self._first else None
+        for file, (module, name) in self._found().items():
+            path = self._root / file
+            known = self._known.get(file)
+            try:
+                written = path.stat().st_mtime_ns
+                data = path.read_bytes() if known is None or known.written != written else b""
+            except OSError:
+                continue
+            if known is None:
+                self._known[file] = _Known(getattr(module, "__spec__", None), written)
+                newer = began is not None and written > (began + READ_SECONDS) * 1e9
+                self._blobs[file] = CHANGED_BLOB if newer else _blob(data)
+                if self._first and not newer:
+                    as_loaded[name] = data
+                    if not file.startswith(os.sep):
+                        self._texts[file] = data
+            elif data and _blob(data) != self._blobs[file] and known.read_again(module, str(path), written):
+                self._blobs[file] = CHANGED_BLOB
+        self._first = False
 
     def below(self, folder: str) -> str:
         """A module that was loaded from a folder which is not this repository; empty where there is none.
@@ -132,11 +157,9 @@ class Modules:
             and not ours
         )
 
-    def _read(self) -> dict[str, str]:
-        blobs: dict[str, str] = {}
-        # Later on, what was written meanwhile differs from what was noted here, or from the version.
-        began = process_start() if self._first else None
-        self._first = False
+    def _found(self) -> dict[str, tuple[Any, str]]:
+        """File → one of the modules that were loaded from it, of those that count, and what that calls it."""
+        found: dict[str, tuple[Any, str]] = {}
         folders: dict[str, str] = {}
         top = str(self._root) + os.sep
         for module in list(sys.modules.values()):
@@ -155,16 +178,51 @@ class Modules:
                 wanted = not name.startswith("flor_dagster") and _is_someones(path, folders)
             else:
                 wanted = self.is_own(name)
-            if wanted and path not in blobs:
-                if began is not None and self._is_newer(path, began):
-                    blobs[path] = CHANGED_BLOB
-                    continue
-                with contextlib.suppress(OSError):
-                    data = (self._root / path).read_bytes()
-                    blobs[path] = hashlib.sha1(
-                        b"blob %d\0" % len(data) + data, usedforsecurity=False
-                    ).hexdigest()
-        return blobs
+            if wanted:
+                found.setdefault(path, (module, file))
+        return found
+
+
+class _Known:
+    """A module's file as it was first looked at.
+
+    Args:
+        spec: by which the module was loaded.
+        written: when the file was written, in nanoseconds since the epoch.
+    """
+
+    __slots__ = ("spec", "written")
+
+    def __init__(self, spec: Any, written: int) -> None:
+        self.spec = spec
+        self.written = written
+
+    def read_again(self, module: Any, path: str, written: int) -> bool:
+        """Whether something may have read the file again after it was written anew.
+
+        A reload gives the module another spec. `inspect.getsource`, and what compiles by it, goes by `linecache`. A process that
+        does not fork its children lets them load the file anew.
+        """
+        entry = linecache.cache.get(path) or linecache.cache.get(str(getattr(module, "__file__", "")))
+        sourced = (
+            entry is not None
+            and len(entry) > 1
+            and entry[1] is not None
+            and entry[1] * 1e9 > self.written + 1e6
+        )
+        return (
+            getattr(module, "__spec__", None) is not self.spec
+            or sourced
+            or any(name.endswith(_STARTERS) for name in sys.modules)
+        )
+
+
+_STARTERS = ("popen_spawn_posix", "popen_forkserver", "popen_loky_posix")
+"""Modules that are loaded where children are started that load their modules by themselves."""
+
+
+def _blob(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")

@@ -221,8 +221,17 @@ class ReplaySession(Session):
                     self.journal.entry("x", "argument", words)
             self.note_argument(name, value, default, "history")
             return value
-        self.journal.entry("x", "argument", f"the recorded run never read the argument {name!r}")
+        self._beyond("argument", f"the recorded run never read the argument {name!r}")
         return default
+
+    def _beyond(self, what: str, words: str) -> None:
+        """The script does what is not in the record. A run that was killed may have been about to: there its replay ends, too.
+
+        What was recorded and did not come until here counts against the replay all the same.
+        """
+        if self.plan["ended_badly"]:
+            self.stop()
+        self.journal.entry("x", what, words)
 
     # Loops ----------------------------------------------------------------------------------------------------------
 
@@ -242,7 +251,7 @@ class ReplaySession(Session):
         execution = super().open_told(name, parent, frame, line, column)
         spec = self._spec(execution)
         if spec is None:
-            self.journal.entry("x", "loop", f"the recorded run has no loop execution {execution.path}")
+            self._beyond("loop", f"the recorded run has no loop execution {execution.path}")
         elif spec["action"] == "stop":
             self.stop()
         return execution
@@ -267,7 +276,7 @@ class ReplaySession(Session):
         """What the loop yields: nothing where it is skipped, the wanted part where it is entered."""
         spec = self._spec(execution)
         if spec is None:
-            self.journal.entry("x", "loop", f"the recorded run has no loop execution {execution.path}")
+            self._beyond("loop", f"the recorded run has no loop execution {execution.path}")
             return enumerate(iterable)
         if spec["action"] == "stop":
             self.stop()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
+import io
 import linecache
 from collections.abc import Iterable, Iterator
 
@@ -12,16 +14,28 @@ SCOPES = (*FUNCTIONS, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
+as_loaded: dict[str, bytes] = {}
+"""File, as its code objects name it → its bytes when it was loaded. Who edits it later changes nothing of what runs."""
+
+
 @functools.lru_cache(maxsize=256)
 def parse_file(file: str) -> ast.Module | None:
-    """The syntax tree of a file as Python's traceback machinery would show it; None where there is none."""
-    lines = linecache.getlines(file)
-    if not lines:
+    """The syntax tree of a file as it was loaded, else as Python's traceback machinery would show it; None where there is none."""
+    source: bytes | str = as_loaded.get(file) or "".join(linecache.getlines(file))
+    if not source:
         return None
     try:
-        return ast.parse("".join(lines))
+        return ast.parse(source)
     except (SyntaxError, ValueError):
         return None
+
+
+def source_line(file: str, line: int) -> str:
+    """A line (from 1 on) of a file, likewise; empty where there is none."""
+    if file not in as_loaded:
+        return linecache.getline(file, line)
+    lines = io.StringIO(importlib.util.decode_source(as_loaded[file])).readlines()
+    return lines[line - 1] if 0 < line <= len(lines) else ""
 
 
 def walk_with_scope(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST, str]]:

@@ -218,7 +218,9 @@ class Session:
     def _keep_version(self) -> None:
         if self.topology.leads:
             out = self._folder() / "version.json"
-            self._version = VersionChild(self.place.root if self._versioned else None, out)
+            self._version = VersionChild(
+                self.place.root if self._versioned else None, out, self.modules.texts()
+            )
 
     def _begin(self) -> None:
         """What is noted once the journal stands."""

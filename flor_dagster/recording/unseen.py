@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import linecache
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
+
+from flor_dagster.recording.scopes import source_line
 
 UNKNOWN = object()
 MOST_FILES = 500
@@ -33,7 +34,7 @@ def code_by_hand(main: FrameType | None, leave: object) -> Any:
     """
     if main is None:
         return None
-    text = linecache.getline(main.f_code.co_filename, main.f_lineno or 0).strip()
+    text = source_line(main.f_code.co_filename, main.f_lineno or 0).strip()
     with contextlib.suppress(SyntaxError, ValueError):
         (statement,) = ast.parse(text).body
         codes = list(_codes(statement, _names_of(main.f_globals, leave), main.f_globals))

@@ -22,7 +22,7 @@ _NOT_IN_IT = ", is not in it"
 
 
 def mark_approximate(repository: Repository, store: LogStore, run: RunRow) -> None:
-    """A version is approximate where a module that a training run had loaded is not in it, or otherwise."""
+    """A run's version is approximate where a module that the run had loaded is not in it, or otherwise."""
     if run.commit is None or run.status == "running":
         return
     loaded = {file: blob for file, blob in store.modules(run.id).items() if not Path(file).is_absolute()}
@@ -36,14 +36,14 @@ def mark_approximate(repository: Repository, store: LogStore, run: RunRow) -> No
     said = [f"{file}, which {run.key} loaded{_NOT_IN_IT} ({why})" for file, why in lacking.items()]
     if changed:
         said.append(f"{', '.join(changed)} changed while {run.key} was running")
-    fresh = [sentence for sentence in said if sentence not in version.approximate_reason]
+    fresh = [sentence for sentence in said if sentence not in run.approximate]
     if fresh:
-        store.set_approximate(run.commit, "; ".join(filter(None, (version.approximate_reason, *fresh))))
+        store.set_approximate(run.id, "; ".join(filter(None, (run.approximate, *fresh))))
 
 
 def why_approximate(store: LogStore, run: RunRow) -> str:
     """Why a replay of a run may not execute exactly the code that ran; empty where it does."""
-    reasons = [store.version(run.commit).approximate_reason] if run.commit else []
+    reasons = [run.approximate]
     outside = {file: blob for file, blob in store.modules(run.id).items() if Path(file).is_absolute()}
     changed = sorted(file for file, blob in outside.items() if not _has(file, blob))
     if changed:
@@ -58,11 +58,7 @@ def why_doubtful(repository: Repository, store: LogStore, run: RunRow) -> str:
     """
     if run.commit is None:
         return ""
-    reasons = [
-        part
-        for part in store.version(run.commit).approximate_reason.split("; ")
-        if part and _NOT_IN_IT not in part
-    ]
+    reasons = [part for part in run.approximate.split("; ") if part and _NOT_IN_IT not in part]
     modules = store.modules(run.id)
     inside = {file: blob for file, blob in modules.items() if not Path(file).is_absolute()}
     lacking = set(compare_loaded(repository, run.commit, inside))

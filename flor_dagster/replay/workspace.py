@@ -28,7 +28,7 @@ from flor_dagster.recording.settings import checkpoint_settings
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.archiving import archive_versions, give_back_versions
 from flor_dagster.replay.collecting import Collection, collect_project
-from flor_dagster.replay.exactness import mark_approximate
+from flor_dagster.replay.exactness import mark_approximate, why_doubtful
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.places import PLACES_VERSION
@@ -37,7 +37,7 @@ from flor_dagster.replay.reserve import keep_reserve
 from flor_dagster.replay.users import user_name
 from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
-from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
+from flor_dagster.store.models import CellRow, CellStatus, PlacementRow, RunRow, StatementRow
 from flor_dagster.versions import Repository
 from flor_dagster.versions.collecting import shared_lock
 from flor_dagster.versions.snapshot import snapshot
@@ -196,11 +196,24 @@ class Workspace:
         calls = {call for call, *_, linked in self.store.call_sites(run.id) if linked == statement.id}
         rows = sum(call in calls for _, _, call, _ in self.store.records(run.id, names=[statement.name]))
         sentence = f"recorded by the run itself: {rows} value{'s' * (rows != 1)}"
+        status: CellStatus = "recorded"
         if not rows:
             sentence = "never fired: the run has this statement itself and did not come to it; 0 values"
+            doubt = why_doubtful(self.repository, self.store, run)
+            if doubt:
+                status = "refused"
+                sentence = f"refused: nobody knows whether this run had the statement: its version is approximate: {doubt}"
         now = datetime.now().astimezone()
         return CellRow(
-            run.id, statement.id, "recorded", "recorded", sentence, rows, None, now, place="certain"
+            run.id,
+            statement.id,
+            status,
+            "recorded" if status == "recorded" else None,
+            sentence,
+            rows,
+            None,
+            now,
+            place="certain",
         )
 
     def artifact(self, reference: str | Artifact) -> Any:

@@ -14,7 +14,7 @@ Runs are meant by their ids, statements by their keys, times are nanoseconds sin
     replay       id, run, …               a replay began
     commit       replay, journals, cells  its values became visible; journals: [path below the home, values taken]
     failed       replay, sentence
-    approximate  commit, reason           a version is not certainly the code that ran
+    approximate  run, reason              a run's version is not certainly the code that ran
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ from flor_dagster.store.schema import (
     run_warnings,
     runs,
     uncaptured,
-    versions,
 )
 from flor_dagster.store.schema import statement_forms as forms
 from flor_dagster.store.schema import statements as statement_table
@@ -209,8 +208,8 @@ def _failed(taking: Taking, fields: Fields) -> None:
 
 
 def _approximate(taking: Taking, fields: Fields) -> None:
-    here = versions.c.commit_id == fields["commit"]
-    taking.connection.execute(update(versions).where(here).values(approximate_reason=label(fields["reason"])))
+    here = runs.c.id == fields["run"] if "run" in fields else runs.c.commit_id == fields["commit"]
+    taking.connection.execute(update(runs).where(here).values(approximate=label(fields["reason"])))
 
 
 _KINDS: Mapping[str, Callable[[Taking, Fields], Any]] = {
@@ -284,11 +283,9 @@ def everything(connection: Connection) -> Iterator[list[tuple[str, Fields]]]:
         ]
     yield [("replay", replay_fields(row)) for row in known.values()]
     yield [("cell", cell_fields(cell, keys[cell.statement_id])) for cell in answers]
-    v = versions.c
-    approximate = connection.execute(
-        select(v.commit_id, v.approximate_reason).where(v.approximate_reason != "")
-    )
-    yield [("approximate", {"commit": commit, "reason": reason}) for commit, reason in approximate]
+    r = runs.c
+    approximate = connection.execute(select(r.id, r.approximate).where(r.approximate != "").order_by(r.run))
+    yield [("approximate", {"run": run, "reason": reason}) for run, reason in approximate]
 
 
 def _statement_fields(row: StatementRow) -> Fields:

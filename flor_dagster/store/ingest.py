@@ -186,23 +186,17 @@ def _keep_version(connection: Connection, version: dict[str, Any] | None, starte
     commit = (version or {}).get("commit")
     if version is None or not commit:
         return None
-    approximate = label(_approximate_reason(version))
     here = versions.c.commit_id == commit
-    known = connection.execute(select(versions.c.approximate_reason).where(here)).scalar_one_or_none()
-    if known is None:
+    if connection.execute(select(versions.c.commit_id).where(here)).scalar_one_or_none() is None:
         connection.execute(
             insert(versions).values(
                 commit_id=commit,
                 tree=version.get("tree") or "",
                 dirty=int(bool(version.get("dirty"))),
-                approximate_reason=approximate,
                 excluded=to_json(version.get("excluded") or []),
                 created=started,
             )
         )
-    elif approximate and not known:
-        # The same commit may be exact for one training run and not for another: then it is not certain for any.
-        connection.execute(update(versions).where(here).values(approximate_reason=approximate))
     return commit
 
 
@@ -233,6 +227,7 @@ def _new_run(connection: Connection, folder: Folder, commit: str | None, forced:
         tags=to_json(tags),
         header=to_json(header),
         modules="{}",
+        approximate=label(_approximate_reason(folder.version or {})),
     )
 
 

@@ -259,10 +259,10 @@ class LogStore:
             raise UnknownNameError(f"No training run of the version {commit} is in the store.")
         return found[0]
 
-    def set_approximate(self, commit: str, reason: str) -> None:
-        """Mark a version as not exactly the code that ran; the empty reason takes the mark away."""
+    def set_approximate(self, run: str, reason: str) -> None:
+        """Mark a run's version as not exactly the code that it ran; the empty reason takes the mark away."""
         with self._decider.begin() as decide:
-            decide("approximate", commit=commit, reason=reason)
+            decide("approximate", run=run, reason=reason)
 
     def unarchived_versions(self) -> list[str]:
         """The versions that can't be rebuilt from the store yet."""

@@ -63,6 +63,18 @@ def _make_views_anew(connection: Connection) -> None:
         connection.exec_driver_sql(view)
 
 
+def _know_approximate_runs(connection: Connection) -> None:
+    """Schema 9: which training runs may have executed other code than their version's, instead of which versions."""
+    if "approximate" in {known["name"] for known in inspect(connection).get_columns("runs")}:
+        return
+    connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN approximate TEXT NOT NULL DEFAULT ''")
+    connection.exec_driver_sql(
+        "UPDATE runs SET approximate = coalesce((SELECT approximate_reason FROM versions "
+        "WHERE versions.commit_id = runs.commit_id), '')"
+    )
+    connection.exec_driver_sql("ALTER TABLE versions DROP COLUMN approximate_reason")
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
 MIGRATIONS: tuple[Migration, ...] = (
     _keep_output,
@@ -72,6 +84,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _note_news,
     _keep_verdicts,
     _make_views_anew,
+    _know_approximate_runs,
 )
 
 NEWEST = len(MIGRATIONS) + 1

@@ -25,8 +25,6 @@ class VersionRow:
     commit: str
     tree: str
     dirty: bool
-    approximate: bool
-    approximate_reason: str
     excluded: tuple[tuple[str, str], ...]
     created: datetime
 
@@ -36,7 +34,7 @@ class RunRow:
     """One training run.
 
     `key` is its partition key; `commit` is None where no version could be kept; `lost` is how many lines of its journals
-    could not be written.
+    could not be written; `approximate` says why its version is not certainly the code that it ran, empty where it is.
     """
 
     id: str
@@ -54,6 +52,7 @@ class RunRow:
     header: dict[str, Any]
     ingested_seq: int
     lost: int = 0
+    approximate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

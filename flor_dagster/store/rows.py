@@ -80,6 +80,7 @@ def _run_row(row: Row[Any], values: dict[str, Any]) -> RunRow:
         header=json.loads(row.header),
         ingested_seq=row.ingested_seq or 0,
         lost=row.lost,
+        approximate=row.approximate,
     )
 
 
@@ -151,8 +152,6 @@ def version_rows(connection: Connection, commit: str | None = None) -> list[Vers
             commit=row.commit_id,
             tree=row.tree,
             dirty=bool(row.dirty),
-            approximate=bool(row.approximate_reason),
-            approximate_reason=row.approximate_reason,
             excluded=tuple((path, reason) for path, reason in json.loads(row.excluded)),
             created=moment(row.created),
         )

@@ -46,7 +46,6 @@ versions = Table(
     Column("commit_id", Text, primary_key=True),
     Column("tree", Text, nullable=False),
     Column("dirty", SmallInteger, nullable=False),
-    Column("approximate_reason", Text, nullable=False, default=""),
     Column("excluded", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
 )
@@ -83,6 +82,7 @@ runs = Table(
     Column("tags", Text, nullable=False),
     Column("header", Text, nullable=False),
     Column("modules", Text, nullable=False),
+    Column("approximate", Text, nullable=False, server_default=""),
     Column("ingested_seq", BigInteger, unique=True),
     Column("lost", BigInteger, nullable=False, server_default="0"),
 )

@@ -30,6 +30,8 @@ class PrivateIndex:
     Attributes:
         repository: The user's repository.
         file: Where the copy lies.
+        loaded: Path to bytes, of files that a training had loaded before.
+        as_loaded: Those of them that the index has so, and not as they lie on disk.
         excluded: Path to reason, of what lies in the work tree and is not in the index.
         approximate: Path to reason, of what the index has otherwise than it lies on disk.
         sparse: What git was told not to put into the work tree: it was not there for the training either.
@@ -38,6 +40,8 @@ class PrivateIndex:
 
     repository: Repository
     file: Path
+    loaded: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    as_loaded: set[str] = field(default_factory=set[str])
     excluded: dict[str, str] = field(default_factory=dict[str, str])
     approximate: dict[str, str] = field(default_factory=dict[str, str])
     warnings: list[str] = field(default_factory=list[str])
@@ -67,6 +71,7 @@ class PrivateIndex:
 
     def forget(self) -> None:
         """Begin anew with naming what is left out and what is otherwise."""
+        self.as_loaded.clear()
         self.excluded.clear()
         self.approximate.clear()
         self.warnings.clear()
@@ -97,6 +102,60 @@ def take_files(index: PrivateIndex, settings: SnapshotSettings) -> None:
     _update_tracked(index)
     _add_untracked(index, settings)
     _name_ignored(index)
+
+
+def take_as_loaded(index: PrivateIndex, entries: Sequence[Entry], settings: SnapshotSettings) -> bool:
+    """Take files that a training has loaded as they were then, where somebody edited or deleted them since.
+
+    Returns:
+        Whether there was such a file.
+    """
+    there = {entry.path: entry for entry in entries}
+    submodules = tuple(f"{entry.path}/" for entry in entries if entry.is_submodule)
+    for name, data in index.loaded.items():
+        entry = there.get(name)
+        if (
+            name.startswith(submodules)
+            or name in index.excluded
+            or (entry and not entry.mode.startswith("100"))
+        ):
+            continue
+        if _is_so(index.path(name), data) or (entry is None and _stays_out(index, name, settings)):
+            continue
+        committed = index.git("cat-file", "blob", f"HEAD:{name}", check=False).stdout
+        if credentials_in(data[:LOOKED_AT_BYTES]) - credentials_in(committed):
+            continue
+        blob = index.git("hash-object", "-w", "--stdin", f"--path={name}", stdin=data).text
+        mode = entry.mode if entry else "100644"
+        index.git("update-index", "--add", "--cacheinfo", f"{mode},{blob},{name}")
+        if index.git("cat-file", "--filters", f":{name}", check=False).stdout != data:
+            index.approximate[name] = (
+                "git converts it (line ends, encoding or a filter), and gives other bytes back"
+            )
+        index.as_loaded.add(name)
+    return bool(index.as_loaded)
+
+
+def _is_so(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _stays_out(index: PrivateIndex, name: str, settings: SnapshotSettings) -> bool:
+    """Whether a file that is in no commit and was deleted, or left out, would not have been taken."""
+    folders = [f"{folder}/" for folder in _folders(name)]
+    return (
+        any(folder in index.excluded for folder in folders)
+        or secret_pattern(name, settings.secrets) is not None
+        or index.git("check-ignore", "--quiet", "--no-index", "--", name, check=False).status == 0
+    )
+
+
+def _folders(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:number]) for number in range(1, len(parts))]
 
 
 def _unhide(index: PrivateIndex, patterns: tuple[str, ...]) -> None:

@@ -19,20 +19,20 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from flor_dagster.errors import FlorError, SnapshotError
 from flor_dagster.recording.layout import find_place
 from flor_dagster.versions.collecting import note_home, shared_lock
 from flor_dagster.versions.command import GitError, last_lines
-from flor_dagster.versions.private_index import PrivateIndex, joined, take_files
+from flor_dagster.versions.private_index import PrivateIndex, joined, take_as_loaded, take_files
 from flor_dagster.versions.refs import update_refs
 from flor_dagster.versions.repository import VERSION_EMAIL, VERSION_REFS, Repository
 from flor_dagster.versions.roundtrip import not_given_back
 from flor_dagster.versions.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flor_dagster.recording.layout import Place
     from flor_dagster.versions.repository import Entry
@@ -80,6 +80,7 @@ def snapshot(
     max_file_bytes: int | None = None,
     max_total_bytes: int | None = None,
     secret_patterns: Iterable[str] | None = None,
+    loaded: Mapping[str, bytes] | None = None,
 ) -> Version:
     """Keep the code of a work tree, as it lies on disk, as a version.
 
@@ -92,6 +93,8 @@ def snapshot(
         max_file_bytes: Untracked files beyond this size are left out; None takes what the project's settings say.
         max_total_bytes: Where the untracked files are more than this together, the biggest are left out; None likewise.
         secret_patterns: Shell patterns; untracked files of such names are left out; None likewise.
+        loaded: Path in the work tree to bytes, of files that were loaded before: they are taken so, where they were changed
+            or deleted since.
 
     Raises:
         NoRepositoryError: There is no git repository here, or git does not trust it.
@@ -109,14 +112,16 @@ def snapshot(
         settings = replace(settings, max_total_bytes=max_total_bytes)
     if secret_patterns is not None:
         settings = replace(settings, secrets=tuple(secret_patterns))
-    return _snapshot(repository, settings)
+    return _snapshot(repository, settings, loaded or {})
 
 
-def _snapshot(repository: Repository, settings: SnapshotSettings, depth: int = 0) -> Version:
+def _snapshot(
+    repository: Repository, settings: SnapshotSettings, loaded: Mapping[str, bytes], depth: int = 0
+) -> Version:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with tempfile.TemporaryDirectory(prefix="flor-snapshot-", ignore_cleanup_errors=True) as scratch:
-                return _keep(PrivateIndex(repository, Path(scratch) / "index"), settings, depth)
+                return _keep(PrivateIndex(repository, Path(scratch) / "index", loaded), settings, depth)
         except (GitError, OSError) as error:
             if attempt == _ATTEMPTS or not isinstance(error, GitError):
                 raise SnapshotError(
@@ -128,7 +133,7 @@ def _snapshot(repository: Repository, settings: SnapshotSettings, depth: int = 0
 def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Version:
     branch = index.git("symbolic-ref", "--quiet", "--short", "HEAD", check=False)
     head, entries, tree, whole = _take(index, settings, depth)
-    index.approximate.update(not_given_back(index, entries))
+    index.approximate.update(not_given_back(index, [e for e in entries if e.path not in index.as_loaded]))
     commit = head.commit if head is not None and head.tree == tree else _commit(index, tree, head)
     _keep_reachable(index, commit, head)
     return Version(
@@ -152,6 +157,8 @@ def _take(
     head = _head(index)
     take_files(index, settings)
     entries = index.entries()
+    if take_as_loaded(index, entries, settings):
+        entries = index.entries()
     _keep_submodules(index, entries, settings, depth)
     tree = whole = index.git("write-tree").text
     if index.sparse:
@@ -167,7 +174,7 @@ def _take(
 def _changed_meanwhile(index: PrivateIndex) -> list[str]:
     """Files that are not any more as the index has taken them."""
     changed = index.git("diff-files", "--name-only", "-z", "--ignore-submodules=all").paths
-    return sorted(set(changed) - set(index.approximate) - set(index.excluded))
+    return sorted(set(changed) - set(index.approximate) - set(index.excluded) - index.as_loaded)
 
 
 def _keep_submodules(
@@ -181,7 +188,9 @@ def _keep_submodules(
         try:
             if depth >= _MAX_DEPTH:
                 raise SnapshotError(f"submodules are nested more than {_MAX_DEPTH} deep")
-            inner = _snapshot(Repository(index.path(entry.path)), settings, depth + 1)
+            below = f"{entry.path}/"
+            own = {n.removeprefix(below): data for n, data in index.loaded.items() if n.startswith(below)}
+            inner = _snapshot(Repository(index.path(entry.path)), settings, own, depth + 1)
         except (FlorError, OSError) as error:
             index.approximate[f"{entry.path}/"] = f"the version has the submodule's commit alone: {error}"
             continue
@@ -247,13 +256,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--root", type=Path, required=True, help="a folder in the work tree")
     parser.add_argument("--out", type=Path, required=True, help="the version.json to write")
+    parser.add_argument("--loaded", action="store_true", help="what was loaded comes on standard input")
     options = parser.parse_args(arguments)
+    loaded = _read_loaded(sys.stdin.buffer) if options.loaded else {}
     # Ctrl-C on a young training run reaches the whole process group, and its code must be kept all the same.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     place = find_place(options.root)
     with shared_lock(None if place is None else place.home):
-        document = _document(options.root, place)
+        document = _document(options.root, place, loaded)
         try:
             _write(options.out, document)
         except OSError:
@@ -261,10 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _document(root: Path, place: Place | None) -> dict[str, object]:
+def _document(root: Path, place: Place | None, loaded: Mapping[str, bytes]) -> dict[str, object]:
     began = time.monotonic()
     try:
-        version = snapshot(root)
+        version = snapshot(root, loaded=loaded)
         if place is not None and os.environ.get("FLOR_HOME"):
             note_home(Repository(version.root), place.home)
     except FlorError as error:
@@ -283,6 +294,15 @@ def _document(root: Path, place: Place | None) -> dict[str, object]:
         "approximate": [list(pair) for pair in version.approximate],
         "seconds": round(time.monotonic() - began, 4),
     }
+
+
+def _read_loaded(file: BinaryIO) -> dict[str, bytes]:
+    """What the recorder hands over: a line of JSON, path to number of bytes, and the bytes of all."""
+    try:
+        sizes: dict[str, int] = json.loads(file.readline())
+        return {path: file.read(size) for path, size in sizes.items()}
+    except (OSError, ValueError):
+        return {}  # it could not be written; the files are taken as they lie
 
 
 def _write(out: Path, document: dict[str, object]) -> None:

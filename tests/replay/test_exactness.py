@@ -36,9 +36,9 @@ def test_a_loaded_module_that_git_ignores_makes_the_version_approximate(lab: Lab
     lab.train()
     with lab.open() as workspace:
         workspace.sync()
-        (version,) = workspace.store.versions()
-    assert "local.py" in version.approximate_reason
-    assert "ignored by git" in version.approximate_reason
+        (run,) = workspace.runs()
+    assert "local.py" in run.approximate
+    assert "ignored by git" in run.approximate
     assert "approximate" in answered(lab, "local")
 
 
@@ -50,9 +50,8 @@ def test_code_outside_the_repository_is_kept_by_digest_and_a_change_is_told(lab:
     lab.train()
     with lab.open() as workspace:
         workspace.sync()
-        (version,) = workspace.store.versions()
-        assert not version.approximate
         (run,) = workspace.runs()
+        assert not run.approximate
         assert str(outside / "common.py") in workspace.store.modules(run.id)
     (outside / "common.py").write_text("VALUE = 1  # the same, but who knows\n")
     sentence = answered(lab, "common", str(outside))
@@ -75,6 +74,116 @@ def test_a_module_of_a_submodule_is_compared_with_the_submodules_version(
     lab.train()
     with lab.open() as workspace:
         workspace.sync()
-        (version,) = workspace.store.versions()
-    assert ("libs/inner.py changed while" in version.approximate_reason) == edited
+        (run,) = workspace.runs()
+    assert not run.approximate
     assert os.path.exists(lab.root / "libs/.git")
+
+
+EDITED = """\
+import os, time
+import flor_dagster as flor
+import helper
+flor.log("first", 1)
+{change}
+for epoch in flor.loop("epoch", range(2)):
+    for step in flor.loop("step", range(2)):
+        pass
+    flor.log("a", helper.VALUE + epoch)
+    {more}
+"""
+CHANGES = {
+    "the script, at once": "open(__file__, 'a').write('# edited\\n')",
+    "the script, later": "time.sleep(1.5); open(__file__, 'a').write('# edited\\n')",
+    "a module, at once": "open('helper.py', 'w').write('VALUE = 77\\n')",
+    "a module, later": "time.sleep(1.5); open('helper.py', 'w').write('VALUE = 77\\n')",
+    "a module, deleted": "os.remove('helper.py')",
+    "a module, renamed": "os.rename('helper.py', 'other.py')",
+    "a module, staged": "open('helper.py', 'w').write('VALUE = 77\\n'); os.system('git add helper.py')",
+    "a module, committed": "open('helper.py', 'w').write('VALUE = 77\\n'); os.system('git commit -qam next')",
+}
+
+
+@pytest.mark.parametrize("uncommitted", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_who_edits_what_a_training_has_loaded_changes_nothing_of_its_run(
+    lab: Lab, change: str, uncommitted: bool
+) -> None:
+    script = EDITED.format(change=CHANGES[change], more="")
+    lab.commit({"train.py": script, **({} if uncommitted else {"helper.py": "VALUE = 1\n"})})
+    lab.write({"helper.py": "VALUE = 2\n"})
+    lab.train()
+    assert lab.git("stash", "list") == ""
+    lab.write(
+        {
+            "train.py": EDITED.format(change=CHANGES[change], more='flor.log("b", helper.VALUE * 10)'),
+            "helper.py": "VALUE = 5\n",
+        }
+    )
+    with lab.open() as workspace:
+        (answer,) = workspace.answer(Question(("b",))).cells
+        (run,) = workspace.runs()
+        assert run.commit is not None
+        assert workspace.repository.read(run.commit, "helper.py") == "VALUE = 2\n"
+        assert workspace.repository.read(run.commit, "train.py") == script
+        assert list(workspace.store.dataframe("b")["b"]) == [20, 20]
+    assert "approximate" not in answer.cell.sentence
+    # A replay executes the change, too, and what it then loads again is the checkout's.
+    assert answer.cell.fidelity == "exact", answer.cell.sentence
+
+
+RELOADS = {
+    "a reload": "open('helper.py', 'w').write('VALUE = 3\\n'); import importlib; importlib.reload(helper)",
+    "its source": "open('helper.py', 'w').write('VALUE = 3\\n'); import linecache; linecache.getlines(helper.__file__)",
+    "a child that is not forked": (
+        "open('helper.py', 'w').write('VALUE = 3\\n'); import multiprocessing.popen_spawn_posix"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", RELOADS)
+def test_what_was_edited_and_may_have_been_loaded_again_makes_the_version_approximate(
+    lab: Lab, how: str
+) -> None:
+    lab.commit(
+        {
+            "train.py": EDITED.format(change=f"time.sleep(1.5); {RELOADS[how]}", more=""),
+            "helper.py": "VALUE = 2\n",
+        }
+    )
+    lab.train()
+    with lab.open() as workspace:
+        workspace.sync()
+        (run,) = workspace.runs()
+    assert "helper.py changed while" in run.approximate
+
+
+def test_a_script_that_was_saved_while_its_process_began_makes_the_version_approximate(lab: Lab) -> None:
+    """Nobody knows which of the two the interpreter has read."""
+    early = "import time; time.sleep(0.1); open(__file__, 'a').write('# edited\\n')\n"
+    lab.commit({"train.py": early + EDITED.format(change="", more=""), "helper.py": "VALUE = 2\n"})
+    lab.train()
+    with lab.open() as workspace:
+        workspace.sync()
+        (run,) = workspace.runs()
+    assert "train.py changed while" in run.approximate
+
+
+def test_another_run_of_the_same_version_is_not_less_certain_for_it(lab: Lab) -> None:
+    early = "import os, time\nif os.path.exists('slow'):\n    os.remove('slow'); time.sleep(0.1); os.utime(__file__)\n"
+    lab.commit(
+        {
+            "train.py": early + EDITED.format(change="", more=""),
+            "helper.py": "VALUE = 2\n",
+            ".gitignore": "slow\n",
+        }
+    )
+    lab.write({"slow": ""})
+    lab.train()
+    lab.train()
+    lab.write({"train.py": early + EDITED.format(change="", more='flor.log("b", helper.VALUE)')})
+    with lab.open() as workspace:
+        cells = [answer.cell for answer in workspace.answer(Question(("b",))).cells]
+        first, second = workspace.runs()
+    assert first.commit == second.commit
+    assert (bool(first.approximate), bool(second.approximate)) == (True, False)
+    assert [cell.fidelity for cell in cells] == ["unverified", "exact"]

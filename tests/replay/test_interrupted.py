@@ -68,3 +68,69 @@ def test_completed_iterations_of_an_interrupted_run_are_exact(lab: Lab, how: str
     assert answer.cell.fidelity == "exact", answer.cell.sentence
     assert list(frame["square"]) == [end**2 for end in frame["end"]]
     assert len(frame) == 3
+
+
+PLACES = """\
+import os, time
+import flor_dagster as flor
+
+here = os.environ.get("PYTEST_FLOR_HERE", "")
+def at(place):
+    if here == place:
+        print("here", flush=True)
+        time.sleep(2)
+
+flor.tags(a="b")
+at("before an argument")
+n = flor.arg("n", 2)
+at("before a record")
+flor.log("n", n)
+at("before a loop")
+total = 0
+for epoch in flor.loop("epoch", range(n)):
+    total += epoch
+    flor.log("total", total)
+    {0}
+at("between loops")
+for late in flor.loop("late", range(n)):
+    total += late
+    flor.log("late_total", total)
+at("behind the loops")
+flor.log("last", total)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "fidelity"),
+    [
+        ("before an argument", [], "unverified"),
+        pytest.param("before a record", [], "unverified", marks=pytest.mark.slow),
+        pytest.param("before a loop", [], "exact", marks=pytest.mark.slow),
+        ("between loops", [0, 2], "exact"),
+        pytest.param("behind the loops", [0, 2], "exact", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_killed_outside_of_its_loops_is_replayed_as_far_as_it_came(
+    lab: Lab, place: str, values: list[int], fidelity: str
+) -> None:
+    lab.commit({"train.py": PLACES.format("")})
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
+    environment |= {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "PYTEST_FLOR_HERE": place}
+    with subprocess.Popen(
+        [sys.executable, "train.py"], cwd=lab.root, env=environment, stdout=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == "here\n"
+        training.kill()
+    begun = time.monotonic()
+    while not list(lab.root.glob(".flor/runs/*/version.json")) and time.monotonic() - begun < 60:
+        time.sleep(0.05)
+    lab.write({"train.py": PLACES.format('flor.log("double", total * 2)')})
+    with lab.open() as workspace:
+        workspace.sync()
+        workspace.ask("double")
+        (answer,) = workspace.answer(Question(("double",))).cells
+        shown = workspace.store.dataframe("double") if values else None
+    assert answer.cell.status == "replayed", answer.cell.sentence
+    assert answer.cell.fidelity == fidelity, answer.cell.sentence
+    assert (list(shown["double"]) if shown is not None else []) == values

@@ -393,19 +393,6 @@ def test_a_training_of_another_commit_is_recorded_as_that_version(lab: Lab) -> N
         assert (answer.cell.status, answer.cell.fidelity) == ("replayed", "exact"), answer.cell.sentence
 
 
-@pytest.mark.parametrize("wait", [0.0, 2.0], ids=["before the snapshot", "after the snapshot"])
-def test_a_version_whose_script_changed_while_it_ran_is_called_approximate(lab: Lab, wait: float) -> None:
-    change = f"import time; time.sleep({wait}); open(__file__, 'a').write('# changed meanwhile\\n')"
-    lab.commit({"train.py": script(after=change)})
-    lab.train()
-    lab.write({"train.py": script(outer='flor.log("asked", total + 1)', after=change)})
-    with lab.open() as workspace:
-        (answer,) = workspace.answer(Question(("asked",))).cells
-        (run,) = workspace.runs()
-        assert workspace.store.version(run.commit or "").approximate
-        assert "its version is approximate: train.py changed while" in answer.cell.sentence
-
-
 def test_a_run_that_never_loaded_the_file_is_not_asked(lab: Lab) -> None:
     lab.commit({"train.py": script(), "other.py": 'import flor_dagster as flor\nflor.log("alone", 1)\n'})
     lab.train()

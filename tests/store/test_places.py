@@ -67,6 +67,8 @@ def test_a_store_without_verdicts_is_migrated_and_what_it_holds_is_unchecked(tmp
         for view in ("log_view_long", "log_view_any"):
             old.execute(f"DROP VIEW {view}")
         old.execute("DROP TABLE confirmations")
+        old.execute("ALTER TABLE runs DROP COLUMN approximate")
+        old.execute("ALTER TABLE versions ADD COLUMN approximate_reason TEXT NOT NULL DEFAULT 'x.py changed'")
         old.execute("ALTER TABLE cells DROP COLUMN place")
         for column in ("verdict", "reasons", "place"):
             old.execute(f"ALTER TABLE placements DROP COLUMN {column}")
@@ -76,6 +78,7 @@ def test_a_store_without_verdicts_is_migrated_and_what_it_holds_is_unchecked(tmp
     with open_store(tmp_path) as store:
         (kept,) = store.placements(row.statement_id)
         assert (kept.verdict, kept.reasons, kept.said) == ("", (), None)
+        assert [run.approximate for run in store.runs()] == ["x.py changed"] * len(store.runs())
         assert list(store.query("SELECT place FROM log_view_long").columns) == ["place"]
         store.save_placement(row)
         assert store.confirm_place(row, "ada").said == "confirmed"
