@@ -1,6 +1,6 @@
 # make demo   the example project, from nothing to the answered question
 # make ui     the example project in Dagster's UI, on http://127.0.0.1:3000
-# make test   the tests
+# make test   the tests; make test PYTEST_ARGS="-m ci" those that take longer
 # make lint   ruff, pyright, import-linter
 # make bench  the benchmarks
 # make clean  remove what the others made

@@ -13,7 +13,7 @@ from flor_dagster.replay.workspace import Workspace
 from tests.browser.conftest import REDEFINED, VIEWPORT, Server, see, wait_for
 from tests.orchestration import toy_project
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.ci, pytest.mark.browser]
 
 Shot = Callable[[str], None]
 

@@ -13,7 +13,7 @@ from tests.browser.conftest import Server, wait_for
 from tests.browser.test_browser_hindsight import cell, launch_backfill, see_matrix
 from tests.orchestration import toy_project
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.ci, pytest.mark.browser]
 
 Shot = Callable[[str], None]
 

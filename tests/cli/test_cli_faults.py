@@ -10,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from flor_dagster.cli import cli
 from tests.replay.conftest import PACKAGE, Lab, lab
+
+pytestmark = pytest.mark.ci
 
 __all__ = ["lab"]
 

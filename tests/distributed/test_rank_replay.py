@@ -17,6 +17,8 @@ from flor_dagster.replay.workspace import Workspace
 from tests.distributed.rank_lab import ASKED, Ranks, ask, emitted, finish, without_asked
 from tests.replay.conftest import bits
 
+pytestmark = pytest.mark.ci
+
 # The ranks talk through files, as a collective would: each waits for what the other has said.
 SCRIPT = """\
 import os, sys, time

@@ -14,6 +14,8 @@ from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
 from tests.distributed.rank_lab import ASKED, Ranks, ask, emitted, without_asked
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("torch")
 
 SCRIPT = """\

@@ -11,6 +11,8 @@ import pytest
 
 from example_pipelines.digits.history import load_history
 
+pytestmark = pytest.mark.ci
+
 ROOT = Path(__file__).parents[2]
 HISTORY = load_history()
 EPOCHS = 2

@@ -14,6 +14,8 @@ import pytest
 from example_pipelines.digits.history import build_repository, load_history
 from flor_dagster.propagation import find_statements
 
+pytestmark = pytest.mark.ci
+
 ROOT = Path(__file__).parents[2]
 HISTORY = load_history()
 

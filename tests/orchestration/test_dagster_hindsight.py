@@ -17,6 +17,8 @@ from flor_dagster.orchestration.events import cell_materialization
 from tests.orchestration import toy_project
 from tests.orchestration.conftest import Toy
 
+pytestmark = pytest.mark.ci
+
 
 def text(event: dg.AssetMaterialization, name: str) -> str:
     return str(event.metadata[name].value)

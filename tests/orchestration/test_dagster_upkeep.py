@@ -12,6 +12,8 @@ from flor_dagster.orchestration import FlorProject, build_gc_job, build_verify_j
 from tests.orchestration import toy_project
 from tests.orchestration.conftest import Toy
 
+pytestmark = pytest.mark.ci
+
 
 def launch(toy: Toy, job: str, **config: Any) -> dg.ExecuteInProcessResult:
     definition = toy.definitions.resolve_job_def(f"toy_{job}")

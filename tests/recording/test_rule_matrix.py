@@ -18,6 +18,8 @@ from flor_dagster.replay.workspace import Workspace
 from tests.recording.rule_lab import Recorded, Rule, RuleLab, train_anew
 from tests.recording.rule_table import OTHERS, RULES
 
+pytestmark = pytest.mark.ci
+
 TOGETHER = {name: rule for name, rule in RULES.items() if not rule.alone}
 
 

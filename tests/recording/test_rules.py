@@ -16,6 +16,8 @@ from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import Workspace
 from tests.recording.record_lab import Project
 
+pytestmark = pytest.mark.ci
+
 HEAD = """\
 import collections, functools, itertools, random, sys
 import numpy as np

@@ -23,6 +23,8 @@ from tests.replay.batch_lab import Trainer, rows
 from tests.replay.conftest import Lab
 from tests.replay.oracle_lab import with_asked, without_asked
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("torch", reason="torch is not installed: `pip install --group torch` runs these tests")
 
 EPOCHS, DEATH = 5, 3

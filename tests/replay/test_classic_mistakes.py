@@ -21,6 +21,8 @@ from flor_dagster.replay.model import Question
 from flor_dagster.store.models import CellRow
 from tests.replay.conftest import PACKAGE, Lab
 
+pytestmark = pytest.mark.ci
+
 NUMPY = """\
 import random
 import numpy as np

@@ -14,6 +14,8 @@ from flor_dagster.replay.record import read_run
 from tests.replay.batch_lab import Batch, Case
 from tests.replay.oracle_lab import Asked
 
+pytestmark = pytest.mark.ci
+
 HEAD = "import json, os, random\nimport numpy as np\nimport flor_dagster as flor\nrandom.seed(3)\nx = 0.0\n"
 LOOP = """
 for epoch in flor.loop("epoch", range(3)):

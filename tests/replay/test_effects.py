@@ -11,6 +11,8 @@ import pytest
 from tests.replay.batch_lab import Batch, Case
 from tests.replay.oracle_lab import Asked
 
+pytestmark = pytest.mark.ci
+
 NUMPY = """
 import functools, random
 import numpy as np

@@ -10,6 +10,8 @@ import pytest
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab
 
+pytestmark = pytest.mark.ci
+
 SCRIPT = """\
 import sys
 sys.path.insert(0, {outside!r})

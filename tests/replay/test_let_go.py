@@ -8,6 +8,8 @@ import pytest
 
 from tests.replay.batch_lab import Batch, Case
 
+pytestmark = pytest.mark.ci
+
 HEAD = """\
 import numpy as np
 import flor_dagster as flor

@@ -19,6 +19,8 @@ from flor_dagster.replay.model import Question
 from flor_dagster.replay.reproducing import verify_run
 from tests.replay.conftest import PACKAGE, Lab
 
+pytestmark = pytest.mark.ci
+
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
 needs_uv = pytest.mark.skipif(UV is None, reason="uv is not installed")
 

@@ -12,6 +12,8 @@ from example_pipelines.digits.history import load_history
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab, bits
 
+pytestmark = pytest.mark.ci
+
 HISTORY = load_history()
 SMALL = {"epochs": 3, "batch_size": 512, "hidden": 32}
 

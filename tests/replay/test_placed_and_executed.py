@@ -10,6 +10,8 @@ import pytest
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab, bits
 
+pytestmark = pytest.mark.ci
+
 BY_HAND = "#! "
 """Before a line of an old version that only the oracle has: the statement, where a person puts it, in the old names."""
 

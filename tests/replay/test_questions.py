@@ -12,6 +12,8 @@ from flor_dagster.replay.model import Question
 from tests.replay.batch_lab import Batch, Case
 from tests.replay.oracle_lab import Asked
 
+pytestmark = pytest.mark.ci
+
 HEAD = "import glob, os, random, shutil\nfrom pathlib import Path\nimport flor_dagster as flor\nrandom.seed(3)\nx = 0.0\n"
 LOOP = """
 for epoch in flor.loop("epoch", range(3)):

@@ -10,6 +10,8 @@ import pytest
 from tests.replay.batch_lab import Batch, Case
 from tests.replay.program_lab import HELPERS, write
 
+pytestmark = pytest.mark.ci
+
 
 def _ask(folder: Path, seeds: range) -> Counter[str]:
     cases = {f"p{seed}": Case(write(seed), {"helpers.py": HELPERS}) for seed in seeds}

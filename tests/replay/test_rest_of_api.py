@@ -17,6 +17,8 @@ from tests.replay.batch_lab import Batch, Case, rows
 from tests.replay.conftest import PACKAGE, Lab, lab
 from tests.replay.oracle_lab import Asked, with_asked, without_asked
 
+pytestmark = pytest.mark.ci
+
 __all__ = ["lab"]
 
 CALLED_BACK = """\

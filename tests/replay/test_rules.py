@@ -15,6 +15,8 @@ from flor_dagster.replay.model import Question
 from tests.replay.batch_lab import Batch, Case
 from tests.replay.oracle_lab import Asked
 
+pytestmark = pytest.mark.ci
+
 HEAD = "import os, random, time, threading\nimport flor_dagster as flor\nrandom.seed(3)\nx = 0.0\n"
 
 RIGHT = {

@@ -13,6 +13,8 @@ from flor_dagster.replay.model import Question
 from flor_dagster.replay.segments import Costs, choose, contiguous, divide, makespan
 from tests.replay.conftest import Lab, bits
 
+pytestmark = pytest.mark.ci
+
 
 @st.composite
 def some_costs(draw: st.DrawFn) -> Costs:

@@ -21,6 +21,8 @@ from flor_dagster.replay.model import CellAnswer, Question
 from flor_dagster.replay.reproducing import verify_run
 from tests.replay.conftest import PACKAGE, Lab
 
+pytestmark = pytest.mark.ci
+
 NUMBERS = """
 import locale, os, sys, time
 import numpy as np

@@ -7,6 +7,8 @@ import pytest
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab
 
+pytestmark = pytest.mark.ci
+
 NUMPY = """\
 import os
 import numpy as np

@@ -13,6 +13,8 @@ from flor_dagster.replay.model import CellAnswer, Question
 from flor_dagster.replay.record import read_run
 from tests.replay.conftest import Lab
 
+pytestmark = pytest.mark.ci
+
 SCRIPT = """\
 {imports}
 import flor_dagster as flor

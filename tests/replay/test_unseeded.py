@@ -7,6 +7,8 @@ import pytest
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab, bits
 
+pytestmark = pytest.mark.ci
+
 TRAIN = """\
 {first}
 import {library}

@@ -18,6 +18,8 @@ from tests.replay.conftest import PACKAGE, Lab
 from tests.replay.test_faults import command_lines, wait_until
 from tests.replay.test_segments import INNER, OUTER, TAIL, files, values
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.mark.parametrize("segments", [1, 2])
 def test_warm_and_cold_give_the_same_bits(lab: Lab, segments: int) -> None:
