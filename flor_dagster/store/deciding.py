@@ -152,6 +152,7 @@ class Decider:
         for batch in ledger.read(start):
             for kind, fields in batch.decisions:
                 take_again(taking, kind, fields)
+        taking.end()
         return taking.problems
 
     def rebuild(self, *, accept_loss: bool = False) -> Rebuilt:

@@ -19,7 +19,7 @@ Runs are meant by their ids, statements by their keys, times are nanoseconds sin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,41 @@ class Taking:
         home: the project's `.flor/`; paths are below it.
         keys: key in the ledger → key in this database, where a statement was known here by another.
         problems: what could not be taken in, and why.
+        gone: replays whose journals are gone.
     """
 
     connection: Connection
     home: Path | None
     keys: dict[str, str] = field(default_factory=dict[str, str])
     problems: list[str] = field(default_factory=list[str])
+    gone: list[_JournalGoneError] = field(default_factory=list["_JournalGoneError"])
+
+    def end(self) -> None:
+        """All is taken in: a journal that is gone is missed only where no later replay answered the same."""
+        for error in self.gone:
+            if any(not self._is_answered(cell) for cell in error.cells):
+                self.problems.append(f"commit {error.replay.id}: {error}"[:500])
+
+    def _is_answered(self, fields: Fields) -> bool:
+        try:
+            row = _cell_row(self, fields)
+        except (FlorError, *ODD):
+            return False
+        query = statements.cells_query([row.run_id], [row.statement_id])
+        return any(cell.updated > row.updated for cell in statements.cell_rows(self.connection, query))
 
     def statement(self, key: str) -> StatementRow:
         """The statement that a decision means."""
         return statements.by_key(self.connection, self.keys.get(key, key))
+
+
+class _JournalGoneError(FileNotFoundError):
+    """A replay's journal is not there any more."""
+
+    def __init__(self, path: Path, replay: ReplayRow, cells: Sequence[Fields]) -> None:
+        super().__init__(f"the journal {path} of replay {replay.id} is gone, and its values with it")
+        self.replay = replay
+        self.cells = cells
 
 
 def take(taking: Taking, kind: str, fields: Fields) -> Any:
@@ -101,6 +126,9 @@ def take_again(taking: Taking, kind: str, fields: Fields) -> None:
             take(taking, kind, fields)
     except OperationalError:
         raise  # the database's trouble, not the decision's
+    except _JournalGoneError as error:
+        replay_rooms.save_replay(taking.connection, error.replay)
+        taking.gone.append(error)
     except (FlorError, OSError, SQLAlchemyError, *ODD) as error:
         about = fields.get("id") or fields.get("run") or fields.get("statement") or ""
         said = str(error) if isinstance(error, FlorError | OSError) else f"{type(error).__name__}: {error}"
@@ -196,7 +224,7 @@ def _commit(taking: Taking, fields: Fields) -> None:
         if path.is_file():
             paths.append(path)
         elif values != 0:
-            raise FileNotFoundError(f"the journal {path} of replay {row.id} is gone, and its values with it")
+            raise _JournalGoneError(path, row, fields["cells"])
     answers = [_cell_row(taking, cell) for cell in fields["cells"]]
     taken = replay_rooms.commit(taking.connection, row, paths, answers, taking.keys)
     for entry in fields["journals"]:

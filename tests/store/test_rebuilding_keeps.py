@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,30 @@ def test_a_flipped_bit_in_the_database_is_found_and_a_rebuild_mends_it(
         store.rebuild(accept_loss=True)
         assert store.differences() == []
     assert content(home) == before
+
+
+def test_the_journal_of_a_replay_that_a_later_one_answered_anew_is_missed_by_nobody(home: Path) -> None:
+    _, first = trained(home)
+    with LogStore.open(home / "flor.db", home=home) as store:
+        (run,) = store.runs()
+        statement = store.statement("grad")
+        again = Lab(home, store).replay(run.id, "rp2", {"train.py": {"9": "grad"}})
+        for epoch in again.loop("epoch", 5):
+            again.log("grad", epoch + 0.5, line=9)
+        again.end()
+        later = datetime(2026, 1, 2, tzinfo=UTC)
+        answer = cell_row(run.id, statement.id, rows=5, replay_id="rp2", updated=later)
+        store.commit_replay(replay_row(run.id, "rp2"), [again.path], [answer])
+        first.unlink()
+        assert store.differences() == []
+        rebuilt = store.rebuild()
+        assert (rebuilt.missing, rebuilt.problems) == ((), ())
+        assert list(store.dataframe("grad")["grad"]) == [epoch + 0.5 for epoch in range(5)]
+        assert {replay.id: replay.status for replay in store.replays()} == {
+            "rp1": "finished",
+            "rp2": "finished",
+        }
+        again.path.unlink()
+        assert any("can't be read" in words for words in store.differences())
+        with pytest.raises(WouldLoseError, match="is gone, and its values with it"):
+            store.rebuild()
