@@ -1,8 +1,9 @@
 # make demo   the example project, from nothing to the answered question
 # make ui     the example project in Dagster's UI, on http://127.0.0.1:3000
-# make test   the tests; make test PYTEST_ARGS="-m ci" those that take longer
+# make test   the tests; PYTEST_ARGS="-m 'ci and not slow'" those that take longer
 # make lint   ruff, pyright, import-linter
 # make bench  the benchmarks
+# make faults trainings, questions, readers and sensors on one store at once, killed at random (ten minutes)
 # make clean  remove what the others made
 #
 # Each sets up what it needs in .venv. Another interpreter: make test PYTHON=python3.12 (its environment: .venv-3.12).
@@ -22,8 +23,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet --qui
 PYTEST_ARGS ?=
 # Files are taken in their order, the long ones of the browser first; a file's tests share what they set up.
 WORKERS ?= 2
+FAULTS_SECONDS ?= 600
 
-.PHONY: demo ui test lint bench clean environment environment-lint
+.PHONY: demo ui test lint bench faults clean environment environment-lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -43,6 +45,10 @@ lint: environment-lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
+
+# Everything at once, killed at random, held against an oracle.
+faults: environment
+	@$(BIN)/python -m tests.faults.soak --seconds $(FAULTS_SECONDS) $(FAULTS_ARGS)
 
 bench: environment
 	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
