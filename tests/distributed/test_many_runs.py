@@ -228,7 +228,7 @@ def check(team: Team, cache: Path) -> None:
     assert set(folders) - empty == set(runs)
     # One whose first process was killed before it had begun to keep the code stands without a version.
     unversioned = {name for name in runs if not (folders[name] / "version.json").exists()}
-    assert len(empty | unversioned) <= len(team.fates) / 10
+    assert len(empty | unversioned) <= max(1, len(team.fates) / 10)
     assert all(runs[name].commit is None and runs[name].status == "lost" for name in unversioned)
     versioned = {name: run for name, run in runs.items() if name not in unversioned}
     check_runs(team, folders, versioned, markers, versions)
