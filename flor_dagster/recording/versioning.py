@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 SNAPSHOT_WAIT_SECONDS = 60.0
+SNAPSHOT_MODULE = "flor_dagster.versions.snapshot"
 
 
 class VersionChild:
@@ -42,7 +43,7 @@ class VersionChild:
             p for p in (package_parent, os.environ.get("PYTHONPATH", "")) if p
         )
         command = [
-            sys.executable, "-P", "-m", "flor_dagster.versions.snapshot", "--root", str(root), "--out", str(self._out),
+            sys.executable, "-P", "-m", SNAPSHOT_MODULE, "--root", str(root), "--out", str(self._out),
         ]  # fmt: skip
         try:
             self._child = subprocess.Popen(
