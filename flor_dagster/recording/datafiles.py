@@ -6,7 +6,7 @@ open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
 
 A line of `files.jsonl` in the run's folder is `[path, size, time]`, the path relative to the repository where it lies in it, the
 time in nanoseconds, and a fourth element where a copy is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
-some are not noted (`more`), and the content digests of small files (`digests`), taken at the end; what the program asked for
+some are not noted (`more`), that a file's time was ahead of the clock (`ahead`), and the content digests of small files (`digests`), taken at the end; what the program asked for
 (`asked`) or listed (`listed`), when, and what it was told, each time that this was something else. Loader workers add to the same file.
 """
 
@@ -107,6 +107,8 @@ class Files:
         self._noted: dict[str, os.stat_result] = {}
         self._before: dict[str, str] = {}
         """Path → digest of what was read, of small files that the training then wrote over."""
+        self._ahead: dict[str, dict[str, Any]] = {}
+        """Path → what else is known of a file whose time was ahead of the clock when it was read."""
         self._answers: dict[tuple[str, str], Any] = {}
         """(what was asked, path) → what was answered last."""
         self._said: list[dict[str, Any]] = []
@@ -248,6 +250,10 @@ class Files:
         if not stat.S_ISREG(status.st_mode) or (self._home and path.startswith(self._home)):
             return
         self._noted[path] = status
+        now = time.time_ns()
+        if status.st_mtime_ns > now:
+            # Its time does not say that it was there before: that it was read does.
+            self._ahead[path] = {"t": now, "inode": status.st_ino, "changed": status.st_ctime_ns}
         self._tell(path, status, self._targets)
 
     def _tell(self, path: str, status: os.stat_result, targets: tuple[_Target, ...]) -> None:
@@ -261,10 +267,13 @@ class Files:
             )
             said = self._name(path), status.st_size, status.st_mtime_ns
             self._write(*said, *([kept] if kept else []), to=(one,))
+            if path in self._ahead:
+                self._write([], {"ahead": self._name(path), **self._ahead[path]}, to=(one,))
 
     def _keep(self, path: str, status: os.stat_result, target: _Target) -> str:
         """Copy what the training goes on from; the name of the copy, empty where there is none."""
-        wanted = status.st_mtime_ns < begun and status.st_size <= KEPT_BYTES
+        before = status.st_mtime_ns < begun or path in self._ahead
+        wanted = before and status.st_size <= KEPT_BYTES
         if not wanted or target.kept + status.st_size > KEPT_TOTAL or os.getpid() != self._pid:
             return ""
         folder = target.folder / KEPT_FOLDER

@@ -197,6 +197,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
     )
     return {
         "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
+        "ahead": [name for name in inputs.ahead if inputs.came_before(name)],
         "changed": {c.name: [c.sentence, c.certain] for c in changed}, "answers": inputs.answers.plan(inputs.read),
     }  # fmt: skip
 
