@@ -111,6 +111,7 @@ def _inputs(folder: Path, looped: int) -> Inputs:
     read: dict[str, tuple[int, int]] = {}
     kept: dict[str, Path] = {}
     known, complete = False, True
+    unknown: set[str] = set()
     digests: dict[str, str] = {}
     ahead: dict[str, Ahead] = {}
     answered: list[dict[str, Any]] = []
@@ -120,6 +121,7 @@ def _inputs(folder: Path, looped: int) -> Inputs:
             facts: dict[str, Any] = more[0] if more and isinstance(more[0], dict) else {}
             complete &= not facts.get("more")
             digests |= facts.get("digests", {})
+            unknown |= {str(one) for one in facts.get("unknown", ())}
             if "ahead" in facts:
                 ahead[str(facts["ahead"])] = Ahead(*(int(facts[one]) for one in ("t", "inode", "changed")))
             answered.append(facts)
@@ -129,6 +131,8 @@ def _inputs(folder: Path, looped: int) -> Inputs:
             # What lies elsewhere is never put anywhere: it is compared where it is.
             if copy is not None and layout.is_below(name) and copy.is_file() and not copy.is_symlink():
                 kept[name] = copy
+    for name in unknown & read.keys():
+        del read[name]
     return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped), ahead)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording import process as sessions
-from flor_dagster.recording.datafiles import is_data
+from flor_dagster.recording.datafiles import base_files, is_data
 from flor_dagster.recording.exits import EXIT_RESTORE
 from flor_dagster.recording.guarding import doubts
 from flor_dagster.recording.questions import (
@@ -202,8 +202,11 @@ class Watcher:
                 if _real(args[0]) in self._own:
                     self._own.add(_real(args[1]))
                     self._unwritten.pop(_real(args[1]), None)
+            elif event == "sqlite3.connect":
+                for file in base_files(args[0]):
+                    self._opened(_real(file), "", os.O_CREAT)
             elif path := _real(args[0]):
-                mode, flags = (*args[1:3], None, None)[:2] if event == "open" else (None, os.O_CREAT)
+                mode, flags = (*args[1:3], None, None)[:2]
                 self._opened(
                     path, mode if isinstance(mode, str) else "", flags if isinstance(flags, int) else 0
                 )
