@@ -3,7 +3,7 @@
 Results go to standard output, errors to standard error. With `--json` standard output holds one JSON document and nothing
 else. Exit status: 0 when everything that was asked is done, 1 when part of it failed (each part is named), 2 when the command
 line itself is wrong: an unknown option, a folder without a repository, a name that nothing has; 130 when it was stopped by
-Ctrl-C, and what was finished is kept.
+Ctrl-C (143 by SIGTERM, 129 by SIGHUP), and what was finished is kept.
 
 Each command is a module of its own, imported when it is called for.
 """

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -20,6 +24,44 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 W = TypeVar("W")
+
+
+class Terminated(KeyboardInterrupt):
+    """The command was asked to end by another signal than that of Ctrl-C.
+
+    Args:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.name = signal.Signals(number).name
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Generator[None]:
+    """Let SIGTERM and SIGHUP stop a command as Ctrl-C does: what it has begun is ended and taken away first.
+
+    A signal that is ignored (by `nohup`) stays so.
+    """
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        for one in before:  # a session that ends sends both
+            signal.signal(one, signal.SIG_IGN)
+        raise Terminated(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def project_command(
@@ -65,7 +107,7 @@ def _command(
     def command(project: Path | None, as_json: bool, *args: P.args, **kwargs: P.kwargs) -> None:
         output = Output(as_json)
         try:
-            with opened(project) as workspace:
+            with stopped_by_signals(), opened(project) as workspace:
                 code = function(workspace, output, *args, **kwargs)
         except FlorError as error:
             output.complain(str(error))
@@ -73,10 +115,14 @@ def _command(
             run: RunRow | None = getattr(error, "run", None)
             output.document({"error": about | ({} if run is None else {"run": run.key})})
             code = USAGE if isinstance(error, NoRepositoryError | UnknownNameError) else FAILED
-        except KeyboardInterrupt:
-            output.complain("stopped. What was finished is kept; the same command goes on with the rest.")
-            output.document({"error": {"kind": "KeyboardInterrupt", "message": "stopped"}})
-            code = STOPPED
+        except KeyboardInterrupt as error:
+            by = f" by {error.name}" if isinstance(error, Terminated) else ""
+            with contextlib.suppress(OSError):  # the terminal may be what went away
+                output.complain(
+                    f"stopped{by}. What was finished is kept; the same command goes on with the rest."
+                )
+                output.document({"error": {"kind": "KeyboardInterrupt", "message": f"stopped{by}"}})
+            code = error.status if isinstance(error, Terminated) else STOPPED
         raise click.exceptions.Exit(code)
 
     return command

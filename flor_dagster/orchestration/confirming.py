@@ -14,7 +14,7 @@ from flor_dagster.orchestration.events import (
     failure_text,
     place_of,
 )
-from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells
+from flor_dagster.orchestration.hindsight import Cell, answer_cells, dagster_asks, failed_cells
 from flor_dagster.orchestration.metadata import log_line
 from flor_dagster.orchestration.partitions import register
 from flor_dagster.orchestration.project import FlorProject
@@ -58,7 +58,7 @@ def build_confirm_job(
     )
     def confirm(context: dg.OpExecutionContext, config: ConfirmConfig) -> Iterator[Any]:
         by = config.confirmed_by or f"Dagster run {context.run_id[:8]}"
-        with project.workspace() as workspace:
+        with project.workspace() as workspace, dagster_asks(workspace, context.run_id):
             workspace.sync()
             if not config.places:
                 raise dg.Failure(description=shown(_nothing_named(workspace)), allow_retries=False)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -72,7 +73,7 @@ def build_hindsight_asset(
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult]:
         own = [cell_of(key) for key in context.partition_keys]
-        with project.workspace() as workspace:
+        with project.workspace() as workspace, dagster_asks(workspace, context.run.run_id):
             answers = _answer_for(context, workspace, own, spec.key)
             for cell in own:
                 answer = answers.cells.get(cell)
@@ -96,6 +97,11 @@ def build_hindsight_asset(
             raise failed_cells(failures, links)
 
     return hindsight
+
+
+def dagster_asks(workspace: Workspace, run_id: str) -> AbstractContextManager[object]:
+    """Say, as long as it lasts, that this process answers cells for a Dagster run."""
+    return workspace.asking(f"Dagster run {run_id[:8]}", run_id)
 
 
 def waits(answer: CellAnswer) -> bool:

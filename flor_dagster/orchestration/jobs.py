@@ -15,7 +15,7 @@ from flor_dagster.orchestration.events import (
     run_materialization,
     waiting_observation,
 )
-from flor_dagster.orchestration.hindsight import Cell, answer_cells, failed_cells, waits
+from flor_dagster.orchestration.hindsight import Cell, answer_cells, dagster_asks, failed_cells, waits
 from flor_dagster.orchestration.metadata import log_line
 from flor_dagster.orchestration.partitions import register
 from flor_dagster.orchestration.project import FlorProject
@@ -154,7 +154,7 @@ def build_hindsight_job(
         description="Answers open cells, newest training run first, and logs an event per cell.",
     )
     def answer(context: dg.OpExecutionContext, config: HindsightConfig) -> Iterator[Any]:
-        with project.workspace() as workspace:
+        with project.workspace() as workspace, dagster_asks(workspace, context.run_id):
             workspace.sync()
             asked = cells_to_answer(workspace, config)
             register(

@@ -95,6 +95,22 @@ def launchpad_path(run: dg.DagsterRun, job: str, config: str) -> str:
         return ""
 
 
+def worker_lives(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | None:
+    """Whether the process of a Dagster run lives, by what its launcher knows; None where it does not know."""
+    try:
+        from dagster._core.launcher import WorkerStatus
+
+        launcher = instance.run_launcher
+        if run.status == dg.DagsterRunStatus.QUEUED or not launcher.supports_check_run_worker_health:
+            return None
+        known = launcher.check_run_worker_health(run).status
+        if known == WorkerStatus.RUNNING:
+            return True
+        return False if known in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED) else None
+    except Exception:  # noqa: BLE001 - a launcher of somebody's own, or one that can't be reached
+        return None
+
+
 def _asset_graph(context: dg.AssetExecutionContext) -> Any:
     try:
         return context.repository_def.asset_graph

@@ -10,7 +10,9 @@ import dagster as dg
 
 from flor_dagster.orchestration.checks import fidelity_evaluation
 from flor_dagster.orchestration.events import cell_materialization, run_materialization
-from flor_dagster.orchestration.jobs import hindsight_job_name, log_view_job_name
+from flor_dagster.orchestration.going_on import replays_going_on
+from flor_dagster.orchestration.jobs import log_view_job_name
+from flor_dagster.orchestration.metadata import log_line
 from flor_dagster.orchestration.partitions import (
     Registration,
     cell_key,
@@ -21,14 +23,14 @@ from flor_dagster.orchestration.partitions import (
 from flor_dagster.orchestration.project import FlorProject
 from flor_dagster.orchestration.specs import key_of
 from flor_dagster.orchestration.translator import DagsterFlorTranslator
+from flor_dagster.replay.askers import askers
 from flor_dagster.replay.model import CellAnswer
 from flor_dagster.replay.workspace import Workspace
+from flor_dagster.showing import shown
 from flor_dagster.store.models import RunRow
 
 MAX_EVENTS = 200
 """Events a tick: about two seconds of Dagster's writing, well inside the tick's time limit."""
-
-_ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 def build_recorded_runs_sensor(
@@ -152,13 +154,20 @@ def build_log_view_sensor(
     )
     def log_view_refresh(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         with project.workspace() as workspace:
-            state = _state(workspace)
+            state, asking = _state(workspace), askers(workspace.home)
         if not state:
             return dg.SkipReason("no training run yet")
         if state == context.cursor:
             return dg.SkipReason("nothing new is known")
-        if hindsight_active(context.instance, project, key_of(project, "hindsight", translator)):
-            return dg.SkipReason("replays are going on")
+        going = replays_going_on(
+            context.instance,
+            project,
+            key_of(project, "hindsight", translator),
+            asking,
+            log_line(context.log.info),
+        )
+        if going:
+            return dg.SkipReason(shown(f"replays are going on: {'; '.join(going)}"))
         context.update_cursor(state)
         return dg.RunRequest(run_key=state)
 
@@ -179,13 +188,6 @@ def build_sensors(
     ]
 
 
-def hindsight_active(instance: dg.DagsterInstance, project: FlorProject, key: dg.AssetKey) -> bool:
-    """Whether a Dagster run that materializes `hindsight`, or answers its cells, is queued or going on."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_ACTIVE))
-    job = hindsight_job_name(project)
-    return any(key in (run.asset_selection or ()) or run.job_name == job for run in runs)
-
-
 def _settled_elsewhere(
     context: dg.SensorEvaluationContext,
     project: FlorProject,
@@ -203,7 +205,9 @@ def _settled_elsewhere(
         return []
     runs = {run.id: run for run in workspace.runs() if run.key in known}
     told = context.instance.get_materialized_partitions(key)
-    busy = hindsight_active(context.instance, project, key)
+    busy = replays_going_on(
+        context.instance, project, key, askers(workspace.home), log_line(context.log.info)
+    )
     answers = list[CellAnswer]()
     for cell in workspace.store.cells(statement_ids=list(questions)):
         run, question = runs.get(cell.run_id), questions[cell.statement_id]

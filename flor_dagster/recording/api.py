@@ -69,6 +69,10 @@ def log(name: str, value: T, /) -> T:
             _log_again(name, value, frame)
         except Exception as error:  # noqa: BLE001 - logging must never stop a training
             session.records.lose(name, error)
+    elif session is None:
+        sessions.unrecorded(name, value, frame)
+    else:
+        session.missed(name)
     return value
 
 
@@ -80,6 +84,8 @@ def _log_again(name: str, value: object, frame: FrameType) -> None:
             session.records.record(name, value, frame)
         except Exception as error:  # noqa: BLE001 - logging must never stop a training
             session.records.lose(name, error)
+    elif session is not None:
+        session.missed(name)
 
 
 def arg(name: str, default: T, /) -> T:

@@ -1,12 +1,12 @@
 """Which data files a training read: path, size and time of each, at its first opening.
 
-Looked at are the calls of `open` (pathlib, numpy, pandas, torch, zipfile and others come through it), not every audit event of
-the interpreter: a Python audit hook makes each `id()` and each record of ours slower (measured: 0.5 µs a record). Libraries that
-open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
+Looked at are the calls of `open` (pathlib, numpy, pandas, torch, zipfile and others come through it), of `os.open` and of
+`sqlite3.connect`, not every audit event of the interpreter: a Python audit hook makes each `id()` and each record of ours slower
+(measured: 0.5 µs a record). Libraries that open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
 
 A line of `files.jsonl` in the run's folder is `[path, size, time]`, the path relative to the repository where it lies in it, the
 time in nanoseconds, and a fourth element where a copy is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
-some are not noted (`more`), and the content digests of small files (`digests`), taken at the end; what the program asked for
+some are not noted (`more`), databases that were written meanwhile, so that nothing is known of what was read (`unknown`), that a file's time was ahead of the clock (`ahead`), and the content digests of small files (`digests`), taken at the end; what the program asked for
 (`asked`) or listed (`listed`), when, and what it was told, each time that this was something else. Loader workers add to the same file.
 """
 
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.recording.descriptors import Identity, identity, open_apart
+from flor_dagster.recording.imports import when_imported
 from flor_dagster.recording.journal import retire
 from flor_dagster.recording.program import is_installed, program
 from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
@@ -88,6 +89,38 @@ class Watched:
     __module__ = "io"
 
 
+class _WatchedCall:
+    """Stands for another function that opens files: tells of what it is about to read, then calls it.
+
+    Args:
+        name: of the function.
+        module: its module.
+        plain: the real one.
+        tell: told of its arguments.
+    """
+
+    def __init__(self, name: str, module: str, plain: Callable[..., Any], tell: Callable[..., None]) -> None:
+        self.__module__ = module
+        self._name = name
+        self._plain = plain
+        self._tell = tell
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """As the function."""
+        with contextlib.suppress(Exception):
+            self._tell(*given, **named)
+        return self._plain(*given, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __reduce__(self) -> str:
+        return self._name  # as the real one: by its name
+
+    def __repr__(self) -> str:
+        return repr(self._plain)
+
+
 @dataclass(slots=True, eq=False)
 class _Target:
     """Where the files of one run are noted; how much of them was copied."""
@@ -105,8 +138,12 @@ class Files:
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
         self._noted: dict[str, os.stat_result] = {}
+        self._bases: set[str] = set()
+        """Paths of databases."""
         self._before: dict[str, str] = {}
         """Path → digest of what was read, of small files that the training then wrote over."""
+        self._ahead: dict[str, dict[str, Any]] = {}
+        """Path → what else is known of a file whose time was ahead of the clock when it was read."""
         self._answers: dict[tuple[str, str], Any] = {}
         """(what was asked, path) → what was answered last."""
         self._said: list[dict[str, Any]] = []
@@ -144,7 +181,7 @@ class Files:
             return
         if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
-                self._write([], {"digests": self._digests()}, to=(target,))
+                self._write([], {"digests": self._digests(), "unknown": self._written_bases()}, to=(target,))
         self._targets = tuple(one for one in self._targets if one is not target)
         retire(target.fd, target.identity)
 
@@ -159,6 +196,10 @@ class Files:
                     left -= status.st_size
                     found[self._name(path)] = digest
         return found
+
+    def _written_bases(self) -> list[str]:
+        """Databases that are not any more what they were when they were opened: what was read of them when is not known."""
+        return [self._name(path) for path in sorted(self._bases) if _differs(path, self._noted.get(path))]
 
     def _name(self, path: str) -> str:
         return path.removeprefix(self._root)
@@ -179,6 +220,27 @@ class Files:
                 self._known.add((folder, text))
         except Exception:  # noqa: BLE001 - whatever is wrong with it, `open` will say so
             pass
+
+    def opens(self, path: Any, flags: int, *more: Any, dir_fd: int | None = None, **named: Any) -> None:
+        """`os.open` is about to be called."""
+        del more, named
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        if type(path) is int or flags & _NO_DATA or (flags & os.O_CREAT and flags & os.O_EXCL):
+            return
+        if dir_fd is None or os.fsdecode(path)[:1] == os.sep:
+            if writes != os.O_WRONLY and not flags & os.O_TRUNC:
+                self.saw(path, "r+" if writes else "r")
+            if writes or flags & os.O_TRUNC:
+                self.overwrites(path)
+
+    def connects(self, database: Any, *more: Any, **named: Any) -> None:
+        """`sqlite3.connect` is about to be called."""
+        del more, named
+        for path in base_files(database):
+            self.saw(path, "r+")
+            path = os.path.abspath(path)
+            if path in self._noted:
+                self._bases.add(path)
 
     def overwrites(self, file: Any) -> None:
         """A file is about to be opened for writing: if it was read, what was in it is known for the last time."""
@@ -248,6 +310,10 @@ class Files:
         if not stat.S_ISREG(status.st_mode) or (self._home and path.startswith(self._home)):
             return
         self._noted[path] = status
+        now = time.time_ns()
+        if status.st_mtime_ns > now:
+            # Its time does not say that it was there before: that it was read does.
+            self._ahead[path] = {"t": now, "inode": status.st_ino, "changed": status.st_ctime_ns}
         self._tell(path, status, self._targets)
 
     def _tell(self, path: str, status: os.stat_result, targets: tuple[_Target, ...]) -> None:
@@ -261,10 +327,13 @@ class Files:
             )
             said = self._name(path), status.st_size, status.st_mtime_ns
             self._write(*said, *([kept] if kept else []), to=(one,))
+            if path in self._ahead:
+                self._write([], {"ahead": self._name(path), **self._ahead[path]}, to=(one,))
 
     def _keep(self, path: str, status: os.stat_result, target: _Target) -> str:
         """Copy what the training goes on from; the name of the copy, empty where there is none."""
-        wanted = status.st_mtime_ns < begun and status.st_size <= KEPT_BYTES
+        before = status.st_mtime_ns < begun or path in self._ahead
+        wanted = before and status.st_size <= KEPT_BYTES
         if not wanted or target.kept + status.st_size > KEPT_TOTAL or os.getpid() != self._pid:
             return ""
         folder = target.folder / KEPT_FOLDER
@@ -289,10 +358,40 @@ class Files:
             os.write(one.fd, line)
 
 
+_NO_DATA = os.O_DIRECTORY | getattr(os, "O_PATH", 0) | getattr(os, "O_TMPFILE", 0)
+
+
+def base_files(database: Any) -> tuple[str, ...]:
+    """The files of a database of SQLite, by what `sqlite3.connect` is given: itself, and its log where it has one; none in memory."""
+    if not isinstance(database, str | bytes | os.PathLike):
+        return ()
+    text: str = os.fsdecode(database)  # pyright: ignore[reportUnknownArgumentType, reportArgumentType]
+    if text.startswith("file:") and not os.path.lexists(text):
+        from urllib.parse import unquote  # no training should wait for what it rarely needs
+
+        path, _, options = text[5:].partition("?")
+        if "mode=memory" in options:
+            return ()
+        host, _, rest = path[2:].partition("/") if path.startswith("//") else ("", "", path)
+        text = unquote(rest if not path.startswith("//") else f"/{rest}") if host in ("", "localhost") else ""
+    if text in ("", ":memory:"):
+        return ()
+    log = f"{text}-wal"
+    return (text, log) if os.path.lexists(log) else (text,)
+
+
+def _differs(path: str, then: os.stat_result | None) -> bool:
+    try:
+        now = plain_stat(path)
+    except OSError:
+        return True
+    return then is None or (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns)
+
+
 def content_digest(path: str | os.PathLike[str], size: int, written: int) -> str:
     """The digest of a file that has this size and time, before and after reading; empty where it has not."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _plain_open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = os.fstat(fd)
             data = os.read(fd, size + 1)
@@ -322,15 +421,34 @@ def files() -> Files:
         plain, io.open = io.open, _watched  # type: ignore[assignment]
         builtins.open = _watched  # type: ignore[assignment]
         _replace_kept(plain, _watched)
+        opening: Any = _WatchedCall("open", "os", _plain_open, _watched.files.opens)
+        os.supports_dir_fd.add(opening)
+        os.open = opening
+        when_imported("sqlite3.dbapi2", _watch_sqlite)
         listen_to_questions(_watched.files)
     return _watched.files
+
+
+_plain_open = os.open
+
+
+def _watch_sqlite() -> None:
+    plain: Any = sys.modules["sqlite3.dbapi2"].connect
+    if not isinstance(plain, _WatchedCall):
+        told: Any = _WatchedCall("connect", "sqlite3", plain, files().connects)
+        sys.modules["sqlite3.dbapi2"].connect = told  # type: ignore[attr-defined]
+        _replace_kept(plain, told)
 
 
 def _replace_kept(plain: Any, watched: Watched) -> None:
     """What was imported before may keep the real `open` by a name, or in a table, of its own: numpy's readers do."""
     for holder in gc.get_referrers(plain):
         # A class's names are looked up past its dictionary; the interpreter's own module stays as it is.
-        if type(holder) is not dict or "__module__" in holder or holder.get("__name__") in ("_io", __name__):
+        if (
+            type(holder) is not dict
+            or "__module__" in holder
+            or holder.get("__name__") in ("_io", "_sqlite3", __name__)
+        ):
             continue
         names: dict[Any, Any] = holder
         for name in [name for name, value in names.items() if value is plain]:

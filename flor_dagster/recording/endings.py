@@ -93,6 +93,15 @@ class _Watch:
 _watch: _Watch | None = None
 
 
+def _end() -> None:
+    if _watch is not None:
+        _watch.end()
+
+
+# Exit hooks run in reverse order: those that the script registers from here on may log, and are before the end.
+atexit.register(_end)
+
+
 def at_end(finish: Callable[[str, str], None]) -> None:
     """Have `finish(status, reason)` called when this process ends; a later one takes an earlier one's place."""
     global _watch
@@ -108,7 +117,6 @@ def at_end(finish: Callable[[str, str], None]) -> None:
     _watch_threads(watch)
     _watch_exits(watch)
     _watch_signals(watch)
-    atexit.register(watch.end)
     _watch_child(watch)
 
 

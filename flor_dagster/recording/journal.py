@@ -296,6 +296,16 @@ def journal_end(path: Path) -> int:
     return 0
 
 
+def note_lost(path: Path, message: str) -> None:
+    """Append to the journal of a run that has ended that something of it was lost; the message begins with how many."""
+    with contextlib.suppress(OSError):
+        fd = open_apart(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(fd, line_bytes("w", "lost", message))
+        finally:
+            os.close(fd)
+
+
 def correct_end(path: Path, status: int) -> None:
     """Append to the journal of a process that is over how it ended, where it had said another thing.
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flor_dagster.recording import layout, variable_reads
@@ -22,6 +23,7 @@ from flor_dagster.recording.identity import Topology, new_run_id
 from flor_dagster.recording.process_state import keep_early_state
 from flor_dagster.recording.program import program
 from flor_dagster.recording.ranks import find_rank, find_topology
+from flor_dagster.recording.records import CallSite
 from flor_dagster.recording.session import PARENT_RUN, Session
 from flor_dagster.recording.settings import keeps_values
 from flor_dagster.recording.trouble import warn
@@ -60,6 +62,17 @@ _parent = os.environ.get(PARENT_RUN, "")
 _warned: set[str] = set()
 _forked_from: str | None = None
 """In a forked child the id of the run that its parent recorded, empty where it recorded none."""
+_forker = 0
+"""In a forked child the process that forked it."""
+_terminal = 0
+"""In a forked child the session, in the system's sense, of the process that was no child."""
+_dropped = 0
+"""In a forked child how many records it did not keep, since it was not known to have been left to itself."""
+
+_within = False
+"""Whether a run is being begun: a flor call of now comes from a signal handler."""
+_held: list[tuple[str, Any, CallSite]] = []
+"""What signal handlers logged meanwhile."""
 
 
 class _Block:
@@ -99,15 +112,29 @@ def start() -> Session | None:
     with _starting:
         if active is not None:
             return active
+        if _within:
+            return None
         if _silent or (factory is None and (_off() or _is_child())):
             return None
         if factory is not None and asked is not None and asked():
             return _ahead_of_run()
-        active = _begin()
+        with _beginning():
+            if active is None:  # a signal handler may have come before
+                active = _begin()
+        _record_held(active)
         _silent = factory is not None and active is None
         if active is not None and factory is None:
             _tell_children()
         return active
+
+
+def unrecorded(name: object, value: Any, frame: FrameType) -> None:
+    """A value was logged and there is no run for it: kept for the one that is being begun, or counted for one that may begin."""
+    global _dropped
+    if _within:
+        _held.append((str(name), value, CallSite(frame)))
+    elif _forked_from is not None:
+        _dropped += 1
 
 
 def _ahead_of_run() -> Session | None:
@@ -141,9 +168,20 @@ def replaying() -> Session | None:
 def _is_child() -> bool:
     """Whether this is a process that a training made for its own work, and no rank of it: it records nothing.
 
-    So a worker of a loader or a pool, however it was started, neither writes into its parent's run nor begins another.
+    So a worker of a loader or a pool, however it was started, neither writes into its parent's run nor begins another. A process
+    that was left to itself (a daemon) works for nobody, and is a training run.
     """
-    return _is_made() and find_rank() is None
+    return _is_made() and find_rank() is None and not _is_left_alone()
+
+
+def _is_left_alone() -> bool:
+    """Whether a script forked this process and let it go: in a session of its own, or by having ended."""
+    if _forked_from is None or _forker == 0:
+        return False
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        return False
+    return os.getsid(0) != _terminal or os.getppid() != _forker
 
 
 def _is_made() -> bool:
@@ -157,6 +195,34 @@ def _is_made() -> bool:
     return multiprocessing.parent_process() is not None or hasattr(
         multiprocessing.current_process(), "_inheriting"
     )
+
+
+@contextlib.contextmanager
+def _beginning() -> Generator[None]:
+    """A run is being begun, until flor calls can find it: what signal handlers log meanwhile is held."""
+    global _within
+    _within = True
+    try:
+        yield
+    finally:
+        _within = False
+
+
+def _record_held(session: Session | None) -> None:
+    """Record what was logged before the run could be found; say how much was not kept."""
+    global _dropped
+    if session is not None:
+        for logged, value, site in _held:
+            with contextlib.suppress(Exception):
+                session.records.record(logged, value, site)
+        if _dropped:
+            session.journal.entry(
+                "w",
+                "lost",
+                f"{_dropped} values were logged before the process that forked this one had ended",
+            )
+    _held.clear()
+    _dropped = 0
 
 
 def _begin(
@@ -211,7 +277,7 @@ def _begin(
 
 def _circumstances(alike: list[Any]) -> dict[str, Any]:
     """What the journal says of a run that is not simply the next one of its process."""
-    said: dict[str, Any] = {"in_child": True} if _is_child() else {}
+    said: dict[str, Any] = {"in_child": True} if _is_made() and find_rank() is None else {}
     if len(_blocks) > 1 or (_blocks and threading.current_thread() is not threading.main_thread()):
         said["beside"] = alike
     return said
@@ -287,9 +353,11 @@ def run_block(
         _drop_ahead()
         _blocks.append(mine)
         os.environ.pop(PARENT_RUN, None)
-        mine.session = _begin(name, tags, args)
+        with _beginning():
+            mine.session = _begin(name, tags, args)
+            tokens = block.set(mine), current.set(None)
+        _record_held(mine.session)
         _tell_children()
-    tokens = block.set(mine), current.set(None)
     status, reason = "finished", ""
     try:
         yield mine.session
@@ -360,11 +428,26 @@ def _disown_child() -> None:
 
     A `flor.run` block in it is a run of its own.
     """
-    global active, factory, _ahead, _forked_from, _number, _parent, _silent, _starting
+    global \
+        active, \
+        factory, \
+        _ahead, \
+        _dropped, \
+        _forked_from, \
+        _forker, \
+        _number, \
+        _parent, \
+        _silent, \
+        _starting, \
+        _terminal
+    if _forked_from is None:
+        _terminal = os.getsid(0)
+    _forker, _dropped = os.getppid(), 0
+    _held.clear()
     _starting = threading.RLock()  # another thread of the parent may have held it
     mine = block.get()
     owner = active if mine is None else mine.session
-    before = "" if owner is None else owner.run_id
+    before = _forked_from or "" if owner is None else owner.run_id
     for one in _blocks:
         if one.session is not None:
             one.session.disown()

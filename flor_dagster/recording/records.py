@@ -38,6 +38,19 @@ hot: dict[str, Site] = {}
 """By name, the call site that logged it last; empty while nothing is recorded. Only `Records` writes here."""
 
 
+class CallSite:
+    """Where a call stands, when its frame has gone on.
+
+    Args:
+        frame: the caller's, as it is now.
+    """
+
+    __slots__ = ("f_code", "f_lasti", "f_lineno")
+
+    def __init__(self, frame: FrameType) -> None:
+        self.f_code, self.f_lasti, self.f_lineno = frame.f_code, frame.f_lasti, frame.f_lineno
+
+
 class EndedError(Exception):
     """The run has ended while a record was made: it belongs to the next one."""
 
@@ -104,7 +117,7 @@ class Records:
         self._ended = True
         hot.clear()
 
-    def record(self, name: str, value: Any, frame: FrameType) -> None:
+    def record(self, name: str, value: Any, frame: FrameType | CallSite) -> None:
         """One record, on disk when this returns.
 
         Raises:
@@ -185,7 +198,7 @@ class Records:
             disk=isinstance(error, OSError),
         )
 
-    def intern_call(self, name: str, frame: FrameType) -> int:
+    def intern_call(self, name: str, frame: FrameType | CallSite) -> int:
         """The number of a call site of `flor.log`."""
         code = frame.f_code
         file = layout.relative_file(code.co_filename, self._root)

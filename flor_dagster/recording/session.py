@@ -25,7 +25,7 @@ from flor_dagster.recording.endings import hurried
 from flor_dagster.recording.environment import import_facts, keep_packages, library_facts, process_facts
 from flor_dagster.recording.generators import Generators, generator_state, imported_state
 from flor_dagster.recording.identity import Topology
-from flor_dagster.recording.journal import FORMAT, JournalWriter
+from flor_dagster.recording.journal import FORMAT, JournalWriter, note_lost
 from flor_dagster.recording.loops import LoopExecution, find_source, plain_items
 from flor_dagster.recording.losses import Loss, Losses
 from flor_dagster.recording.masking import (
@@ -45,7 +45,7 @@ from flor_dagster.recording.records import Records
 from flor_dagster.recording.runlock import hold_lock, release_lock
 from flor_dagster.recording.settings import CheckpointSettings, checkpoint_settings, keeps_values
 from flor_dagster.recording.telling import ToldLoops
-from flor_dagster.recording.trouble import Troubles
+from flor_dagster.recording.trouble import Troubles, warn
 from flor_dagster.recording.upkeep import Upkeep
 from flor_dagster.recording.values import encode
 from flor_dagster.recording.variable_notes import VariableNotes, note_for_parent, read_early
@@ -298,6 +298,16 @@ class Session:
             self.journal.losses.close()
         self.journal.close()
         release_lock(self._run_lock, self._lock_path())
+
+    def missed(self, name: object) -> None:
+        """A value was logged when the run had ended: by an exit hook that was registered first of all, or a daemon thread."""
+        if self.mode != "record" or not self.journal.closed or self.journal.pid != os.getpid():
+            return
+        shown = known_secrets.mask(str(name)[:100])
+        told = f"1 value of {shown!r} was logged after the run had ended: register exit hooks behind `import flor_dagster`"
+        note_lost(self.journal.path, told)
+        if self.troubles.first(told):
+            warn(told)
 
     def _start_anew(self) -> None:
         """The folder was deleted, and holds the journal again: with it comes what else belongs there."""

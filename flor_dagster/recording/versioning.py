@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 SNAPSHOT_WAIT_SECONDS = 60.0
 MAX_LOADED_BYTES = 1 << 25
+SNAPSHOT_MODULE = "flor_dagster.versions.snapshot"
 
 
 class VersionChild:
@@ -48,7 +49,7 @@ class VersionChild:
             p for p in (package_parent, os.environ.get("PYTHONPATH", "")) if p
         )
         command = [
-            sys.executable, "-P", "-m", "flor_dagster.versions.snapshot", "--root", str(root), "--out", str(self._out), "--loaded",
+            sys.executable, "-P", "-m", SNAPSHOT_MODULE, "--root", str(root), "--out", str(self._out), "--loaded",
         ]  # fmt: skip
         try:
             with _file_of(loaded) as given:

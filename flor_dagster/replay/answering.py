@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from flor_dagster.errors import FlorError, ReplayError
-from flor_dagster.replay.attempting import Attempt, Passing, StoppedError
+from flor_dagster.replay.attempting import Attempt, Passing
 from flor_dagster.replay.carrying import Carrier, Places
 from flor_dagster.replay.cautions import clock_branches, clock_statements
 from flor_dagster.replay.cells import how_it_fired, plain_cell
@@ -25,6 +24,7 @@ from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.preparing import Prepared, Preparer
 from flor_dagster.replay.record import loaded_files
 from flor_dagster.replay.resources import available_memory, default_slots, memory_needed, torch_threads
+from flor_dagster.replay.run_lock import StoppedError, replays_of
 from flor_dagster.replay.segments import Bounds, choose, costs_of, divide
 from flor_dagster.replay.users import user_name
 from flor_dagster.replay.warmth import preloadable
@@ -94,7 +94,7 @@ class Answerer:
             max_workers=max(1, min(2 * slots, len(jobs))), thread_name_prefix="flor-run"
         ) as pool:
             futures = [
-                pool.submit(self._answer_run, item, carrier, parts, state, question)
+                pool.submit(self._answer_run, item, carrier, parts, state, question, on_line)
                 for item, carrier, parts in zip(jobs, carriers, bounds, strict=True)
             ]
             try:
@@ -194,12 +194,14 @@ class Answerer:
             self._store.save_cell(cell)
 
     def _answer_run(
-        self, item: Prepared, carrier: Carrier, bounds: Bounds | None, state: _Answers, question: Question
-    ) -> None:
+        self, item: Prepared, carrier: Carrier, bounds: Bounds | None, state: _Answers, question: Question,
+        on_line: OnLine | None,
+    ) -> None:  # fmt: skip
         run = item.plan.run
-        folder = self._workspace.home / "replays"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{run.id}.lock"):
+        with (
+            contextlib.suppress(StoppedError),
+            replays_of(self._workspace.home, run, on_line, lambda: state.backend.stopped),
+        ):
             todo = self._still_open(item, state, question)
             if not todo:
                 return
@@ -210,8 +212,6 @@ class Answerer:
                     carrier.carry(todo, item.placed, item.loops, bounds)
                 else:
                     carrier.carry(todo, *carrier.replan(todo), None)
-            except StoppedError:
-                return
             except FlorError as error:
                 for statement in todo:
                     carrier.fail(statement, str(error), (), None)

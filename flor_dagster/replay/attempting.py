@@ -13,14 +13,11 @@ from flor_dagster.replay.executing import Job, Outcome, execute
 from flor_dagster.replay.merging import merge_journals
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord, read_record, read_together, together
+from flor_dagster.replay.run_lock import StoppedError
 from flor_dagster.replay.units import Backend
 from flor_dagster.replay.verifying import Verdict, verify
 
 Tainted = frozenset[tuple[str, int]]
-
-
-class StoppedError(Exception):
-    """The replay was stopped from outside: what it was asked stays open."""
 
 
 @dataclass(frozen=True, slots=True)

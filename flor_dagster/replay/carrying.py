@@ -16,7 +16,7 @@ from typing import Protocol
 
 from flor_dagster.propagation import classify_effects
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
-from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
+from flor_dagster.replay.attempting import Attempt, Failed, Passing
 from flor_dagster.replay.cells import answered_cell, plain_cell
 from flor_dagster.replay.coverage import Share
 from flor_dagster.replay.diagnosing import data_changes, diagnose, same_replay
@@ -26,6 +26,7 @@ from flor_dagster.replay.keeping import begin_replay, finished
 from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord, read_record, read_together
+from flor_dagster.replay.run_lock import StoppedError
 from flor_dagster.replay.segments import Bounds, segment_plans
 from flor_dagster.replay.units import Unit
 from flor_dagster.replay.unrepeatable import reads_of

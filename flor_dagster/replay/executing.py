@@ -18,6 +18,7 @@ from flor_dagster.propagation import classify_effects, is_plain
 from flor_dagster.recording import layout
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_EFFECT, EXIT_RESTORE
 from flor_dagster.recording.masking import SECRETS, masker_of
+from flor_dagster.recording.owners import own_mark
 from flor_dagster.recording.questions import OUTPUTS
 from flor_dagster.replay.answers import give_back
 from flor_dagster.replay.given import given_back
@@ -116,7 +117,7 @@ def execute(job: Job, backend: Backend, on_line: Callable[[str], None] | None = 
     repository = Repository(job.user_root)
     clone = Clone.open(job.user_root, job.cache)
     # A segment has a checkout of its own: what the old code writes must not meet what another segment of it writes.
-    work = clone.place / "replays" / f"{job.replay_id}.{job.part}"
+    work = clone.place / "replays" / f"{job.replay_id}.{job.part}.{own_mark()}"
     held = contextlib.ExitStack()
     try:
         # Its last part is the repository's own name: experiments are named after their folder.
@@ -196,6 +197,7 @@ def _put_data(inputs: Inputs, job: Job, checkout: Path, missed: list[str]) -> di
     )
     return {
         "placed": [name for name, _ in placed], "kept": list(inputs.kept), "read": inputs.read, "looped": inputs.looped,
+        "ahead": [name for name in inputs.ahead if inputs.came_before(name)],
         "changed": {c.name: [c.sentence, c.certain] for c in changed}, "answers": inputs.answers.plan(inputs.read),
     }  # fmt: skip
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import grp
 import importlib.util
 import os
+import pwd
 import re
+import shlex
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +59,7 @@ def check_values(workspace: Workspace) -> tuple[Check, ...]:
 def _checks(workspace: Workspace) -> Iterator[Check]:
     yield Check("repository", "ok", f"{workspace.root}")
     yield _writable(workspace.home, workspace.root)
+    yield from whose_home(workspace.home, os.getuid())
     yield _space(workspace.home)
     yield _hash_seed()
     yield _git(workspace.root)
@@ -76,6 +81,65 @@ def _writable(home: Path, root: Path) -> Check:
     if home.is_relative_to(root):
         text += "; `git clean -fdx` would delete it with every run in it: FLOR_HOME keeps it elsewhere"
     return Check("home", "ok", text)
+
+
+def whose_home(home: Path, user: int) -> Iterator[Check]:
+    """Whose a home is, and who else may read or write it: who may write it may run code as who replays from it.
+
+    Args:
+        home: the `.flor/` folder.
+        user: the number of the user who asks.
+    """
+    trust = "what lies there is unpickled and run in replays: replay only what you would run"
+    status = home.stat()
+    if status.st_uid != user:
+        yield Check("owner", "warning", f"{home} belongs to {_user(status.st_uid)}, not to you; {trust}")
+    foreign = [path for path in _below(home) if path.lstat().st_uid not in (status.st_uid, user)]
+    if foreign:
+        owners = ", ".join(sorted({_user(path.lstat().st_uid) for path in foreign}))
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        yield Check("owner", "warning", f"{foreign[0]}{more} in {home} belongs to {owners}; {trust}")
+    mode = stat.S_IMODE(status.st_mode)
+    mend = f"`chmod 700 {shlex.quote(str(home))}` makes it its owner's alone"
+    if mode & stat.S_IWOTH:
+        yield Check(
+            "owner", "problem", f"{home} can be written by everyone (mode {mode:04o}); {trust}. {mend}"
+        )
+    elif mode & stat.S_IWGRP:
+        who = f"by the group {_group(status.st_gid)} (mode {mode:04o})"
+        yield Check(
+            "owner",
+            "warning",
+            f"{home} can be written {who}; {trust}. {mend}, where it is not shared on purpose",
+        )
+    elif mode & 0o077:
+        text = f"{home} can be read by others (mode {mode:04o}), with the code, arguments and values of every run"
+        yield Check("owner", "warning", f"{text}. {mend}, where it is not shared on purpose")
+    elif status.st_uid == user and not foreign:
+        yield Check("owner", "ok", f"{home} is yours alone")
+
+
+def _below(home: Path) -> Iterator[Path]:
+    """What lies directly in a home, and the folders and files of each run."""
+    yield from home.iterdir()
+    for kind in ("runs", "checkpoints", "replays"):
+        for folder in (home / kind).glob("*"):
+            yield folder
+            yield from folder.glob("*") if not folder.is_symlink() else ()
+
+
+def _user(number: int) -> str:
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (uid {number})"
+    except KeyError:
+        return f"uid {number}"
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return f"{number}"
 
 
 def _space(home: Path) -> Check:

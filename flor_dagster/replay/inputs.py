@@ -1,7 +1,8 @@
 """The data files of a training run: what it read, what became of that since, and which of them a replay may have.
 
 A file that was written when the run was in its loops is no input of it: it is its output, or somebody else's later work. It is
-not put into a replay's checkout, where the replayed code writes it anew. What the run read is compared by size and time.
+not put into a replay's checkout, where the replayed code writes it anew. What the run read is compared by size and time; a file
+whose time was ahead of the run's clock by its content, or as the same file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,21 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """A file whose time was ahead of the clock when it was read: when that was, and what the system said of it besides its time.
+
+    Attributes:
+        seen: when it was read first.
+        inode: its number.
+        changed: when the system last changed it, by the system's own clock.
+    """
+
+    seen: int
+    inode: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What is known of a run's data files.
 
@@ -36,6 +52,7 @@ class Inputs:
         answers: what it was told when it asked the file system.
         looped: when the run's first loop began, or the run, where it has none; what was written later is no input.
         complete: whether all that was read was noted.
+        ahead: files whose time was ahead of the run's clock when it read them.
     """
 
     known: bool
@@ -45,13 +62,20 @@ class Inputs:
     complete: bool = True
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     answers: Answers = field(default_factory=lambda: Answers({}))
+    ahead: Mapping[str, Ahead] = field(default_factory=dict[str, "Ahead"])
 
     def leaves_out(self, name: str, written: int) -> bool:
         """Whether the file of that name, written then, is not for a replay: made or changed since the loops began, or kept."""
-        return name in self.kept or (written >= self.looped and not self._came_before(name))
+        return name in self.kept or (written >= self.looped and not self.came_before(name))
 
-    def _came_before(self, name: str) -> bool:
-        return name in self.read and self.read[name][1] < self.looped
+    def came_before(self, name: str) -> bool:
+        """Whether the run read a file of that name that was there before its loops began."""
+        if name not in self.read:
+            return False
+        ahead = self.ahead.get(name)
+        return self.read[name][1] < self.looped or (
+            ahead is not None and min(ahead.seen, ahead.changed) < self.looped
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,9 @@ def _inputs(folder: Path, looped: int) -> Inputs:
     read: dict[str, tuple[int, int]] = {}
     kept: dict[str, Path] = {}
     known, complete = False, True
+    unknown: set[str] = set()
     digests: dict[str, str] = {}
+    ahead: dict[str, Ahead] = {}
     answered: list[dict[str, Any]] = []
     for name, *more in _lines(folder / FILE_NAME):
         if not isinstance(name, str):
@@ -95,6 +121,9 @@ def _inputs(folder: Path, looped: int) -> Inputs:
             facts: dict[str, Any] = more[0] if more and isinstance(more[0], dict) else {}
             complete &= not facts.get("more")
             digests |= facts.get("digests", {})
+            unknown |= {str(one) for one in facts.get("unknown", ())}
+            if "ahead" in facts:
+                ahead[str(facts["ahead"])] = Ahead(*(int(facts[one]) for one in ("t", "inode", "changed")))
             answered.append(facts)
         elif name not in read and len(more) >= 2:
             read[name] = (int(more[0]), int(more[1]))
@@ -102,7 +131,9 @@ def _inputs(folder: Path, looped: int) -> Inputs:
             # What lies elsewhere is never put anywhere: it is compared where it is.
             if copy is not None and layout.is_below(name) and copy.is_file() and not copy.is_symlink():
                 kept[name] = copy
-    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped))
+    for name in unknown & read.keys():
+        del read[name]
+    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped), ahead)
 
 
 def _lines(path: Path) -> list[list[Any]]:
@@ -131,7 +162,7 @@ def changed_since(inputs: Inputs, root: Path, versioned: frozenset[str]) -> tupl
     """
     found: list[Changed] = []
     for name, (size, written) in inputs.read.items():
-        if name in versioned or name in inputs.kept or written >= inputs.looped:
+        if name in versioned or name in inputs.kept or not inputs.came_before(name):
             continue
         try:
             status = (root / name).stat()
@@ -140,9 +171,17 @@ def changed_since(inputs: Inputs, root: Path, versioned: frozenset[str]) -> tupl
             continue
         if status.st_size != size:
             found.append(Changed(name, f"changed since ({size} bytes then, {status.st_size} now)"))
-        elif status.st_mtime_ns != written:
-            digest = inputs.digests.get(name)
-            if digest is None:
+        elif status.st_mtime_ns != written or name in inputs.ahead:
+            digest, ahead = inputs.digests.get(name), inputs.ahead.get(name)
+            if digest is None and ahead is not None:
+                if (written, ahead.inode, ahead.changed) != (
+                    status.st_mtime_ns,
+                    status.st_ino,
+                    status.st_ctime_ns,
+                ):
+                    words = "had a time ahead of the run's clock, and it can't be shown to be the same now"
+                    found.append(Changed(name, words, certain=False))
+            elif digest is None:
                 found.append(Changed(name, "was written again since (its size is the same)", certain=False))
             elif content_digest(root / name, status.st_size, status.st_mtime_ns) != digest:
                 found.append(Changed(name, "changed since (its size is the same, its content is not)"))

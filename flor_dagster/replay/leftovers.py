@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.recording import layout
 from flor_dagster.recording.sharing import YOUNG_SECONDS
+from flor_dagster.replay.sweeping import is_left
 from flor_dagster.versions.clone import REPOSITORY_NOTE, Clone
 
 if TYPE_CHECKING:
@@ -102,11 +103,11 @@ def _checkouts(workspace: Workspace, runs: dict[str, RunRow], busy: frozenset[st
     of_replay = {replay.id: replay.run_id for replay in workspace.store.replays()}
     for path in _folders(place / "replays"):
         run = of_replay.get(path.name.lstrip(".").partition(".")[0])
-        if run not in busy and not _is_young(path):
+        if is_left(path) or (run not in busy and not _is_young(path)):
             yield Leftover("checkouts", path)
     for path in _folders(place / "trainings"):
         run = runs.get(path.name.lstrip(".").partition(".")[0])
-        if not _is_young(path) and (run is None or run.status != "running"):
+        if is_left(path) or (not _is_young(path) and (run is None or run.status != "running")):
             live = run is None and layout.run_folder(workspace.home, path.name).exists()
             yield Leftover("checkouts", path, "its training run was not taken in yet" if live else "")
 

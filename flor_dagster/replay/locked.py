@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,7 @@ from filelock import FileLock
 from flor_dagster.errors import ReplayError
 from flor_dagster.replay.environments import Environment, choose_environment
 from flor_dagster.replay.record import RunRecord
+from flor_dagster.versions.scratch import scratch_folder
 
 _INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)", re.MULTILINE)
 _KINDS = ("uv.lock", "requirements.txt", "pyproject.toml")
@@ -198,7 +198,7 @@ def find_uv() -> str:
 
 
 def _make(uv: str, lock: Lock, folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="flor-lock-") as temporary:
+    with scratch_folder("lock") as temporary:
         root = Path(temporary)
         for name, text in lock.texts:
             path = root / name

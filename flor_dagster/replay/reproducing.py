@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from flor_dagster.errors import ReplayError
 from flor_dagster.recording import layout
 from flor_dagster.recording.checkpoints import CheckpointStore
-from flor_dagster.replay.attempting import Attempt, Failed, Passing, StoppedError
+from flor_dagster.replay.attempting import Attempt, Failed, Passing
 from flor_dagster.replay.diagnosing import diagnose, same_replay
 from flor_dagster.replay.estimating import rates_of
 from flor_dagster.replay.exactness import why_doubtful
@@ -25,6 +23,7 @@ from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan, Target, plan_loops
 from flor_dagster.replay.reach import Reach
 from flor_dagster.replay.record import Execution, let_go_of, loaded_files, read_run
+from flor_dagster.replay.run_lock import StoppedError, replays_of
 from flor_dagster.replay.verifying import tainted_statements
 from flor_dagster.store.models import Fidelity, ReplayRow, RunRow
 
@@ -133,9 +132,7 @@ def verify_run(
         raise ReplayError(f"training run {run.key} is still running: verify it when it is over")
     if run.commit is None:
         raise ReplayError(f"the code of training run {run.key} was not kept: it can't be executed again")
-    folder = workspace.home / "replays"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{run.id}.lock"):
+    with workspace.asking(), replays_of(workspace.home, run, on_line):
         verifier = _Verifier(workspace, run, on_line, tolerance)
         try:
             warnings = verifier.choose(python, environment, variables or {})

@@ -34,7 +34,7 @@ from flor_dagster.recording.journal import Entry, JournalWriter, read_journal
 from flor_dagster.recording.loops import LoopExecution, find_source
 from flor_dagster.recording.masking import SECRETS, known_secrets, masked_names, unmasked_argv
 from flor_dagster.recording.process_state import give_back_process_state
-from flor_dagster.recording.records import Records
+from flor_dagster.recording.records import CallSite, Records
 from flor_dagster.recording.replaying import ReplaySession
 from flor_dagster.recording.session import Session
 from flor_dagster.recording.values import decode, encode
@@ -344,7 +344,7 @@ class _Compared(Records):
             self._expected[record.path, record.name].append(record.text)
         self._mutex = threading.Lock()
 
-    def record(self, name: str, value: Any, frame: FrameType) -> None:
+    def record(self, name: str, value: Any, frame: FrameType | CallSite) -> None:
         """Compare one record."""
         del frame
         iteration = current.get()

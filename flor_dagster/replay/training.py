@@ -14,6 +14,7 @@ from flor_dagster.recording import layout
 from flor_dagster.recording.identity import new_run_id
 from flor_dagster.recording.journal import correct_end
 from flor_dagster.recording.masking import Masker, masked_lines, secrets_of
+from flor_dagster.recording.owners import own_mark
 from flor_dagster.recording.portable import THREADS, portable_variables
 from flor_dagster.recording.settings import is_portable_project
 from flor_dagster.replay.speaking import python_path, run_python
@@ -69,6 +70,14 @@ def train(
     Raises:
         TrainingFailedError: the script failed; the run is recorded, the message has its last lines.
     """
+    with workspace.asking():
+        return _train(workspace, entrypoint, args, ref, tags, origin, portable, variables, on_line)
+
+
+def _train(
+    workspace: Workspace, entrypoint: str, args: Mapping[str, Any], ref: str | None, tags: Mapping[str, str] | None,
+    origin: str, portable: bool | None, variables: Mapping[str, str] | None, on_line: Callable[[str], None] | None,
+) -> RunRow:  # fmt: skip
     run_id = new_run_id()
     base = {**os.environ, **(variables or {})}
     if portable or (portable is None and _is_portable(workspace.root)):
@@ -119,7 +128,8 @@ def _is_portable(root: Path) -> bool:
 
 def _checkout(workspace: Workspace, ref: str, run_id: str) -> Path:
     clone = Clone.open(workspace.root, workspace.cache)
-    checkout = clone.checkout(workspace.repository.resolve(ref), clone.place / "trainings" / run_id)
+    folder = clone.place / "trainings" / f"{run_id}.{own_mark()}"
+    checkout = clone.checkout(workspace.repository.resolve(ref), folder)
     linked = link_untracked(workspace.root, checkout.path)
     exclude = checkout.path / ".git" / "info" / "exclude"
     exclude.parent.mkdir(parents=True, exist_ok=True)

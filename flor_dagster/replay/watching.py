@@ -24,7 +24,7 @@ from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording import process as sessions
-from flor_dagster.recording.datafiles import is_data
+from flor_dagster.recording.datafiles import base_files, is_data
 from flor_dagster.recording.exits import EXIT_RESTORE
 from flor_dagster.recording.guarding import doubts
 from flor_dagster.recording.questions import (
@@ -82,6 +82,7 @@ class Watcher:
         self._root, self._user_root = os.path.realpath(plan["root"]), os.path.realpath(user_root)
         self._roots = (self._root, self._user_root, user_root)
         self._read: Mapping[str, Sequence[int]] = data["read"]
+        self._ahead = frozenset(data["ahead"])
         self._placed = frozenset(data["placed"])
         self._folders = tuple(name for name in data["placed"] if name.endswith("/"))
         self._kept = frozenset(data["kept"])
@@ -201,8 +202,11 @@ class Watcher:
                 if _real(args[0]) in self._own:
                     self._own.add(_real(args[1]))
                     self._unwritten.pop(_real(args[1]), None)
+            elif event == "sqlite3.connect":
+                for file in base_files(args[0]):
+                    self._opened(_real(file), "", os.O_CREAT)
             elif path := _real(args[0]):
-                mode, flags = (*args[1:3], None, None)[:2] if event == "open" else (None, os.O_CREAT)
+                mode, flags = (*args[1:3], None, None)[:2]
                 self._opened(
                     path, mode if isinstance(mode, str) else "", flags if isinstance(flags, int) else 0
                 )
@@ -258,7 +262,13 @@ class Watcher:
             return False
         if not self._alone and not inside and status.st_mtime_ns > self._started - COARSE:
             return False  # several ranks may talk through files outside the checkout, which each writes anew
+        if self._is_as_then(self._name(path)[0], status.st_mtime_ns):
+            return False
         return status.st_mtime_ns > self._began - COARSE and (status.st_mode & 0o170000) == 0o100000
+
+    def _is_as_then(self, name: str, written: int) -> bool:
+        """Whether a file has the time that was ahead of the run's clock: nobody has written to it since."""
+        return name in self._ahead and written == self._read[name][1]
 
     def _shown(self, path: str) -> str:
         inside = path.startswith(self._root + os.sep)
@@ -273,8 +283,8 @@ class Watcher:
         except OSError:
             self._absent(name)
             return
-        if written >= self._started - _TICK:
-            # Made by this replay itself, by C code. What was restored since may have been written, too, by what was skipped.
+        if self._started - _TICK <= written <= time.time_ns():
+            # Made by this replay itself, by C code. A time ahead of the clock is given to a file, or was another clock's. What was restored since may have been written, too, by what was skipped.
             if written < _restored_at() and (copied or self._alone):
                 give_up(f"{name} may have been written by what was skipped")
             return
@@ -303,7 +313,7 @@ class Watcher:
 
     def _came_before(self, name: str) -> bool:
         known = self._read.get(name)
-        return known is not None and known[1] < self._looped
+        return known is not None and (known[1] < self._looped or name in self._ahead)
 
     def _absent(self, name: str) -> None:
         if name not in self._read:

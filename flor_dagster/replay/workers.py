@@ -29,6 +29,7 @@ _BOOT = (
     "sys.path[0] = ''; sys.exit(main(int(sys.argv[2]), sys.argv[3], sys.argv[1]))"
 )
 START_SECONDS = 120.0
+END_SECONDS = 10.0
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], tuple[str, ...]]
@@ -109,13 +110,25 @@ class Worker:
             except OSError as error:
                 self._waiting.pop(number, None)
                 raise WorkerLostError(self._why_gone()) from error
-        return future.result()
+        try:
+            return future.result()
+        except BaseException:
+            # This process is asked to end: first the unit does, whose folder is about to be taken away.
+            self._stop(number)
+            with contextlib.suppress(TimeoutError):
+                future.result(END_SECONDS)
+            raise
 
     def stop(self) -> None:
         """End every unit that it is at."""
+        with self._lock:
+            numbers = list(self._waiting)
+        for number in numbers:
+            self._stop(number)
+
+    def _stop(self, number: str) -> None:
         with self._lock, contextlib.suppress(OSError):
-            for number in self._waiting:
-                self._sock.sendall(json.dumps({"stop": number}).encode() + b"\n")
+            self._sock.sendall(json.dumps({"stop": number}).encode() + b"\n")
 
     def close(self) -> None:
         """End the process and all that it started."""
@@ -234,6 +247,11 @@ class LocalBackend:
     def slots(self) -> int:
         """How many units run at once."""
         return self._slots.count
+
+    @property
+    def stopped(self) -> bool:
+        """Whether everything was ended."""
+        return self._stopped
 
     def resize(self, slots: int) -> None:
         """Let another number of units run at once, from the next one on."""

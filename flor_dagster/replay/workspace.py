@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ from flor_dagster.recording.artifacts import Artifact, ArtifactStore
 from flor_dagster.recording.settings import checkpoint_settings
 from flor_dagster.replay.answering import Answerer
 from flor_dagster.replay.archiving import archive_versions, give_back_versions
+from flor_dagster.replay.askers import Asking
 from flor_dagster.replay.collecting import Collection, collect_project
 from flor_dagster.replay.exactness import mark_approximate, why_doubtful
 from flor_dagster.replay.linking import Linker, Located
@@ -34,6 +37,7 @@ from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.places import PLACES_VERSION
 from flor_dagster.replay.placing import VersionPlacer
 from flor_dagster.replay.reserve import keep_reserve
+from flor_dagster.replay.sweeping import sweep
 from flor_dagster.replay.users import user_name
 from flor_dagster.replay.workers import LocalBackend
 from flor_dagster.store import LogStore
@@ -89,6 +93,7 @@ class Workspace:
         self._linker = Linker(repository, store)
         self._placers: dict[bool, VersionPlacer] = {}
         self._backend: LocalBackend | None = None
+        self._asking = False
         self.supply: Callable[[], Mapping[str, str]] = dict[str, str]
         """Gives the variables and secrets that every replay of this workspace is given; a question's own win over them."""
 
@@ -131,6 +136,25 @@ class Workspace:
             self._backend = LocalBackend(slots)
         self._backend.resize(slots)
         return self._backend
+
+    @contextlib.contextmanager
+    def asking(self, what: str = "", dagster_run: str = "") -> Generator[None]:
+        """Say to others, as long as it lasts, that this process is at work here; what killed ones left is taken away first.
+
+        Args:
+            what: what it is, in words; empty takes the name of the program. What is said first holds for what is in it.
+            dagster_run: the id of the Dagster run, where it is one.
+        """
+        if self._asking:
+            yield
+            return
+        self._asking = True
+        try:
+            sweep(self.root, self.home, self.cache)
+            with Asking(self.home, what or f"`{Path(sys.argv[0]).name}`", dagster_run):
+                yield
+        finally:
+            self._asking = False
 
     def stop_backend(self) -> None:
         """End every replay that is going on, and the workers with them."""
@@ -484,7 +508,8 @@ class Workspace:
             on_line: told of what goes on, in words.
             on_plan: told of the plan before anything is started.
         """
-        return self._answerer().answer(question, on_cell=on_cell, on_line=on_line, on_plan=on_plan)
+        with self.asking():
+            return self._answerer().answer(question, on_cell=on_cell, on_line=on_line, on_plan=on_plan)
 
     def _answerer(self) -> Answerer:
         return Answerer(self)

@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from flor_dagster.versions.private_index import PrivateIndex, joined, take_as_lo
 from flor_dagster.versions.refs import update_refs
 from flor_dagster.versions.repository import VERSION_EMAIL, VERSION_REFS, Repository
 from flor_dagster.versions.roundtrip import not_given_back
+from flor_dagster.versions.scratch import scratch_folder
 from flor_dagster.versions.settings import read_settings
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _snapshot(
 ) -> Version:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with tempfile.TemporaryDirectory(prefix="flor-snapshot-", ignore_cleanup_errors=True) as scratch:
+            with scratch_folder("snapshot") as scratch:
                 return _keep(PrivateIndex(repository, Path(scratch) / "index", loaded), settings, depth)
         except (GitError, OSError) as error:
             if attempt == _ATTEMPTS or not isinstance(error, GitError):
@@ -259,8 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--loaded", action="store_true", help="what was loaded comes on standard input")
     options = parser.parse_args(arguments)
     loaded = _read_loaded(sys.stdin.buffer) if options.loaded else {}
-    # Ctrl-C on a young training run reaches the whole process group, and its code must be kept all the same.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # What ends a young training run may reach its whole process group, or all of its service, and its code must be kept all the
+    # same: it is a matter of a moment.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     place = find_place(options.root)
     with shared_lock(None if place is None else place.home):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from flor_dagster.cli import cli
+from flor_dagster.replay.health import whose_home
 from tests.replay.conftest import Lab, lab
 
 __all__ = ["lab"]
@@ -113,3 +116,35 @@ def test_health_names_what_is_missing(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     assert status == 1
     assert any("broken" in check["sentence"] for check in document["checks"] if check["level"] == "problem")
     assert doctor(lab, "absent.py")[0] == 1
+
+
+def owner(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(check["level"], check["sentence"]) for check in document["checks"] if check["name"] == "owner"]
+
+
+def test_a_home_that_others_may_read_or_write_is_named_with_what_mends_it(lab: Lab) -> None:
+    lab.commit({"train.py": "import flor_dagster as flor\nflor.log('x', 1)\n"})
+    lab.train()
+    home = lab.root / ".flor"
+    assert owner(doctor(lab)[1]) == [("ok", f"{home} is yours alone")]
+    for mode, level, words in (
+        (0o755, "warning", "can be read by others (mode 0755)"),
+        (0o770, "warning", "can be written by the group "),
+        (0o777, "problem", "can be written by everyone (mode 0777)"),
+    ):
+        home.chmod(mode)
+        status, document = doctor(lab)
+        ((found, sentence),) = owner(document)
+        assert (found, status) == (level, int(level == "problem")), sentence
+        assert words in sentence
+        assert f"`chmod 700 {home}`" in sentence
+
+
+def test_a_home_of_somebody_else_is_named_with_its_owner(tmp_path: Path) -> None:
+    home = tmp_path / ".flor"
+    (home / "runs" / "abc").mkdir(parents=True)
+    home.chmod(0o700)
+    (check,) = whose_home(home, os.getuid() + 1)
+    assert check.level == "warning"
+    assert f"(uid {os.getuid()}), not to you" in check.sentence
+    assert "replay only what you would run" in check.sentence
