@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     )
     from flor_dagster.recording.loading import load
     from flor_dagster.replay.asking import hindsight, plan
-    from flor_dagster.replay.workspace import Workspace, artifact, dataframe
+    from flor_dagster.replay.reading import artifact, dataframe
+    from flor_dagster.replay.workspace import Workspace
 
 __all__ = [
     "DagsterFlorTranslator",
@@ -80,8 +81,8 @@ _LAZY = {
     "hindsight": "flor_dagster.replay.asking",
     "load": "flor_dagster.recording.loading",
     "plan": "flor_dagster.replay.asking",
-    "artifact": "flor_dagster.replay.workspace",
-    "dataframe": "flor_dagster.replay.workspace",
+    "artifact": "flor_dagster.replay.reading",
+    "dataframe": "flor_dagster.replay.reading",
     **dict.fromkeys(
         (
             "DagsterFlorTranslator",

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "run:run_command",
     "runs": "runs:runs_command",
     "view": "view:view_command",
+    "why": "why:why_command",
     "output": "said:output_command",
     "propagate": "propagate:propagate_command",
     "hindsight": "hindsight:hindsight_command",

@@ -18,6 +18,7 @@ from flor_dagster.cli.interpreting import (
     variables_option,
 )
 from flor_dagster.cli.output import DONE, FAILED, Output, styled
+from flor_dagster.store.models import once
 
 if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
@@ -71,7 +72,7 @@ def verify_command(
     for one in found:
         style = "green" if one.good else "red"
         how = one.fidelity or "failed"
-        output.text(styled(f"{one.run.key}  ", (how, style), f"  {one.sentence.removeprefix(f'{how}: ')}"))
+        output.text(styled(f"{one.run.key}  ", (how, style), f"  {once(how, one.sentence)}"))
         for warning in one.warnings:
             output.text(f"  {warning}")
     for one in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +65,7 @@ def view_command(
         *names, runs=wanted, fidelity=fidelity or "default", provenance=True, ranks=_ranks(ranks)
     )
     columns = [name for name in frame.columns if provenance or not _is_provenance(name, frame, fidelity)]
+    values = [name for name in frame.columns if not _is_provenance(name, frame, None)]
     limit = limit if limit is not None else 0 if output.as_json else VIEW_ROWS
     rows = frame_rows(frame.head(limit) if limit else frame, columns)
     empty = [
@@ -80,15 +82,14 @@ def view_command(
             "rows": rows,
             "row_count": len(frame),
             "empty": empty,
+            "partly": _partly(frame, values),
             "places": places,
             "definitions": frame.attrs.get("definitions", {}),
             "several": frame.attrs.get("several", {}),
         }
     )
-    table = make_table(*columns, right={name for name in columns if frame[name].dtype.kind in "iuf"})
-    for row in rows:
-        table.add_row(*(cell_text(value) for value in row.values()))
-    output.text(table)
+    if not output.as_json:
+        _show(output, frame.head(limit) if limit else frame, values, marked=provenance or fidelity == "any")
     if len(rows) < len(frame):
         output.text(f"{len(frame) - len(rows)} more rows; --limit 0 prints all.")
     for name, definitions in frame.attrs.get("definitions", {}).items():
@@ -103,11 +104,81 @@ def view_command(
     said = ((f"{place['name']} is empty, {place['reason']}", place["run"]) for place in empty)
     for sentence, without in grouped(said):
         output.text(f"{these(without)}: {sentence}")
+    for name, count in Counter(part["name"] for part in _partly(frame, values)).items():
+        output.text(
+            f"{name} is empty in some rows of {count} training run{'s' * (count != 1)}: `flor why RUN {name} --at LOOP=0` "
+            "says why of each."
+        )
     for sentence, with_it in grouped(
         (f"{place['name']}: {place['reason']}", place["run"]) for place in places
     ):
         output.text(f"{these(with_it)}: {sentence}")
     return DONE
+
+
+def _show(output: Output, frame: pd.DataFrame, columns: Sequence[str], *, marked: bool) -> None:
+    """The table, and below it what the marks behind its values mean."""
+    rows = frame_rows(frame, columns)
+    legend: dict[str, str] = {}
+    marks = {name: _marks(frame, name, legend) for name in columns if marked}
+    numbers = {name for name in columns if frame[name].dtype.kind in "iuf"}
+    table = make_table(*columns, right=numbers, piped_whole=True)
+    for number, row in enumerate(rows):
+        table.add_row(
+            *(
+                cell_text(value) + (marks[name][number] if marked and value is not None else "")
+                for name, value in row.items()
+            )
+        )
+    output.text(table)
+    for words, mark in legend.items():
+        output.text(f"{mark} {words}")
+
+
+def _marks(frame: pd.DataFrame, name: str, legend: dict[str, str]) -> list[str]:
+    """Behind each value of a column, the mark of its origin, fidelity and place; new ones are put in the legend."""
+    kinds = [kind for kind in ("origin", "fidelity", "place") if f"{name}_{kind}" in frame.columns]
+    if not kinds:
+        return [""] * len(frame)
+    told = [
+        column.astype(object).where(column.notna(), None).tolist()
+        for column in (frame[f"{name}_{kind}"] for kind in kinds)
+    ]
+    found: list[str] = []
+    for parts in zip(*told, strict=True):
+        words = _words(dict(zip(kinds, parts, strict=True)))
+        found.append(
+            f" {legend.setdefault(words, f'[{_letters(len(legend))}]')}" if parts[0] is not None else ""
+        )
+    return found
+
+
+def _words(told: dict[str, str | None]) -> str:
+    """`recorded`, or `replayed, exact, place confirmed`."""
+    if told.get("origin") == "recorded":
+        return "recorded"
+    return ", ".join(f"place {said}" if kind == "place" else str(said) for kind, said in told.items())
+
+
+def _letters(number: int) -> str:
+    """As spreadsheets name columns: a, b, …, z, aa, ab."""
+    rest, letter = divmod(number, 26)
+    return (_letters(rest - 1) if rest else "") + chr(ord("a") + letter)
+
+
+def _partly(frame: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs in which a name has a value in some rows and none in others, with the number of those."""
+    found: list[dict[str, Any]] = []
+    for name in names:
+        if f"{name}_origin" not in frame.columns:
+            continue
+        absent = frame[f"{name}_origin"].isna().groupby(frame["run"].astype(object), sort=False)
+        for run, missing, of in zip(
+            absent.sum().index, absent.sum().tolist(), absent.size().tolist(), strict=True
+        ):
+            if 0 < missing < of:
+                found.append({"run": run, "name": name, "missing": missing, "rows": of})
+    return found
 
 
 def _ranks(text: str | None) -> Sequence[int] | Literal["all"] | None:

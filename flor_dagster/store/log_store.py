@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, checking, decisions, rows, statements, unsettled
+from flor_dagster.store import archive, checking, copying, decisions, rows, statements, unsettled
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
 from flor_dagster.store.deciding import Decider
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         StatementRow,
         VersionRow,
     )
+    from flor_dagster.store.why import Why
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +56,10 @@ class LogStore:
         problems: run folder → sentence, of the folders that the last `ingest_all` could not read.
     """
 
-    def __init__(self, database: Database, home: Path | None = None) -> None:
+    def __init__(self, database: Database, home: Path | None = None, ledger_file: Path | None = None) -> None:
         self._database = database
         self._home = home
-        ledger = None if home is None else Ledger(ledger_path(database, home))
+        ledger = None if home is None else Ledger(ledger_file or ledger_path(database, home))
         self._decider = Decider(database, ledger, home)
         self._decider.catch_up()
         self._decider.merge_duplicates()
@@ -78,6 +79,25 @@ class LogStore:
         database = Database(url)
         try:
             return cls(database, home)
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def open_copy(cls, home: Path, folder: Path) -> LogStore:
+        """Open a copy of a home's store, where the home can only be read; what is taken in goes to the copy.
+
+        Args:
+            home: the project's `.flor/`.
+            folder: an empty folder for the copy.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        copying.copy_store(home, folder)
+        database = Database(folder / copying.DATABASE)
+        try:
+            return cls(database, home, folder / copying.LEDGER)
         except BaseException:
             database.close()
             raise
@@ -641,6 +661,7 @@ class LogStore:
                 fidelity=fidelity,
                 provenance=provenance,
                 rank=number,
+                ranks=ranks is not None,
             )
 
         if ranks is None:
@@ -706,6 +727,25 @@ class LogStore:
             return reasons_for(connection, [(rows.run_number(connection, run.id), run, column)])[
                 run.key, name
             ]
+
+    def why(self, run_id: str, name: str, at: Mapping[str, Any] | None = None, *, rank: int = 0) -> Why:
+        """Why a place of the log view shows no value, or what it shows.
+
+        Args:
+            run_id: the training run: its key, its id, or a beginning of either.
+            name: as in `dataframe`.
+            at: loop → iteration, by index (`{"epoch": 3}`) or by value (`{"epoch_value": "b"}`); None means the whole run.
+            rank: whose records.
+
+        Raises:
+            UnknownNameError: when the run, the name, the loop or the iteration is not known.
+        """
+        from flor_dagster.store.why import why
+
+        with self._database.read() as connection:
+            run = rows.find_run(connection, run_id)
+            number = rows.run_number(connection, run.id)
+        return why(self._database, number, run, name, at or {}, rank)
 
     def _picked(self, asked: Sequence[str] | None) -> list[RunRow]:
         if asked is None:

@@ -63,6 +63,11 @@ def _make_views_anew(connection: Connection) -> None:
         connection.exec_driver_sql(view)
 
 
+def _index_loops(connection: Connection) -> None:
+    """Schema 9: whether any loop has a name is looked up for every frame."""
+    connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS loops_by_name ON loops (name)")
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
 MIGRATIONS: tuple[Migration, ...] = (
     _keep_output,
@@ -72,6 +77,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _note_news,
     _keep_verdicts,
     _make_views_anew,
+    _index_loops,
 )
 
 NEWEST = len(MIGRATIONS) + 1

@@ -23,8 +23,7 @@ def of_ranks(frames: Mapping[int, pd.DataFrame], order: Sequence[str]) -> pd.Dat
 
     for number, frame in frames.items():
         at = 1 + ("run" in frame.columns and list(frame.columns).index("run"))
-        title = "rank" if "rank" not in frame.columns else "rank_number"
-        frame.insert(at, title, pd.Series(number, index=frame.index, dtype="Int64"))
+        frame.insert(at, "rank", pd.Series(number, index=frame.index, dtype="Int64"))
     filled = [frame for frame in frames.values() if len(frame)] or list(frames.values())[:1]
     # A column that one rank lacks keeps its type: what is absent stays absent.
     joined = pd.concat(filled, ignore_index=True) if len(filled) > 1 else filled[0]

@@ -156,6 +156,7 @@ loops = Table(
     Column("how", Text, nullable=False),
     Column("iterations", BigInteger, nullable=False),
     Column("ended", BigInteger),
+    Index("loops_by_name", "name"),
     sqlite_with_rowid=False,
 )
 

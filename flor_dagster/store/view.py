@@ -18,7 +18,17 @@ from flor_dagster.store.database import Database, slices
 from flor_dagster.store.packing import BOOL, FLOAT, INT, TEXT, label
 from flor_dagster.store.pivot import Wide, widen
 from flor_dagster.store.reasons import reasons_for
-from flor_dagster.store.schema import args, call_sites, cells, journals, names, replays, runs, statements
+from flor_dagster.store.schema import (
+    args,
+    call_sites,
+    cells,
+    journals,
+    loops,
+    names,
+    replays,
+    runs,
+    statements,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -137,33 +147,79 @@ def log_view(
     fidelity: Fidelities,
     provenance: bool,
     rank: int,
+    ranks: bool = False,
 ) -> pd.DataFrame:
-    """The wide frame of the asked names over the picked runs. See `LogStore.dataframe`."""
+    """The wide frame of the asked names over the picked runs, of one rank, or as a part of several ranks' frame.
+
+    See `LogStore.dataframe`.
+    """
     with database.read() as connection:
         columns = [resolve(connection, name) for name in dict.fromkeys(asked or known_names(connection))]
         numbers = _run_numbers(connection, picked, all_runs)
-        sources = _journals(connection, numbers, all_runs, rank)
-        parts, shown, places = _parts(connection, columns, numbers, sources, all_runs, fidelity)
-        with_args = any(column.is_arg for column in columns)
-        wanted = list(numbers) if with_args else [run for run in numbers if run in parts]
-        layouts = read_layouts(connection, wanted, rank)
+        read = read_columns(connection, columns, numbers, all_runs=all_runs, fidelity=fidelity, rank=rank)
         logged = [column.label for column in columns if not column.is_arg]
+        # A run has rows where it has values; only where nothing logged is asked, its arguments make one.
+        wanted = (
+            [run for run in numbers if run in read.by_run] if logged else _with_arguments(columns, numbers)
+        )
+        layouts = read_layouts(connection, wanted, rank)
         wides: list[tuple[RunRow, Wide, dict[str, list[Part]]]] = []
         for run in wanted:
-            mine = parts.get(run, {})
-            wide = widen(layouts[run], {name: mine.get(name, []) for name in logged}, always=with_args)
+            mine = read.by_run.get(run, {})
+            wide = widen(layouts[run], {name: mine.get(name, []) for name in logged}, always=not logged)
             if wide.rows:
                 wides.append((numbers[run], wide, mine))
+        ours = {"run", "rank"} if ranks else {"run"}
+        titles = _titles(connection, columns, ours)
         empty = reasons_for(connection, _gaps(columns, numbers, wides))
         mixed = _mixed(connection, wides)
-    frame = _frame(columns, wides, shown, places, provenance or fidelity == "any", provenance)
+    frame = _frame(columns, titles, ours, wides, read, provenance or fidelity == "any", provenance)
     frame.attrs["empty"] = empty
-    frame.attrs["places"] = _doubted(wides, places)
+    frame.attrs["places"] = _doubted(wides, read.places)
     frame.attrs["definitions"] = mixed
     frame.attrs["several"] = {
         name: count for name in logged if (count := sum(wide.several.get(name, 0) for _, wide, _ in wides))
     }
     return frame
+
+
+def _with_arguments(columns: Sequence[Column], numbers: dict[int, RunRow]) -> list[int]:
+    return [number for number, run in numbers.items() if any(column.name in run.args for column in columns)]
+
+
+def _titles(connection: Connection, columns: Sequence[Column], taken: set[str]) -> dict[str, str]:
+    """Column → what it is called in the frame: by what the store holds, never by what else is asked.
+
+    A loop's columns keep their names; what is called like one of them is `<name>_logged`, an argument `args.<name>`. So is what is
+    called like another name's provenance.
+
+    Args:
+        connection: a reading transaction.
+        columns: the asked ones.
+        taken: what the frame calls columns of its own.
+    """
+    labels = [column.label for column in columns]
+    stems = {label: _stem(label, ("_execution", "_value")) for label in labels}
+    ours = {label: _stem(label, ("_origin", "_fidelity", "_place")) for label in labels}
+    found = {*labels, *stems.values()}
+    of_loops: set[str] = set()
+    known: set[str] = set()
+    for some in slices(sorted(found)):
+        query = select(loops.c.name).where(loops.c.name.in_(some)).distinct()
+        of_loops.update(connection.execute(query).scalars())
+    for some in slices(sorted({stem for stem in ours.values() if stem})):
+        known.update(connection.execute(select(names.c.name).where(names.c.name.in_(some))).scalars())
+    titles: dict[str, str] = {}
+    for column in columns:
+        label = column.label
+        clashes = label in taken or label in of_loops or stems[label] in of_loops or ours[label] in known
+        titles[label] = label if not clashes else f"args.{label}" if column.is_arg else f"{label}_logged"
+    return titles
+
+
+def _stem(label: str, endings: Iterable[str]) -> str:
+    """A label without one of these endings; empty where it has none."""
+    return next((label.removesuffix(ending) for ending in endings if label.endswith(ending)), "")
 
 
 def _run_numbers(connection: Connection, picked: Sequence[RunRow], all_runs: bool) -> dict[int, RunRow]:
@@ -200,15 +256,41 @@ def _journals(
     return found
 
 
-def _parts(
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The values of columns.
+
+    Attributes:
+        by_run: run → column → its parts, replayed ones first, since what was recorded wins.
+        shown: (journal, column) → fidelity.
+        places: (journal, column) → place.
+    """
+
+    by_run: dict[int, dict[str, list[Part]]]
+    shown: dict[tuple[int, str], str]
+    places: dict[tuple[int, str], str]
+
+
+def read_columns(
     connection: Connection,
     columns: Sequence[Column],
     numbers: dict[int, RunRow],
-    sources: dict[int, _Journal],
+    *,
     all_runs: bool,
     fidelity: Fidelities,
-) -> tuple[dict[int, dict[str, list[Part]]], dict[tuple[int, str], str], dict[tuple[int, str], str]]:
-    """Run → column → its parts, replayed ones first, since what was recorded wins; (journal, column) → fidelity, and place."""
+    rank: int,
+) -> Read:
+    """The values of columns in training runs.
+
+    Args:
+        connection: a reading transaction.
+        columns: which.
+        numbers: the runs by their numbers in the store.
+        all_runs: whether these are all there are.
+        fidelity: which values count.
+        rank: whose records.
+    """
+    sources = _journals(connection, numbers, all_runs, rank)
     owner: dict[int, list[Column]] = {}
     for column in columns:
         for site in (*column.sites, *column.others):
@@ -241,7 +323,7 @@ def _parts(
             mine = found.setdefault(source.run, {}).setdefault(column.label, [])
             # Where two definitions have a value in one context, the newest one's is shown.
             mine.insert(0 if other else len(mine), part)
-    return found, shown, places
+    return Read(found, shown, places)
 
 
 def _cell_fidelities(
@@ -338,9 +420,10 @@ def _gaps(
 
 def _frame(
     columns: Sequence[Column],
+    titles: dict[str, str],
+    ours: set[str],
     wides: Sequence[tuple[RunRow, Wide, dict[str, list[Part]]]],
-    shown: dict[tuple[int, str], str],
-    places: dict[tuple[int, str], str],
+    read: Read,
     with_fidelity: bool,
     with_origin: bool,
 ) -> pd.DataFrame:
@@ -350,20 +433,22 @@ def _frame(
     keys = np.repeat(np.array([run.key for run, _, _ in wides], dtype=object), counts)
     data: dict[str, Any] = {"run": pd.array(keys, dtype="str")}
     for name in _loop_names(wides):
-        data.update(_loop_data(name, wides))
+        data.update(_loop_data(name, f"{name}_loop" if name in ours else name, wides))
     for column in columns:
-        title = f"{column.label}_logged" if column.label in data else column.label
+        title = titles[column.label]
+        while title in data:  # whatever it is called: nothing is put in place of another column
+            title += "_logged"
         if column.is_arg:
             values = [run.args.get(column.name) for run, _, _ in wides]
             data[title] = _arg_array(values, counts)
             continue
         data[title] = _value_array(column.label, wides)
         if with_origin:
-            data[f"{title}_origin"] = _told(column.label, wides, shown, _ORIGINS)
+            data[f"{title}_origin"] = _told(column.label, wides, read.shown, _ORIGINS)
         if with_fidelity:
-            data[f"{title}_fidelity"] = _told(column.label, wides, shown, {})
+            data[f"{title}_fidelity"] = _told(column.label, wides, read.shown, {})
         if with_origin:
-            data[f"{title}_place"] = _told(column.label, wides, places, {})
+            data[f"{title}_place"] = _told(column.label, wides, read.places, {})
     return pd.DataFrame(data, copy=False)
 
 
@@ -381,10 +466,9 @@ def _loop_names(wides: Iterable[tuple[RunRow, Wide, Any]]) -> list[str]:
     return order
 
 
-def _loop_data(name: str, wides: Sequence[tuple[RunRow, Wide, Any]]) -> dict[str, Any]:
+def _loop_data(name: str, title: str, wides: Sequence[tuple[RunRow, Wide, Any]]) -> dict[str, Any]:
     import pandas as pd
 
-    title = f"{name}_loop" if name == "run" else name
     got = [(wide.rows, wide.loops.get(name)) for _, wide, _ in wides]
     absent = ~np.concatenate([c.present if c is not None else np.zeros(n, dtype=bool) for n, c in got])
     index = np.concatenate([c.index if c is not None else np.zeros(n, dtype=np.int64) for n, c in got])

@@ -1,0 +1,133 @@
+"""`flor view` and its relatives: readable, whole, wherever the project lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from flor_dagster.cli import cli
+from tests.recording.disk_lab import namespaces
+from tests.replay.conftest import PACKAGE, Lab, lab
+
+__all__ = ["lab"]
+
+SCRIPT = """\
+import numpy as np
+import flor_dagster as flor
+lr = flor.arg("lr", 1.0)
+for epoch in flor.loop("epoch", range(3)):
+    flor.log("loss", lr / (epoch + 1))
+    flor.log("shape", np.array([epoch, 2], dtype=np.int8))
+    {more}
+"""
+
+
+@pytest.fixture
+def trained(lab: Lab) -> Lab:
+    lab.commit({"train.py": SCRIPT.format(more="")})
+    lab.train(lr=1.0)
+    lab.train(lr=2.0)
+    return lab
+
+
+def run(lab: Lab, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, [*arguments, "--project", str(lab.root)])
+
+
+def read_only(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command where nothing below a folder can be written."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
+    environment |= {"PYTHONPATH": str(PACKAGE)}
+    if namespaces():
+        before = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd "$0" && exec "$@"'
+        command = (*namespaces(), "sh", "-c", before, str(root), *command)
+    elif os.geteuid() == 0:
+        pytest.skip(
+            "root writes where it may not, and this kernel lets it mount nothing: no disk is read-only"
+        )
+    else:
+        subprocess.run(["chmod", "-R", "a-w", str(root)], check=True)
+    try:
+        return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", str(root)], check=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_project_that_can_only_be_read_is_viewed_and_left_as_it_is(trained: Lab) -> None:
+    """With a run that its store has, and one that it does not have yet."""
+    with trained.open() as workspace:
+        workspace.sync()
+    trained.train(lr=4.0)
+    before = contents(trained.root)
+    flor = (sys.executable, "-m", "flor_dagster.cli")
+    viewed = read_only(trained.root, *flor, "view", "loss", "lr", "--json")
+    assert viewed.returncode == 0, viewed.stderr
+    assert [row["loss"] for row in json.loads(viewed.stdout)["rows"]] == [
+        lr / (epoch + 1) for lr in (1.0, 2.0, 4.0) for epoch in range(3)
+    ]
+    listed = read_only(trained.root, *flor, "runs", "--json")
+    runs = json.loads(listed.stdout)["runs"]
+    assert [one["status"] for one in runs] == ["finished"] * 3
+    why = read_only(trained.root, *flor, "why", runs[2]["key"], "loss", "--at", "epoch=1")
+    assert "loss is there: 2" in why.stdout
+    python = "import flor_dagster as flor; print(len(flor.dataframe('loss')))"
+    framed = read_only(trained.root, sys.executable, "-c", python)
+    assert framed.stdout.strip() == "9", framed.stderr
+    assert contents(trained.root) == before
+
+
+def test_arrays_stay_arrays_in_json(trained: Lab) -> None:
+    rows = json.loads(run(trained, "view", "shape", "--json").stdout)["rows"]
+    assert [row["shape"] for row in rows] == [[0, 2], [1, 2], [2, 2]] * 2
+
+
+def test_where_four_names_come_from_is_readable_in_a_narrow_terminal_and_in_a_pipe(trained: Lab) -> None:
+    names = ("loss", "shape", "gap", "ratio")
+    trained.write(
+        {"train.py": SCRIPT.format(more='flor.log("gap", lr - epoch)\n    flor.log("ratio", lr / 2)')}
+    )
+    assert run(trained, "hindsight", "gap", "ratio").exit_code == 0
+    shown = run(trained, "view", *names, "--provenance")
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+    said = shown.output
+    lines = said.splitlines()
+    assert lines[0].split() == ["run", "epoch", *names]
+    assert lines[2].split()[2:] == ["1", "[a]", "[0", "2]", "[a]", "1", "[b]", "0.5", "[b]"]
+    assert "[a] recorded" in lines
+    assert "[b] replayed, exact, place certain" in lines
+    assert max(map(len, lines)) <= 110
+    document = json.loads(run(trained, "view", *names, "--provenance", "--json").stdout)
+    assert document["rows"][0]["gap_place"] == "certain"
+    long = {f"a_rather_long_name_{number}": number for number in range(12)}
+    more = "\n    ".join(f'flor.log("{name}", {number})' for name, number in long.items())
+    trained.commit({"train.py": SCRIPT.format(more=more)})
+    trained.train()
+    piped = run(trained, "view", *long, "--latest", "1").output.splitlines()
+    assert piped[0].split() == ["run", "epoch", *long]
+    assert piped[2].split()[1:] == ["0", *map(str, long.values())]
+
+
+def test_a_partly_filled_column_says_where_its_reasons_are(lab: Lab) -> None:
+    script = SCRIPT.format(more='flor.log("even", epoch) if epoch % 2 == 0 else None')
+    lab.commit({"train.py": script})
+    lab.train()
+    shown = run(lab, "view", "loss", "even")
+    assert (
+        "even is empty in some rows of 1 training run: `flor why RUN even --at LOOP=0` says why"
+        in shown.output
+    )
+    (partly,) = json.loads(run(lab, "view", "loss", "even", "--json").stdout)["partly"]
+    assert (partly["name"], partly["missing"], partly["rows"]) == ("even", 1, 3)
+    why = run(lab, "why", partly["run"], "even", "--at", "epoch=1").output
+    assert "even is empty: not reached at epoch=1; this run has 2 values of it in other places" in why
+    assert run(lab, "why", partly["run"], "even", "--at", "epoch=9").exit_code == 2
