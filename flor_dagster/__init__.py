@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from flor_dagster.recording.loading import load
     from flor_dagster.replay.asking import hindsight, plan
-    from flor_dagster.replay.reading import artifact, dataframe
+    from flor_dagster.replay.reading import artifact, dataframe, latest, runs
     from flor_dagster.replay.workspace import Workspace
 
 __all__ = [
@@ -67,11 +67,13 @@ __all__ = [
     "flor_asset",
     "hindsight",
     "iteration",
+    "latest",
     "load",
     "log",
     "loop",
     "plan",
     "run",
+    "runs",
     "tags",
 ]
 
@@ -83,6 +85,8 @@ _LAZY = {
     "plan": "flor_dagster.replay.asking",
     "artifact": "flor_dagster.replay.reading",
     "dataframe": "flor_dagster.replay.reading",
+    "latest": "flor_dagster.replay.reading",
+    "runs": "flor_dagster.replay.reading",
     **dict.fromkeys(
         (
             "DagsterFlorTranslator",

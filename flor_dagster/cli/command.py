@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from flor_dagster.replay.outside_git import Records
     from flor_dagster.replay.workspace import Workspace
     from flor_dagster.store.models import RunRow
+
+where_option = click.option(
+    "--where",
+    metavar="CONDITION",
+    help='Only the training runs that fulfil it: "args.lr > 0.01 and last(loss) < 2". Also first, min, max, mean and count of a '
+    "name, tags.NAME, run.status, run.started < '2026-03-01', in (…), is null; and, or, not.",
+)
+"""What every command calls a condition on training runs."""
 
 P = ParamSpec("P")
 W = TypeVar("W")
@@ -82,22 +90,13 @@ def _command(
     return command
 
 
-def chosen_runs(
-    workspace: Workspace | Records, keys: Sequence[str], latest: int | None
-) -> tuple[RunRow, ...]:
-    """The training runs that the options name; all of them without options.
+def chosen_runs(workspace: Workspace | Records, where: str | None, latest: int | None) -> tuple[RunRow, ...]:
+    """The last so many of the training runs that fulfil a condition, oldest first; all of them for None.
 
     Raises:
-        NoRunsError: when there is none in the project.
+        ConditionError: it can't be asked of training runs.
     """
-    workspace.require_runs()
     runs = workspace.runs()
-    if keys:
-        named = {workspace.store.run(key).id for key in keys}
-        runs = tuple(run for run in runs if run.id in named)
-    return latest_runs(runs, latest)
-
-
-def latest_runs(runs: Sequence[RunRow], latest: int | None) -> tuple[RunRow, ...]:
-    """The last so many of the training runs, oldest first; all of them for None."""
-    return tuple(runs if latest is None else runs[-latest:])
+    if where:
+        runs = tuple(workspace.store.runs_where(where, runs))
+    return runs if latest is None else runs[-latest:]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flor_dagster.cli.command import project_command
+from flor_dagster.cli.command import project_command, where_option
 from flor_dagster.cli.interpreting import (
     environment_option,
     one_interpreter,
@@ -77,12 +77,7 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
 @click.option(
     "--runs", "keys", multiple=True, metavar="RUN", help="Ask this training run (key or its start)."
 )
-@click.option(
-    "--where",
-    metavar="CONDITION",
-    help="Ask the training runs that fulfil it: 'args.lr > 0.01 and last(loss) < 2'. Also tags.NAME, first, min, max, mean, "
-    "count, key, status, entrypoint, origin, commit, started, ended, seconds.",
-)
+@where_option
 @click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Ask the latest N training runs.")
 @click.option(
     "--iterations",

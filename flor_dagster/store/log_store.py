@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from flor_dagster.store.columns import Fidelities
     from flor_dagster.store.models import (
         CellRow,
         LoopRow,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         StatementRow,
         VersionRow,
     )
+    from flor_dagster.store.pivot import Keep
     from flor_dagster.store.why import Why
 
 _log = logging.getLogger(__name__)
@@ -605,16 +607,28 @@ class LogStore:
 
     def names(self) -> list[str]:
         """Every name that was logged, asked for or given as an argument."""
-        from flor_dagster.store.view import known_names
+        from flor_dagster.store.columns import known_names
 
         with self._database.read() as connection:
             return known_names(connection)
 
+    def has_loop(self, name: str) -> bool:
+        """Whether any training run has a loop of that name."""
+        from flor_dagster.store.columns import is_loop
+
+        with self._database.read() as connection:
+            return is_loop(connection, name)
+
     def dataframe(
         self,
         *names: str,
+        where: str | None = None,
         runs: Sequence[str] | None = None,
-        fidelity: Literal["default", "exact", "any"] = "default",
+        latest: int | None = None,
+        at: str | None = None,
+        fill: bool = False,
+        keep: Keep = "last",
+        fidelity: Fidelities = "default",
         provenance: bool = False,
         rank: int = 0,
         ranks: Sequence[int] | Literal["all"] | None = None,
@@ -629,12 +643,21 @@ class LogStore:
         Values of an outer level are repeated in the rows within it. Of several values of a name in one context the last
         one is shown, and `attrs["several"]` says by name how many stand behind it; one of an outer level that inner ones of its name hide
         has a row of its own. `attrs["empty"]` says, by (run, name), why a column is empty all over a run; `attrs["places"]` by
-        (run, name) what else than `certain` is to be said of the place that replayed values come from.
+        (run, name) what else than `certain` is to be said of the place that replayed values come from. What is called like a
+        loop is `<name>_logged`, an argument of such a name `args.<name>`, whatever else is asked.
 
         Args:
             names: `loss` is every recorded value of the name and the newest definition's replayed ones, `loss:1` the first definition alone,
-                `arg:lr` an argument (`lr` too, where nothing of that name was logged). None given: all names.
+                `args.lr` an argument (`lr` too, where nothing of that name was logged), `run.status` a field of the run. `val_*`,
+                `args.*` and `run.*` are all names that are like it. None given: all names and arguments.
+            where: a condition on rows and runs; see `conditions`. The names that it reads take part in the rows.
             runs: keys, ids or unique beginnings; None takes all.
+            latest: only so many of the youngest runs that fulfil what the condition says of runs.
+            at: the loop whose iterations are the rows, `run` for a row of each run: what is logged within an iteration counts as logged
+                at it. What lies elsewhere is left out, and counted by name in `attrs["elsewhere"]`.
+            fill: an empty place shows what the nearest row before it in its run has (its origin is `filled`).
+            keep: of several values of a name in one place the `last`, the `first`, or `all`, in a row each with its number in `ordinal`.
+                Of several definitions there the newest one's counts.
             fidelity: `default` leaves out what has diverged; `exact` all that is neither recorded nor exact; `any`
                 leaves out nothing and adds a `<name>_fidelity` column.
             provenance: add `<name>_origin`, `<name>_fidelity` (of the replay) and `<name>_place` (of the statement in
@@ -643,35 +666,32 @@ class LogStore:
             ranks: several ranks, or `all`: rows of each, told apart by a column `rank`.
 
         Raises:
-            UnknownNameError: when a name or a run is not known.
+            UnknownNameError: when a name, a run or a loop is not known.
+            ConditionError: when the condition can't be read, or does not fit; the message points at the character.
         """
         from flor_dagster.store.ranks import of_ranks
-        from flor_dagster.store.view import log_view
+        from flor_dagster.store.view import Request, log_view
 
-        if fidelity not in ("default", "exact", "any"):
-            raise QueryError(f"fidelity={fidelity!r} is unknown; give 'default', 'exact' or 'any'.")
+        for option, value, allowed in (
+            ("fidelity", fidelity, ("default", "exact", "any")),
+            ("keep", keep, ("last", "first", "all")),
+        ):
+            if value not in allowed:
+                raise QueryError(f"{option}={value!r} is unknown; give {', '.join(map(repr, allowed))}.")
+        if latest is not None and latest < 1:
+            raise QueryError(f"latest={latest} is below one.")
         picked = self._picked(runs)
-
-        def view_of(number: int) -> pd.DataFrame:
-            return log_view(
-                self._database,
-                names,
-                picked,
-                all_runs=runs is None,
-                fidelity=fidelity,
-                provenance=provenance,
-                rank=number,
-                ranks=ranks is not None,
-            )
-
+        request = Request(names, where, latest, at, fill, keep, fidelity, provenance, rank, ranks is not None)
         if ranks is None:
-            return view_of(rank)
+            return log_view(self._database, request, picked, all_runs=runs is None)
         if ranks == "all":
             with self._database.read() as connection:
                 ranks = rows.ranks(connection)
-        return of_ranks(
-            {number: view_of(number) for number in sorted(set(ranks))}, [run.key for run in picked]
-        )
+        frames = {
+            number: log_view(self._database, replace(request, rank=number), picked, all_runs=runs is None)
+            for number in sorted(set(ranks))
+        }
+        return of_ranks(frames, [run.key for run in picked])
 
     def view(
         self,
@@ -682,11 +702,11 @@ class LogStore:
         *,
         runs: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """The log view, narrowed.
+        """The log view, sorted and cut.
 
         Args:
-            columns: names to show; none given shows all.
-            where: a condition over the columns, like `epoch >= 3 and loss < 0.5`.
+            columns: names to show, as in `dataframe`; none given shows all.
+            where: as in `dataframe`.
             order_by: a column or several; a `-` in front sorts downwards.
             limit: at most so many rows.
             runs: as in `dataframe`.
@@ -698,6 +718,21 @@ class LogStore:
         from flor_dagster.store.narrowing import narrowed
 
         return narrowed(self, columns, where, order_by, limit, runs)
+
+    def runs_where(self, where: str, among: Sequence[RunRow]) -> list[RunRow]:
+        """The training runs that fulfil a condition, in their order; see `conditions`.
+
+        Raises:
+            ConditionError: when it can't be asked of training runs; the message points at the character.
+        """
+        from flor_dagster.store.columns import run_numbers
+        from flor_dagster.store.conditions import read_condition
+        from flor_dagster.store.run_values import runs_that_fulfil
+
+        condition = read_condition(where)
+        with self._database.read() as connection:
+            numbers = run_numbers(connection, among, all_runs=False)
+            return list(runs_that_fulfil(connection, condition, numbers, 0).values())
 
     def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
         """The result of one reading SQL statement over the store's tables.
@@ -718,8 +753,8 @@ class LogStore:
         Raises:
             UnknownNameError: when the run or the name is not known.
         """
+        from flor_dagster.store.columns import resolve
         from flor_dagster.store.reasons import reasons_for
-        from flor_dagster.store.view import resolve
 
         with self._database.read() as connection:
             run = rows.find_run(connection, run_id)

@@ -12,19 +12,20 @@ from sqlalchemy import Connection, select
 from flor_dagster.errors import UnknownNameError
 from flor_dagster.recording.values import decode
 from flor_dagster.store.chunks import read_layouts
+from flor_dagster.store.columns import read_columns, resolve
 from flor_dagster.store.packing import BOOL, ERROR, NULL
 from flor_dagster.store.pivot import Tree
 from flor_dagster.store.reasons import covers, error_words, facts_for, reason
+from flor_dagster.store.run_values import run_field
 from flor_dagster.store.schema import journals, loops, records
-from flor_dagster.store.view import read_columns, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flor_dagster.store.columns import Column
     from flor_dagster.store.database import Database
     from flor_dagster.store.models import RunRow
     from flor_dagster.store.pivot import Mask
-    from flor_dagster.store.view import Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,15 @@ def why(database: Database, number: int, run: RunRow, name: str, at: Mapping[str
     """See `LogStore.why`."""
     with database.read() as connection:
         column = resolve(connection, name)
-        if column.is_arg:
-            given = column.name in run.args
-            said = "" if given else f"the training run has no argument {column.name!r}"
-            return Why(run.key, name, dict(at), int(given), run.args.get(column.name), said)
+        if not column.is_logged:
+            value = run.args.get(column.name) if column.source == "args" else run_field(run, column.name)
+            there = value is not None or column.name in run.args
+            said = (
+                ""
+                if there
+                else f"the training run has no {'argument ' if column.source == 'args' else ''}{column.name!r}"
+            )
+            return Why(run.key, name, dict(at), int(there), value, said)
         place = _Place(connection, number, run, rank, at)
         shown = _shown(connection, column, number, run, rank)
         here = place.shown(shown)

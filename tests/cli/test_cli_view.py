@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+import flor_dagster as flor
 from flor_dagster.cli import cli
 from tests.recording.disk_lab import namespaces
 from tests.replay.conftest import PACKAGE, Lab, lab
@@ -131,3 +134,56 @@ def test_a_partly_filled_column_says_where_its_reasons_are(lab: Lab) -> None:
     why = run(lab, "why", partly["run"], "even", "--at", "epoch=1").output
     assert "even is empty: not reached at epoch=1; this run has 2 values of it in other places" in why
     assert run(lab, "why", partly["run"], "even", "--at", "epoch=9").exit_code == 2
+
+
+def test_a_view_is_narrowed_and_written_as_a_person_asks(trained: Lab, tmp_path: Path) -> None:
+    view = ("view", "loss", "args.lr")
+    chosen = run(trained, *view, "--where", "loss < 0.9 and args.lr > 1", "--format", "csv")
+    assert chosen.exit_code == 0, chosen.output
+    header, *lines = chosen.stdout.splitlines()
+    assert header == "run,epoch,loss,args.lr"
+    assert [line.split(",")[1:] for line in lines] == [["2", str(2 / 3), "2.0"]]
+    document = json.loads(run(trained, *view, "--at", "run", "--latest", "1", "--format", "json").stdout)
+    assert [(row["loss"], row["args.lr"]) for row in document["rows"]] == [(2 / 3, 2.0)]
+    first = json.loads(run(trained, *view, "--at", "run", "--keep", "first", "--json").stdout)
+    assert [row["loss"] for row in first["rows"]] == [1.0, 2.0]
+    every = json.loads(run(trained, *view, "--at", "run", "--keep", "all", "--json").stdout)
+    assert [row["ordinal"] for row in every["rows"]] == [0, 1, 2, 0, 1, 2]
+    file = tmp_path / "view.csv"
+    assert run(trained, *view, "--format", "csv", "--output", str(file)).exit_code == 0
+    assert len(file.read_text().splitlines()) == 7
+    wrong = run(trained, *view, "--where", "loss < ")
+    assert wrong.exit_code == 1
+    assert wrong.output.splitlines()[-1].index("^") == 4 + len("loss < ")
+    unknown = run(trained, *view, "--where", "lss < 1")
+    assert (unknown.exit_code, "'loss'" in unknown.output) == (2, True)
+    assert run(trained, *view, "--format", "table", "--output", "x").exit_code == 2
+    parquet = tmp_path / "view.parquet"
+    asked = run(trained, *view, "--format", "parquet", "--output", str(parquet))
+    if find_spec("pyarrow") is None:
+        assert asked.exit_code == 1
+        assert "pip install pyarrow" in asked.output
+        assert not parquet.exists()
+    else:
+        assert (
+            pd.read_parquet(parquet)["loss"].tolist()
+            == flor.dataframe("loss", project=trained.root)["loss"].tolist()
+        )
+    assert run(trained, *view, "--format", "parquet").exit_code == 2
+
+
+def test_runs_are_chosen_by_the_same_conditions_from_python_and_the_command_line(trained: Lab) -> None:
+    listed = json.loads(run(trained, "runs", "--where", "args.lr > 1 and last(loss) < 0.7", "--json").stdout)[
+        "runs"
+    ]
+    assert [one["args"]["lr"] for one in listed] == [2.0]
+    frame = flor.runs(where="args.lr > 1 and last(loss) < 0.7", project=trained.root)
+    assert frame["run"].tolist() == [one["key"] for one in listed]
+    assert {"status", "version", "started", "seconds", "args.lr"} <= set(frame.columns)
+    assert len(flor.runs(project=trained.root)) == 2
+    assert flor.latest("loss", "args.lr", at="run", project=trained.root)["args.lr"].tolist() == [2.0]
+    assert "No training run fulfils" in run(trained, "runs", "--where", "args.lr > 9").output
+    for where in ("lr > 1", "loss < 1"):
+        assert run(trained, "runs", "--where", where).exit_code == 1
+        with pytest.raises(flor.FlorError):
+            flor.runs(where=where, project=trained.root)

@@ -65,7 +65,7 @@ def test_a_name_that_was_logged_only_as_none_says_so(lab: Lab) -> None:
     statement = lab.store.add_statement("none", "a", file="train.py", identity="i1")
     lab.store.link_call_site(COMMIT, "train.py", 1, "none", statement.id)
     frame = lab.store.dataframe("loss", "none")
-    assert frame.attrs["empty"] == {(run.key, "none"): "logged as None"}
+    assert frame.attrs["empty"] == {run.key: {"none": "logged as None"}}
     assert lab.store.why(run.key, "none", {"epoch": 1}).reason == "logged as None at epoch=1"
 
 
@@ -85,8 +85,8 @@ def test_a_statement_that_the_run_did_not_come_to_is_not_waiting_for_a_replay(la
     other.end()
     older = lab.ingest(other)
     said = store.dataframe("loss", "extra").attrs["empty"]
-    assert said[run.key, "extra"].startswith("never reached")
-    assert said[older.key, "extra"] == "still open: not replayed yet"
+    assert said[run.key]["extra"].startswith("never reached")
+    assert said[older.key]["extra"] == "still open: not replayed yet"
 
 
 def partly_replayed(lab: Lab) -> Any:

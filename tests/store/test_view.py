@@ -245,7 +245,7 @@ def test_what_diverged_is_not_in_the_default_view_and_says_so(lab: Lab) -> None:
     run, _ = _replayed(lab, "diverged")
     frame = lab.store.dataframe("loss", "norm")
     assert frame["norm"].isna().all()
-    assert frame.attrs["empty"][run.key, "norm"].startswith("diverged")
+    assert frame.attrs["empty"][run.key]["norm"].startswith("diverged")
     shown = lab.store.dataframe("loss", "norm", fidelity="any")
     assert shown["norm"].notna().sum() == 4
     assert set(shown["norm_fidelity"].dropna()) == {"diverged"}
