@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from flor_dagster.recording.loading import load
     from flor_dagster.replay.asking import hindsight, plan
-    from flor_dagster.replay.reading import artifact, dataframe, latest, runs
+    from flor_dagster.replay.reading import artifact, dataframe, latest, query, runs
     from flor_dagster.replay.workspace import Workspace
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "log",
     "loop",
     "plan",
+    "query",
     "run",
     "runs",
     "tags",
@@ -86,6 +87,7 @@ _LAZY = {
     "artifact": "flor_dagster.replay.reading",
     "dataframe": "flor_dagster.replay.reading",
     "latest": "flor_dagster.replay.reading",
+    "query": "flor_dagster.replay.reading",
     "runs": "flor_dagster.replay.reading",
     **dict.fromkeys(
         (

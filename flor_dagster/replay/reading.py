@@ -100,6 +100,32 @@ def latest(
     return dataframe(*names, where=where, latest=1, at=at, project=project)
 
 
+def query(
+    sql: str,
+    /,
+    *,
+    seconds: float | None = None,
+    rows: int | None = None,
+    project: Path | str | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """The result of one reading SQL statement over the documented views: `records`, `runs`, `args`, … (`flor sql` lists them).
+
+    Args:
+        sql: the statement; `:name` stands for a parameter.
+        seconds: how long it may take; None means a minute.
+        rows: how many rows it may give; None means a million.
+        project: a folder in the project; None takes the working directory.
+        params: the parameters' values.
+
+    Raises:
+        QueryError: it writes, reads something else than the views, is wrong, takes too long, or gives too many rows.
+    """
+    with open_records(project) as workspace:
+        workspace.sync()
+        return workspace.store.query(sql, params, seconds=seconds, rows=rows)
+
+
 def artifact(reference: str | Artifact, *, project: str | Path | None = None) -> Any:
     """A logged figure, image or large value as an object.
 

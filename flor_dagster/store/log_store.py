@@ -27,6 +27,7 @@ from flor_dagster.store.schema import statements as statement_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         VersionRow,
     )
     from flor_dagster.store.pivot import Keep
+    from flor_dagster.store.query import Rows
     from flor_dagster.store.why import Why
 
 _log = logging.getLogger(__name__)
@@ -644,7 +646,7 @@ class LogStore:
         one is shown, and `attrs["several"]` says by name how many stand behind it; one of an outer level that inner ones of its name hide
         has a row of its own. `attrs["empty"]` says, by (run, name), why a column is empty all over a run; `attrs["places"]` by
         (run, name) what else than `certain` is to be said of the place that replayed values come from. What is called like a
-        loop is `<name>_logged`, an argument of such a name `args.<name>`, whatever else is asked.
+        loop is `<name>_logged`, an argument of such a name `args.<name>`, whatever else is asked; `attrs["columns"]` says it of each asked name.
 
         Args:
             names: `loss` is every recorded value of the name and the newest definition's replayed ones, `loss:1` the first definition alone,
@@ -734,18 +736,56 @@ class LogStore:
             numbers = run_numbers(connection, among, all_runs=False)
             return list(runs_that_fulfil(connection, condition, numbers, 0).values())
 
-    def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
-        """The result of one reading SQL statement over the store's tables.
+    def query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        seconds: float | None = None,
+        rows: int | None = None,
+    ) -> pd.DataFrame:
+        """The result of one reading SQL statement over the documented views; see `sql_views`.
 
-        `log_view_long` has a row per record: run, rank, path (JSON), name, value, number, origin, fidelity, place.
-        `log_view_any` is the same with what has diverged.
+        `records` has a row per record: run, rank, path (JSON), loop, iteration, name, statement, value, number, origin, fidelity, place.
+
+        Args:
+            sql: the statement; `:name` stands for a parameter on either database.
+            params: the parameters, by name, or in the database's own way by position.
+            seconds: how long it may take; None means a minute.
+            rows: how many rows it may give; None means a million.
 
         Raises:
-            QueryError: when it writes, is wrong, or takes too long.
+            QueryError: when it writes, reads something else, is wrong, takes too long, or gives too much; on PostgreSQL also where no
+                role for it is set up (`make_reader`).
         """
-        from flor_dagster.store.query import read_only
+        from flor_dagster.store import query
 
-        return read_only(self._database, sql, params)
+        return query.read_only(
+            self._database, sql, params, seconds=seconds or query.MAX_SECONDS, rows=rows or query.MAX_ROWS
+        )
+
+    def stream(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = (), *, seconds: float | None = None
+    ) -> AbstractContextManager[Rows]:
+        """The same, row by row as they are computed; no result is too large. See `query`."""
+        from flor_dagster.store import query
+
+        return query.streamed(self._database, sql, params, seconds=seconds or query.MAX_SECONDS)
+
+    def make_reader(self, password: str | None = None) -> None:
+        """Make the role that people's SQL runs as on PostgreSQL, and the views that it may read; SQLite needs none.
+
+        Args:
+            password: the role's; None where the server asks for none, or for leaving it as it is.
+
+        Raises:
+            StoreError: this store's own role may not make it.
+        """
+        if not self._database.sqlite:
+            from flor_dagster.store.reader_role import make_reader
+
+            with self._database.write() as connection:
+                make_reader(connection, password)
 
     def why_empty(self, run_id: str, name: str) -> str:
         """Why a name has no value in a run, in words.

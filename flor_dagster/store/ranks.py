@@ -32,6 +32,7 @@ def of_ranks(frames: Mapping[int, pd.DataFrame], order: Sequence[str]) -> pd.Dat
     by_run = joined["run"].map(place).to_numpy()
     joined = joined.iloc[np.argsort(by_run, kind="stable")].reset_index(drop=True)[columns]
     attributes = [frame.attrs for frame in frames.values()]
+    joined.attrs["columns"] = {k: v for one in attributes for k, v in one.get("columns", {}).items()}
     joined.attrs["places"] = _together([one.get("places", {}) for one in attributes])
     joined.attrs["definitions"] = {k: v for one in attributes for k, v in one.get("definitions", {}).items()}
     for what in ("several", "elsewhere"):

@@ -125,6 +125,7 @@ def log_view(
             frame.rows = fulfilled(of_rows, source, frame.count)
     shown = {column.label for column in asked}
     found = frame.made(hidden=[title for name, title in frame.titles.items() if name not in shown])
+    found.attrs["columns"] = {column.label: frame.titles[column.label] for column in asked}
     found.attrs["empty"] = _nested(empty)
     found.attrs["places"] = _nested(
         {key: said for key, said in _doubted(wides, read.places).items() if key[1] in shown}

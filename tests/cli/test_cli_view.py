@@ -187,3 +187,26 @@ def test_runs_are_chosen_by_the_same_conditions_from_python_and_the_command_line
         assert run(trained, "runs", "--where", where).exit_code == 1
         with pytest.raises(flor.FlorError):
             flor.runs(where=where, project=trained.root)
+
+
+def test_sql_is_asked_from_the_command_line_and_from_python(trained: Lab) -> None:
+    top = "SELECT run, max(number) AS top FROM records WHERE name = :name GROUP BY run ORDER BY top"
+    table = run(trained, "sql", top, "--param", "name=loss")
+    assert table.exit_code == 0, table.output
+    assert table.output.splitlines()[0].split() == ["run", "top"]
+    document = json.loads(run(trained, "sql", top, "--param", "name=loss", "--json").stdout)
+    assert (document["columns"], [row[1] for row in document["rows"]]) == (["run", "top"], [1.0, 2.0])
+    header, *lines = run(
+        trained, "sql", "SELECT number FROM records WHERE name = 'loss'", "--format", "csv"
+    ).stdout.split()
+    assert (header, len(lines)) == ("number", 6)
+    some = run(trained, "sql", "SELECT * FROM records", "--limit", "2").output
+    assert "These are the first 2 rows; --limit 0 prints all." in some
+    assert flor.query(top, name="loss", project=trained.root)["top"].tolist() == [1.0, 2.0]
+    listed = run(trained, "sql").output
+    assert all(view in listed for view in ("records", "runs", "args"))
+    for wrong in ("DELETE FROM runs", "SELECT * FROM names", "SELECT 1; SELECT 2", "SELECT nothing"):
+        done = run(trained, "sql", wrong)
+        assert (done.exit_code, done.output.startswith("flor: ")) == (1, True), wrong
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    assert "longer than 0.2 s" in run(trained, "sql", endless, "--seconds", "0.2").output

@@ -450,6 +450,7 @@ def test_what_a_column_is_called_and_which_rows_there_are_depend_on_nothing_else
     for name, title in called.items():
         assert title in store.dataframe(name).columns, name
         assert title in store.dataframe(*called).columns, name
+        assert store.dataframe(*called).attrs["columns"][name] == title
     assert store.dataframe("loss", "loss_origin", provenance=True)["loss_origin"].tolist() == ["recorded"] * 2
     both = store.dataframe("rank", ranks="all")
     assert both["rank"].tolist() == [0, 0]
