@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import click
 
 from flor_dagster.cli.output import FAILED, STOPPED, USAGE, Output
-from flor_dagster.errors import FlorError, NoRepositoryError, UnknownNameError
+from flor_dagster.errors import FlorError, NoRepositoryError, NoRunsError, UnknownNameError
 
 if TYPE_CHECKING:
     from flor_dagster.replay.outside_git import Records
@@ -100,3 +100,21 @@ def chosen_runs(workspace: Workspace | Records, where: str | None, latest: int |
     if where:
         runs = tuple(workspace.store.runs_where(where, runs))
     return runs if latest is None else runs[-latest:]
+
+
+def keys_where(
+    workspace: Workspace | Records, keys: Sequence[str], where: str | None
+) -> tuple[str, ...] | None:
+    """The keys of the training runs that are named, and of these the ones that fulfil a condition; None for all there are.
+
+    Raises:
+        NoRunsError: none does.
+    """
+    if not where:
+        return tuple(keys) or None
+    workspace.sync()
+    named = [workspace.store.run(key) for key in keys] or list(workspace.runs())
+    found = tuple(run.key for run in workspace.store.runs_where(where, named))
+    if not found:
+        raise NoRunsError(f"no training run fulfils the condition {where!r}. Nothing was done")
+    return found

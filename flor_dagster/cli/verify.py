@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flor_dagster.cli.command import project_command
+from flor_dagster.cli.command import keys_where, project_command, where_option
 from flor_dagster.cli.interpreting import (
     environment_option,
     one_interpreter,
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@where_option
 @click.option(
     "--audit",
     is_flag=True,
@@ -41,6 +42,7 @@ def verify_command(
     workspace: Workspace,
     output: Output,
     runs: tuple[str, ...],
+    where: str | None,
     audit: bool,
     rtol: tuple[str, ...],
     python: str | None,
@@ -54,6 +56,9 @@ def verify_command(
     """
     from flor_dagster.replay.reproducing import verify_run
 
+    chosen = keys_where(workspace, runs, where)
+    if chosen is None:
+        raise click.UsageError("Name the training runs, or choose some by --where.")
     one_interpreter(python, environment)
     supplied = parse_variables(variables, variable_files)
     found = [
@@ -66,7 +71,7 @@ def verify_command(
             environment=environment,
             variables=supplied,
         )
-        for name in runs
+        for name in chosen
     ]
     output.document({"verifications": found, "complete": all(one.good for one in found)})
     for one in found:

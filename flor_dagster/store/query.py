@@ -208,6 +208,7 @@ def _sqlite(database: Database, sql: str, params: Params, seconds: float) -> Gen
         for limit, value in (
             (sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES),
             (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 200_000),
+            (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000),
             (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
             (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
         ):

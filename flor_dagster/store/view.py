@@ -443,6 +443,9 @@ def _frame(
         if not column.is_logged:
             values = [_of_run(run, column) for run, _, _ in wides]
             data[title] = _arg_array(values, counts)
+            frame.present[title] = np.repeat(
+                np.array([value is not None for value in values], dtype=bool), counts
+            )
             continue
         data[title] = _value_array(column.label, wides)
         frame.present[title] = _present(column.label, wides)

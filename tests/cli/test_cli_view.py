@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import flor_dagster as flor
 from flor_dagster.cli import cli
+from flor_dagster.store.models import RunRow
 from tests.recording.disk_lab import namespaces
 from tests.replay.conftest import PACKAGE, Lab, lab
 
@@ -210,3 +211,27 @@ def test_sql_is_asked_from_the_command_line_and_from_python(trained: Lab) -> Non
         assert (done.exit_code, done.output.startswith("flor: ")) == (1, True), wrong
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     assert "longer than 0.2 s" in run(trained, "sql", endless, "--seconds", "0.2").output
+
+
+def test_every_command_that_chooses_runs_takes_the_condition(trained: Lab) -> None:
+    (key,) = [one.key for one in trained_runs(trained) if one.args["lr"] == 2.0]
+    trained.write({"train.py": SCRIPT.format(more='flor.log("gap", lr - epoch)')})
+    where = ("--where", "args.lr > 1")
+    verified = json.loads(run(trained, "verify", *where, "--json").stdout)
+    assert [one["run"]["key"] for one in verified["verifications"]] == [key]
+    placed = json.loads(run(trained, "propagate", "gap", *where, "--json").stdout)
+    assert [one["runs"] for one in placed["versions"]] == [1]
+    assert run(trained, "gc", "--plan", *where).exit_code == 0
+    planned = json.loads(run(trained, "hindsight", "gap", "--plan", *where, "--json").stdout)
+    assert [part["run"]["key"] for part in planned["plan"]["runs"]] == [key]
+    for command in (["verify"], ["propagate", "gap"], ["gc", "--plan"]):
+        none = run(trained, *command, "--where", "args.lr > 9")
+        assert (none.exit_code, "no training run fulfils" in none.output) == (1, True), command
+        assert run(trained, *command, "--where", "lr >").exit_code == 1
+    assert run(trained, "verify").exit_code == 2
+
+
+def trained_runs(lab: Lab) -> tuple[RunRow, ...]:
+    with lab.open() as workspace:
+        workspace.sync()
+        return workspace.runs()

@@ -332,6 +332,21 @@ def test_a_name_that_nothing_has_is_answered_with_near_ones(sqlite_lab: Lab, tex
         assert isinstance(raised.value, QueryError)
 
 
+def test_an_argument_that_is_nan_is_a_value_and_one_that_is_not_there_is_none(sqlite_lab: Lab) -> None:
+    for value in ({"$": "float", "bits": "7ff8000000000000"}, 0.5, None):
+        journal = sqlite_lab.journal()
+        if value is not None:
+            journal.entry("a", "decay", value, 0.1, "given")
+        journal.log("loss", 1.0)
+        journal.end()
+        sqlite_lab.ingest(journal)
+    keys = [run.key for run in sqlite_lab.store.runs()]
+    for word in ("decay", "args.decay"):
+        for condition, number in {"is nan": 0, "= 0.5": 1, "is null": 2}.items():
+            found = sqlite_lab.store.dataframe("loss", where=f"{word} {condition}")["run"]
+            assert found.tolist() == [keys[number]], (word, condition)
+
+
 def test_the_order_of_logging_decides_what_is_last(lab: Lab) -> None:
     """Of several definitions, and of a value behind a loop."""
     journal = lab.journal()
