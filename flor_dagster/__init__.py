@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     )
     from flor_dagster.recording.loading import load
     from flor_dagster.replay.asking import hindsight, plan
-    from flor_dagster.replay.workspace import Workspace, artifact, dataframe
+    from flor_dagster.replay.reading import artifact, dataframe, latest, query, runs
+    from flor_dagster.replay.workspace import Workspace
 
 __all__ = [
     "DagsterFlorTranslator",
@@ -66,11 +67,14 @@ __all__ = [
     "flor_asset",
     "hindsight",
     "iteration",
+    "latest",
     "load",
     "log",
     "loop",
     "plan",
+    "query",
     "run",
+    "runs",
     "tags",
 ]
 
@@ -80,8 +84,11 @@ _LAZY = {
     "hindsight": "flor_dagster.replay.asking",
     "load": "flor_dagster.recording.loading",
     "plan": "flor_dagster.replay.asking",
-    "artifact": "flor_dagster.replay.workspace",
-    "dataframe": "flor_dagster.replay.workspace",
+    "artifact": "flor_dagster.replay.reading",
+    "dataframe": "flor_dagster.replay.reading",
+    "latest": "flor_dagster.replay.reading",
+    "query": "flor_dagster.replay.reading",
+    "runs": "flor_dagster.replay.reading",
     **dict.fromkeys(
         (
             "DagsterFlorTranslator",

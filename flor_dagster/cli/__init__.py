@@ -18,6 +18,8 @@ COMMANDS = {
     "run": "run:run_command",
     "runs": "runs:runs_command",
     "view": "view:view_command",
+    "why": "why:why_command",
+    "sql": "sql:sql_command",
     "output": "said:output_command",
     "propagate": "propagate:propagate_command",
     "hindsight": "hindsight:hindsight_command",
@@ -25,6 +27,7 @@ COMMANDS = {
     "doctor": "doctor:doctor_command",
     "gc": "gc:gc_command",
     "rebuild": "rebuild:rebuild_command",
+    "store": "store_init:store_command",
 }
 """Command → module of this package and the command in it, in the order in which `flor --help` shows them."""
 

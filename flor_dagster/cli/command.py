@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from flor_dagster.cli.output import FAILED, STOPPED, USAGE, Output
-from flor_dagster.errors import FlorError, NoRepositoryError, UnknownNameError
+from flor_dagster.errors import FlorError, NoRepositoryError, NoRunsError, UnknownNameError
 
 if TYPE_CHECKING:
     from flor_dagster.replay.outside_git import Records
     from flor_dagster.replay.workspace import Workspace
     from flor_dagster.store.models import RunRow
+
+where_option = click.option(
+    "--where",
+    metavar="CONDITION",
+    help='Only the training runs that fulfil it: "args.lr > 0.01 and last(loss) < 2". Also first, min, max, mean and count of a '
+    "name, tags.NAME, run.status, run.started < '2026-03-01', in (…), is null; and, or, not.",
+)
+"""What every command calls a condition on training runs."""
 
 P = ParamSpec("P")
 W = TypeVar("W")
@@ -128,22 +136,31 @@ def _command(
     return command
 
 
-def chosen_runs(
-    workspace: Workspace | Records, keys: Sequence[str], latest: int | None
-) -> tuple[RunRow, ...]:
-    """The training runs that the options name; all of them without options.
+def chosen_runs(workspace: Workspace | Records, where: str | None, latest: int | None) -> tuple[RunRow, ...]:
+    """The last so many of the training runs that fulfil a condition, oldest first; all of them for None.
 
     Raises:
-        NoRunsError: when there is none in the project.
+        ConditionError: it can't be asked of training runs.
     """
-    workspace.require_runs()
     runs = workspace.runs()
-    if keys:
-        named = {workspace.store.run(key).id for key in keys}
-        runs = tuple(run for run in runs if run.id in named)
-    return latest_runs(runs, latest)
+    if where:
+        runs = tuple(workspace.store.runs_where(where, runs))
+    return runs if latest is None else runs[-latest:]
 
 
-def latest_runs(runs: Sequence[RunRow], latest: int | None) -> tuple[RunRow, ...]:
-    """The last so many of the training runs, oldest first; all of them for None."""
-    return tuple(runs if latest is None else runs[-latest:])
+def keys_where(
+    workspace: Workspace | Records, keys: Sequence[str], where: str | None
+) -> tuple[str, ...] | None:
+    """The keys of the training runs that are named, and of these the ones that fulfil a condition; None for all there are.
+
+    Raises:
+        NoRunsError: none does.
+    """
+    if not where:
+        return tuple(keys) or None
+    workspace.sync()
+    named = [workspace.store.run(key) for key in keys] or list(workspace.runs())
+    found = tuple(run.key for run in workspace.store.runs_where(where, named))
+    if not found:
+        raise NoRunsError(f"no training run fulfils the condition {where!r}. Nothing was done")
+    return found

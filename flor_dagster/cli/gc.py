@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flor_dagster.cli.command import project_command
+from flor_dagster.cli.command import keys_where, project_command, where_option
 from flor_dagster.cli.output import DONE, FAILED, Output
 from flor_dagster.recording.settings import read_size
 
@@ -66,13 +66,19 @@ def _with_room(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--runs", "keys", multiple=True, metavar="KEY", help="Thin only this training run; may be repeated."
 )
+@where_option
 @_with_room
 @project_command
 def gc_command(
-    workspace: Workspace, output: Output, plan: bool, keep_bytes: int | None, keys: tuple[str, ...]
+    workspace: Workspace,
+    output: Output,
+    plan: bool,
+    keep_bytes: int | None,
+    keys: tuple[str, ...],
+    where: str | None,
 ) -> int:
     """Thin checkpoints to a number of bytes and delete what nothing refers to any more."""
-    done = workspace.collect(keep_bytes, keys or None, plan=plan)
+    done = workspace.collect(keep_bytes, keys_where(workspace, keys, where), plan=plan)
     output.document(
         {
             "planned": done.planned,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flor_dagster.cli.command import project_command
+from flor_dagster.cli.command import project_command, where_option
 from flor_dagster.cli.interpreting import (
     environment_option,
     one_interpreter,
@@ -35,6 +35,7 @@ from flor_dagster.cli.wording import (
     status_text,
     these,
 )
+from flor_dagster.store.models import once
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -57,9 +58,11 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
     for value in values:
         loop, equals, text = value.partition("=")
         parts = [part.strip() for part in text.split(",")]
-        if not equals or not loop or not all(_ITERATION.fullmatch(part) for part in parts):
+        by_value = loop.endswith("_value") and all(parts)
+        if not equals or not loop or not (by_value or all(_ITERATION.fullmatch(part) for part in parts)):
             raise click.BadParameter(
-                f"{value!r} is not LOOP=0,5,last (iteration indices from 0, last, or a range like 0:10 or ::5)",
+                f"{value!r} is not LOOP=0,5,last (iteration indices from 0, last, or a range like 0:10 or ::5) and not "
+                "LOOP_value=a,b (the iterations' values)",
                 param_hint="--iterations",
             )
         chosen[loop] = tuple(int(part) if part.isdecimal() else part for part in parts)
@@ -74,18 +77,14 @@ def parse_iterations(values: Sequence[str]) -> dict[str, tuple[int | str, ...]] 
 @click.option(
     "--runs", "keys", multiple=True, metavar="RUN", help="Ask this training run (key or its start)."
 )
-@click.option(
-    "--where",
-    metavar="CONDITION",
-    help="Ask the training runs that fulfil it: 'args.lr > 0.01 and last(loss) < 2'. Also tags.NAME, first, min, max, mean, "
-    "count, key, status, entrypoint, origin, commit, started, ended, seconds.",
-)
+@where_option
 @click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Ask the latest N training runs.")
 @click.option(
     "--iterations",
     multiple=True,
     metavar="LOOP=0,5,last",
-    help="Only these iterations of a loop (indices from 0, last, 0:10, ::5); the question stays open.",
+    help="Only these iterations of a loop (indices from 0, last, 0:10, ::5; LOOP_value=a,b by their values); the question "
+    "stays open.",
 )
 @click.option("--max-seconds", type=click.FloatRange(min=0), help="Start nothing more beyond this estimate.")
 @click.option("--without-checkpoints", is_flag=True, help="Execute each training run from its beginning.")
@@ -300,7 +299,9 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
 
     def begin(plan: Plan) -> None:
         remaining.planned(plan)
-        for sentence, keys in grouped(_warnings(plan)):
+        idle = [(part.sentence, part.run.key) for part in plan.runs if not part.todo]
+        absent = [(sentence, key) for sentence, key in idle if sentence.startswith("nothing to replay")]
+        for sentence, keys in grouped([*absent, *_warnings(plan)]):
             output.text(f"{these(keys)}: {sentence}")
         if question.accept_likely:
             _show_likely(plan, output)
@@ -349,11 +350,11 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
         keys = list(dict.fromkeys(answer.run.key for answer in answers))
         how = "refused" if reason.startswith("refused: ") else "failed"
         output.complain(
-            f"{names} of {these(keys)} {how}: {reason.removeprefix('failed: ').removeprefix('refused: ')}",
+            f"{names} of {these(keys)} {how}: {once('refused', once('failed', reason))}",
             list(tail),
         )
     for (statement, reason), keys in _waiting(unconfirmed).items():
-        output.complain(f"{statement} of {these(keys)} waits for a person: {reason.removeprefix('open: ')}")
+        output.complain(f"{statement} of {these(keys)} waits for a person: {once('open', reason)}")
     return DONE if report.complete else FAILED
 
 
@@ -408,5 +409,5 @@ def _cell_line(answer: CellAnswer) -> Text:
         (answer.statement.key, "bold"),
         "  ",
         status_text(cell.status) if style is None else (cell.status, style),
-        because(cell.sentence.removeprefix(f"{cell.status}: ")),
+        because(once(cell.status, cell.sentence)),
     )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 110
 """Columns of the output where it does not go to a terminal."""
 
+_ENDLESS = 100_000
+
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
 
@@ -42,9 +44,20 @@ class Output:
         """Print a part of the answer; nothing with `--json`. Lines stay whole, so that they can be searched."""
         for part in parts if not self.as_json else ():
             if isinstance(part, Rows):
-                self.console.print(part.table)
+                self._rows(part)
             else:
                 self.console.print(styled(part), soft_wrap=True)
+
+    def _rows(self, rows: Rows) -> None:
+        console = self.console
+        width = console.width
+        if rows.piped_whole and not console.is_terminal:
+            # Who reads a file or a pipe searches and cuts lines: a row is one of them.
+            console.width = max(
+                width, console.measure(rows.table, options=console.options.update(width=_ENDLESS)).maximum
+            )
+        console.print(rows.table)
+        console.width = width
 
     def progress(self, line: str) -> None:
         """Print a line that a child process wrote; with `--json` it goes to standard error."""
@@ -68,10 +81,12 @@ class Rows:
 
     Args:
         table: an empty table of rich.
+        piped_whole: whether its rows are never broken where the output does not go to a terminal.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, *, piped_whole: bool = False) -> None:
         self.table = table
+        self.piped_whole = piped_whole
 
     def add_column(self, name: str, *, right: bool = False, whole: bool = False) -> None:
         """Add a column.
@@ -124,6 +139,9 @@ def jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         shown = [field for field in dataclasses.fields(value) if not field.metadata.get("secret")]
         return {field.name: jsonable(getattr(value, field.name)) for field in shown}
+    as_list = getattr(value, "tolist", None)
+    if as_list is not None:
+        return jsonable(as_list())  # an array, or a number, of numpy
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, Iterable):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flor_dagster.cli.command import project_command
+from flor_dagster.cli.command import keys_where, project_command, where_option
 from flor_dagster.cli.output import DONE, Output, styled
 from flor_dagster.cli.wording import because, counted, diff_text, place_words, status_text
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also place expressions that are known to change the training.",
 )
+@where_option
 @project_command
 def propagate_command(
     workspace: Workspace,
@@ -40,18 +41,18 @@ def propagate_command(
     keys: tuple[str, ...],
     versions: tuple[str, ...],
     allow_effects: bool,
+    where: str | None,
 ) -> int:
     """Show where the statements NAME... go in every version; nothing is run or written.
 
     For each version that was trained: the lines that it would gain, what comes along with them and under which names,
     whether the place is certain or only likely, and why; or why it takes none, and with which commit what it lacks came.
     """
+    runs = keys_where(workspace, keys, where)
     found = [
         (
             name,
-            workspace.propagation(
-                name, runs=keys or None, versions=versions or None, allow_effects=allow_effects
-            ),
+            workspace.propagation(name, runs=runs, versions=versions or None, allow_effects=allow_effects),
         )
         for name in names
     ]

@@ -16,8 +16,17 @@ def reference() -> str:
     for name in cli.list_commands(root):
         command = cli.get_command(root, name)
         if command is not None:
-            parts += [f"## `flor {name}`\n", _block(click.Context(command, root, name))]
+            parts += _sections(f"flor {name}", click.Context(command, root, name))
     return "\n".join(parts)
+
+
+def _sections(called: str, context: click.Context) -> list[str]:
+    """A command's help, and behind it those of the commands in it."""
+    parts = [f"## `{called}`\n", _block(context)]
+    if isinstance(context.command, click.Group):
+        for name, command in context.command.commands.items():
+            parts += _sections(f"{called} {name}", click.Context(command, context, name))
+    return parts
 
 
 def _block(context: click.Context) -> str:

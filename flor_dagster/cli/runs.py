@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flor_dagster.cli.command import latest_runs, records_command
+from flor_dagster.cli.command import chosen_runs, records_command, where_option
 from flor_dagster.cli.output import DONE, Output
 from flor_dagster.cli.wording import cell_text, make_table, status_text
 
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 @click.command("runs")
 @click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Only the latest N.")
+@where_option
 @records_command
-def runs_command(workspace: Workspace | Records, output: Output, latest: int | None) -> int:
+def runs_command(
+    workspace: Workspace | Records, output: Output, latest: int | None, where: str | None
+) -> int:
     """List the training runs, oldest first."""
     workspace.sync()
-    runs = latest_runs(workspace.runs(), latest)
+    runs = chosen_runs(workspace, where, latest)
     output.document({"runs": runs})
+    if not runs and where and workspace.runs():
+        output.text("No training run fulfils the condition.")
+        return DONE
     if not runs:
         output.text(f"No training runs yet in {workspace.root}.")
         output.text("Run a script that uses flor_dagster: python SCRIPT, or flor run SCRIPT.")

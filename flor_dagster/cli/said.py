@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flor_dagster.cli.command import chosen_runs, records_command
+from flor_dagster.cli.command import records_command
 from flor_dagster.cli.output import DONE, Output
 from flor_dagster.cli.wording import make_table
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def output_command(workspace: Workspace | Records, output: Output, run: str, channel: str | None) -> int:
     """Show what RUN (a key or its start) printed and logged, where it was recorded under `flor.capture()`."""
     workspace.sync()
-    (chosen,) = chosen_runs(workspace, (run,), None)
+    workspace.require_runs()
+    chosen = workspace.store.run(run)
     lines = [line for line in workspace.store.output(chosen.id) if channel in (None, line["channel"])]
     output.document({"run": chosen.key, "lines": lines})
     if not lines:

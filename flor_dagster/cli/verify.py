@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flor_dagster.cli.command import project_command
+from flor_dagster.cli.command import keys_where, project_command, where_option
 from flor_dagster.cli.interpreting import (
     environment_option,
     one_interpreter,
@@ -18,13 +18,15 @@ from flor_dagster.cli.interpreting import (
     variables_option,
 )
 from flor_dagster.cli.output import DONE, FAILED, Output, styled
+from flor_dagster.store.models import once
 
 if TYPE_CHECKING:
     from flor_dagster.replay.workspace import Workspace
 
 
 @click.command("verify")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@where_option
 @click.option(
     "--audit",
     is_flag=True,
@@ -40,6 +42,7 @@ def verify_command(
     workspace: Workspace,
     output: Output,
     runs: tuple[str, ...],
+    where: str | None,
     audit: bool,
     rtol: tuple[str, ...],
     python: str | None,
@@ -53,6 +56,9 @@ def verify_command(
     """
     from flor_dagster.replay.reproducing import verify_run
 
+    chosen = keys_where(workspace, runs, where)
+    if chosen is None:
+        raise click.UsageError("Name the training runs, or choose some by --where.")
     one_interpreter(python, environment)
     supplied = parse_variables(variables, variable_files)
     found = [
@@ -65,13 +71,13 @@ def verify_command(
             environment=environment,
             variables=supplied,
         )
-        for name in runs
+        for name in chosen
     ]
     output.document({"verifications": found, "complete": all(one.good for one in found)})
     for one in found:
         style = "green" if one.good else "red"
         how = one.fidelity or "failed"
-        output.text(styled(f"{one.run.key}  ", (how, style), f"  {one.sentence.removeprefix(f'{how}: ')}"))
+        output.text(styled(f"{one.run.key}  ", (how, style), f"  {once(how, one.sentence)}"))
         for warning in one.warnings:
             output.text(f"  {warning}")
     for one in found:

@@ -29,17 +29,19 @@ STATUS_STYLES = {
 }
 
 
-def make_table(*columns: str, right: Iterable[str] = ("seconds",)) -> Rows:
+def make_table(*columns: str, right: Iterable[str] = ("seconds",), piped_whole: bool = False) -> Rows:
     """An empty table of rich.
 
     Args:
         columns: their headings.
         right: which of them hold numbers, aligned to the right.
+        piped_whole: whether its rows are never broken where the output does not go to a terminal.
     """
     from rich import box
     from rich.table import Table
 
-    table = Rows(Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold"))
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Rows(made, piped_whole=piped_whole)
     to_the_right = set(right)
     for name in columns:
         table.add_column(
@@ -75,8 +77,10 @@ def counted(counts: Mapping[Any, int]) -> str:
 
 def because(reason: str) -> str:
     """A reason behind a colon; nothing where there is none."""
-    for status in ("refused: ", "failed: "):
-        reason = reason.removeprefix(status)
+    from flor_dagster.store.models import once
+
+    for status in ("refused", "failed"):
+        reason = once(status, reason)
     return f": {reason.rstrip('.')}" if reason else ""
 
 

@@ -236,7 +236,7 @@ def _last_values(workspace: Workspace, run: RunRow) -> dict[str, dg.MetadataValu
     frame = workspace.store.dataframe(*columns.values(), runs=[run.key])
     found: dict[str, dg.MetadataValue[Any]] = {}
     for name, column in columns.items():
-        values = frame[column].dropna()
+        values = frame[frame.attrs["columns"][column]].dropna()
         if len(values):
             found[f"last {shown(name)}"] = metadata_value(values.iloc[-1])
     return found

@@ -1,5 +1,6 @@
 """The asset `log_query`: a question to the log view, typed into Dagster's launchpad."""
 
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -21,12 +22,17 @@ class LogQueryConfig(dg.Config):
     """A query of the log view. Every field has a plain default, so that the launchpad shows it."""
 
     columns: list[str] = Field(default=[], description="Names to show; empty: all of them.")
-    where: str = Field(default="", description='Which rows, e.g. "epoch >= 3 and loss < 0.5"; empty: all.')
+    where: str = Field(
+        default="", description='Which rows, e.g. "epoch >= 3 and loss < 0.5 and args.lr > 0.01"; empty: all.'
+    )
     order_by: str = Field(
         default="", description='A column, "-" before it for descending order, e.g. "-loss".'
     )
     limit: int = Field(default=50, description="How many rows to show, at most 500.", ge=1, le=MAX_LIMIT)
-    sql: str = Field(default="", description="Read-only SQL on the log store instead of the fields above.")
+    sql: str = Field(
+        default="",
+        description="A SELECT over the documented views (`records`, `runs`, `args`, …) instead of the fields above.",
+    )
 
 
 def run_query(workspace: Workspace, query: LogQueryConfig) -> pd.DataFrame:
@@ -36,7 +42,8 @@ def run_query(workspace: Workspace, query: LogQueryConfig) -> pd.DataFrame:
         QueryError: the query is wrong, or would write.
     """
     if query.sql.strip():
-        return workspace.store.query(query.sql).head(query.limit)
+        with workspace.store.stream(query.sql) as result:
+            return pd.DataFrame(list(islice(result.rows, query.limit)), columns=result.names)
     return workspace.store.view(query.columns, query.where or None, query.order_by or None, query.limit)
 
 

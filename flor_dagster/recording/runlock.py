@@ -38,11 +38,11 @@ def release_lock(fd: int, path: Path) -> None:
 def is_held(lock: Path) -> bool:
     """Whether another process holds a lock. Never for a lock of this process: looking would let it go."""
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)  # also where nothing can be written
     except OSError:
         return False
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:

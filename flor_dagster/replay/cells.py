@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -18,12 +17,12 @@ from flor_dagster.replay.placing import PlacedVersion
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord
 from flor_dagster.replay.verifying import Verdict
-from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow
+from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow, once
 
 
 def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
     """A cell without values; its sentence begins with its status, once."""
-    sentence = f"{status}: {re.sub(f'^({status}: )+', '', sentence)}"
+    sentence = f"{status}: {once(status, sentence)}"
     return CellRow(run.id, statement.id, status, None, sentence, 0, None, datetime.now().astimezone())
 
 

@@ -100,7 +100,11 @@ def covered_by_asking(record: RunRecord, iterations: Iterations) -> Coverage:
         iterations: the question's.
     """
     executions = record.executions
-    named = [e for e in executions.values() if e.name in iterations and _is_asked(record, e, iterations)]
+    named = [
+        e
+        for e in executions.values()
+        if asked_indices(iterations, e) is not None and _is_asked(record, e, iterations)
+    ]
     around: set[tuple[int, int]] = (
         set()
     )  # iterations that are only answered in part: a loop in them is named, too

@@ -17,7 +17,7 @@ class Question:
     Args:
         statements: names or keys; a name means its newest definition in the newest source.
         runs: keys, ids or unique prefixes of training runs; None asks all of them.
-        where: a condition that the runs fulfil, like `args.lr > 0.01 and last(loss) < 2` (see `selecting`).
+        where: a condition that the runs fulfil, like `args.lr > 0.01 and last(loss) < 2` (see `store.conditions`).
         latest: only so many of the youngest of them.
         iterations: loop name → the iterations wanted, as indices, `last`, or `first:end:step` as Python slices; None wants
             all. A question with iterations leaves its cells open.

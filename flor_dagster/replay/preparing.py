@@ -21,7 +21,7 @@ from flor_dagster.replay.environments import Environment
 from flor_dagster.replay.estimating import UNMEASURED, Rates, rates_of
 from flor_dagster.replay.given import given_back, world_of
 from flor_dagster.replay.holding import Held, held_by, said_by
-from flor_dagster.replay.iterations import absent_loops
+from flor_dagster.replay.iterations import absent_iterations, absent_loops, check_iterations
 from flor_dagster.replay.locked import Lock, ask_environment, find_lock
 from flor_dagster.replay.model import Question, RunPlan
 from flor_dagster.replay.places import PLACES_VERSION
@@ -89,6 +89,8 @@ class Preparer:
                 resolved[row.id] = row
         statements = tuple(resolved.values())
         runs = self._select(question)
+        if question.iterations is not None and runs:
+            check_iterations(question.iterations, runs, self._store)
         # Read once for all runs: what past replays cost, and which loops audits found.
         self._replays, self._runs = self._store.replays(), self._store.runs()
         self.rates = rates_of(self._replays)
@@ -270,6 +272,8 @@ class Preparer:
         if absent:
             return [], None, f"nothing to replay: {absent}"
         asked = covered_by_asking(record, question.iterations) if question.iterations is not None else NOWHERE
+        if question.iterations is not None and not asked:
+            return [], None, f"nothing to replay: {absent_iterations(question.iterations)}"
         for statement in todo if asked else ():
             cell = earlier.get(statement.id)
             if cell is not None and read_coverage(cell).holds(asked):

@@ -20,7 +20,7 @@ from flor_dagster.replay.given import Given, VariableRead, variables_of
 class Execution:
     """One loop execution. `opened` and `closed` are positions in the journal's sequence of entries.
 
-    `thread` is what an outermost one ran in, 0 the main thread. `reasons` say why its end state could not be captured, `no_points` why those of its iterations could not.
+    `values` are its iterations' where they are not their indices. `thread` is what an outermost one ran in, 0 the main thread. `reasons` say why its end state could not be captured, `no_points` why those of its iterations could not.
     """
 
     id: int
@@ -46,6 +46,7 @@ class Execution:
     last_index: int = -1
     let_go: bool = False
     thread: int = 0
+    values: dict[int, Any] = field(default_factory=dict[int, Any])
 
     @property
     def seconds(self) -> float:
@@ -274,6 +275,8 @@ class _Reader:
         self._contexts[number] = f"{execution.path}[{index}]"
         self._owners[number] = (loop, index)
         execution.last_index = max(execution.last_index, index)
+        if parts[4] != index:
+            execution.values[index] = parts[4]
 
     def _open(self, position: int, parts: list[Any]) -> None:
         _, number, context, name, ordinal, file, function, line, column, started = parts

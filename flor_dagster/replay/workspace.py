@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import platformdirs
 
@@ -45,9 +45,6 @@ from flor_dagster.store.models import CellRow, CellStatus, PlacementRow, RunRow,
 from flor_dagster.versions import Repository
 from flor_dagster.versions.collecting import shared_lock
 from flor_dagster.versions.snapshot import snapshot
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Source = Literal["worktree", "head"]
 MANY_RUNS = 500  # more are asked for altogether: databases bound how many values a query may name
@@ -576,45 +573,3 @@ class Workspace:
             self, entrypoint, args, ref=ref, tags=tags, origin=origin, portable=portable, variables=variables or {},
             on_line=on_line,
         )  # fmt: skip
-
-
-def dataframe(
-    *names: str,
-    runs: Sequence[str] | None = None,
-    fidelity: Literal["default", "exact", "any"] = "default",
-    provenance: bool = False,
-    ranks: Sequence[int] | Literal["all"] | None = None,
-) -> pd.DataFrame:
-    """The log view of the project around the working directory.
-
-    Args:
-        names: columns: logged names, arguments, or keys of statements such as `loss:1`.
-        runs: keys of training runs; None takes all.
-        fidelity: `default` leaves diverged values out, `exact` takes only what was compared and found equal, `any`
-            shows everything, beside a column that says what it is.
-        provenance: add columns of origin, fidelity and place per name.
-        ranks: of a distributed training, the ranks that are shown, or `all`; None shows rank 0.
-
-    Returns:
-        One row per training run and loop context: column `run` (the run's key), one column per loop (the iteration's
-        index), one typed column per name.
-    """
-    with Workspace.open() as workspace:
-        workspace.sync()
-        return workspace.store.dataframe(
-            *names, runs=runs, fidelity=fidelity, provenance=provenance, ranks=ranks
-        )
-
-
-def artifact(reference: str | Artifact, *, project: str | Path | None = None) -> Any:
-    """A logged figure, image or large value as an object.
-
-    Args:
-        reference: the cell of a log view, or its text `artifact:0123456789abcdef`.
-        project: a folder in the project; default: around the working directory.
-
-    Raises:
-        StoreError: when it is missing, or is not what was written.
-    """
-    with Workspace.open(project) as workspace:
-        return workspace.artifact(reference)

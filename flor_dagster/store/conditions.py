@@ -1,163 +1,518 @@
-"""A condition over a frame's columns, as a person writes it: `epoch >= 3 and loss < 0.5`.
+"""The one language of conditions: `args.lr > 0.01 and last(loss) < 2`, `epoch >= 3 and loss is not null`.
 
-A small whitelist of Python's own syntax is read into a mask; nothing of it is ever evaluated as code. A column whose name is no
-Python name is written in backticks: `` `train/loss` < 1 ``.
+A condition is read into a tree here and judged in `judging`; nothing of it is ever executed as code.
+
+    condition   or, and, not, ( ); comparisons may be chained: 0.2 < args.lr < 0.7
+    comparison  < <= > >= = == != <>, in (…), not in (…), between … and …, is null, is not null, is nan, is not nan
+    value       numbers, 'texts', true, false, + - * / // %, and
+                  loss, epoch, `train/loss`       a column of the view: one value a row
+                  args.lr, tags.team, run.status  of the training run; also args['a b']
+                  first(loss) last min max mean count   of all values that the training run has of a name
+
+Words are understood in any case. A text is written in ' or ", with the quote doubled inside of it; a name that is none of letters, digits, `_` and
+`.` in backticks. What a row or a training run does not have is unknown: a comparison with it selects nothing, and neither does its opposite.
 """
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from flor_dagster.errors import QueryError
-from flor_dagster.parsing import parse_python
+from flor_dagster.errors import QueryError, UnknownNameError
 
-if TYPE_CHECKING:
-    import pandas as pd
+MAX_LENGTH = 2000
+MAX_TOKENS = 400
+MAX_DEPTH = 40
 
-_COMPARE: dict[type[ast.cmpop], Any] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
-_ARITHMETIC: dict[type[ast.operator], Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
-    ast.FloorDiv: operator.floordiv,
-}
-_QUOTED = re.compile(r"`([^`]+)`")
-_MAX_LENGTH = 2000
+AGGREGATES = ("first", "last", "min", "max", "mean", "count")
+RUN_FIELDS = (
+    "key", "id", "status", "reason", "entrypoint", "version", "started", "ended", "seconds", "origin", "lost"
+)  # fmt: skip
+TIMES = ("started", "ended")
+WORDS = ("and", "or", "not", "in", "is", "null", "none", "nan", "true", "false", "between")
+COMPARISONS = {"<": "<", "<=": "<=", ">": ">", ">=": ">=", "=": "=", "==": "=", "!=": "!=", "<>": "!="}
 
 
-def column_names(text: str) -> list[str]:
-    """The columns that a condition reads, in the order of their first mention."""
-    tree, quoted = _parse(text)
-    found = [quoted.get(node.id, node.id) for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    return list(dict.fromkeys(found))
+class ConditionError(QueryError):
+    """A condition that can't be read, or does not fit what it is asked of.
+
+    Attributes:
+        at: the character, from 0.
+    """
+
+    def __init__(self, text: str, at: int, message: str) -> None:
+        self.at = at
+        start = max(0, text.rfind("\n", 0, at) + 1)
+        line = text[start:].partition("\n")[0].replace("\t", " ")
+        super().__init__(
+            f"the condition is wrong at character {at + 1}: {message}\n    {line}\n    {' ' * (at - start)}^"
+        )
 
 
-def mask(frame: pd.DataFrame, text: str) -> Any:
-    """Which rows of the frame fulfil the condition; an empty place fulfils none.
+class UnknownInConditionError(ConditionError, UnknownNameError):
+    """A condition reads a name that nothing has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number, a text, true or false."""
+
+    at: int
+    value: bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnOf:
+    """A column of the view."""
+
+    at: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfRun:
+    """Something of the training run: a field, an argument, a tag."""
+
+    at: int
+    kind: Literal["run", "args", "tags"]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One value of all that a training run has of a name."""
+
+    at: int
+    function: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """Two numbers as one; `negative` has none on its left."""
+
+    at: int
+    op: Literal["+", "-", "*", "/", "//", "%"]
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A comparison; `op` is one of the values of `COMPARISONS`."""
+
+    at: int
+    op: str
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Whether a value is one of several."""
+
+    at: int
+    value: Node
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Is:
+    """Whether a value is not there, or no number."""
+
+    at: int
+    value: Node
+    what: Literal["null", "nan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite."""
+
+    at: int
+    of: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """All of them, or any."""
+
+    at: int
+    op: Literal["and", "or"]
+    parts: tuple[Node, ...]
+
+
+Node: TypeAlias = Constant | ColumnOf | OfRun | Aggregate | Arithmetic | Compare | Among | Is | Not | Several
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition that was read.
+
+    Attributes:
+        text: as it was written.
+        tree: what it means.
+    """
+
+    text: str
+    tree: Node
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the view that it reads, in the order of their first mention."""
+        return tuple(dict.fromkeys(node.name for node in walk(self.tree) if isinstance(node, ColumnOf)))
+
+    @property
+    def aggregated(self) -> tuple[str, ...]:
+        """The names of whose values in a whole training run it reads something."""
+        return tuple(dict.fromkeys(node.name for node in walk(self.tree) if isinstance(node, Aggregate)))
+
+    def split(self) -> tuple[Condition | None, Condition | None]:
+        """What it says of training runs alone, and what it says of rows: both together are the condition."""
+        parts = self.tree.parts if isinstance(self.tree, Several) and self.tree.op == "and" else (self.tree,)
+        of_rows = tuple(part for part in parts if any(isinstance(n, ColumnOf) for n in walk(part)))
+        of_runs = tuple(part for part in parts if part not in of_rows)
+        return self._of(of_runs), self._of(of_rows)
+
+    def _of(self, parts: tuple[Node, ...]) -> Condition | None:
+        if not parts:
+            return None
+        return Condition(self.text, parts[0] if len(parts) == 1 else Several(self.tree.at, "and", parts))
+
+    def wrong(self, node: Node, message: str) -> ConditionError:
+        """An error that points at a part of it."""
+        return ConditionError(self.text, node.at, message)
+
+    def unknown(self, node: Node, message: str) -> UnknownInConditionError:
+        """An error that points at a name that nothing has."""
+        return UnknownInConditionError(self.text, node.at, message)
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """A part of a condition and all that is in it."""
+    yield node
+    match node:
+        case Arithmetic() | Compare():
+            below: tuple[Node, ...] = (node.left, node.right)
+        case Among():
+            below = (node.value, *node.items)
+        case Is():
+            below = (node.value,)
+        case Not():
+            below = (node.of,)
+        case Several():
+            below = node.parts
+        case _:
+            below = ()
+    for part in below:
+        yield from walk(part)
+
+
+def written(node: Node) -> str:
+    """A value as a person writes it, for messages."""
+    match node:
+        case Constant():
+            return repr(node.value)
+        case ColumnOf():
+            return node.name
+        case OfRun():
+            return f"{node.kind}.{node.name}"
+        case Aggregate():
+            return f"{node.function}({node.name})"
+        case _:
+            return "this"
+
+
+def read_condition(text: str) -> Condition:
+    """Read a condition.
 
     Raises:
-        QueryError: when the condition can't be read, or does not fit the columns.
+        ConditionError: it is none; the message points at the character.
     """
-    tree, quoted = _parse(text)
-    try:
-        found = _Reader(frame, quoted, text).read(tree.body)
-        if not hasattr(found, "dtype") or str(found.dtype) not in ("bool", "boolean"):
-            raise QueryError(
-                f"The condition {text!r} is no yes or no for each row; compare a column, like `loss < 0.5`."
-            )
-        return found.fillna(value=False).astype(bool) if str(found.dtype) == "boolean" else found
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise QueryError(f"The condition {text!r} does not fit its columns: {error}") from error
+    return _Reader(text).condition()
 
 
-def _parse(text: str) -> tuple[ast.Expression, dict[str, str]]:
-    if len(text) > _MAX_LENGTH:
-        raise QueryError(f"The condition is longer than {_MAX_LENGTH} characters.")
-    quoted: dict[str, str] = {}
+# Reading -----------------------------------------------------------------------------------------------------------------
 
-    def stand_in(match: re.Match[str]) -> str:
-        name = f"_flor_column_{len(quoted)}"
-        quoted[name] = match[1]
-        return name
 
-    try:
-        return parse_python(_QUOTED.sub(stand_in, text).strip(), mode="eval"), quoted
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise QueryError(
-            f"The condition {text!r} can't be read: {error}. Write it like: epoch >= 3 and loss < 0.5"
-        ) from error
+class _Token(NamedTuple):
+    kind: str  # number, text, quoted, name, word, sign, end
+    text: str
+    at: int
+
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+      | (?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")
+      | (?P<quoted>`[^`]+`)
+      | (?P<name>[^\W\d]\w*(?:\.\w+)*(?::\d+)?)
+      | (?P<sign><=|>=|==|!=|<>|//|[-+*/%<>=(),\[\]])""",
+    re.VERBOSE,
+)
 
 
 class _Reader:
-    def __init__(self, frame: pd.DataFrame, quoted: dict[str, str], text: str) -> None:
-        self.frame = frame
-        self.quoted = quoted
+    def __init__(self, text: str) -> None:
         self.text = text
+        if len(text) > MAX_LENGTH:
+            raise ConditionError(
+                text[:40], 0, f"it is longer than {MAX_LENGTH} characters; it begins like this"
+            )
+        self.tokens = list(self._tokens())
+        self.place = 0
+        self.depth = 0
+        if len(self.tokens) > MAX_TOKENS:
+            raise self._wrong(self.tokens[MAX_TOKENS].at, "it has too many parts")
 
-    def read(self, node: ast.expr) -> Any:
-        match node:
-            case ast.Name(id=name):
-                return self._column(self.quoted.get(name, name))
-            case ast.Constant(value=value) if isinstance(value, bool | int | float | str) or value is None:
-                return value
-            case ast.BoolOp(op=op, values=values):
-                parts = [self._mask(value) for value in values]
-                found = parts[0]
-                for part in parts[1:]:
-                    found = found & part if isinstance(op, ast.And) else found | part
-                return found
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return ~self._mask(operand)
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -self.read(operand)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                return _ARITHMETIC[type(op)](self.read(left), self.read(right))
-            case ast.Compare():
-                return self._compare(node)
+    def _wrong(self, at: int, message: str) -> ConditionError:
+        return ConditionError(self.text, at, message)
+
+    def _tokens(self) -> Iterator[_Token]:
+        at = 0
+        while at < len(self.text):
+            found = _TOKEN.match(self.text, at)
+            if found is None:
+                raise self._wrong(at, self._unreadable(at))
+            kind = found.lastgroup or ""
+            if kind == "name" and found[0].lower() in WORDS:
+                yield _Token("word", found[0].lower(), at)
+            elif kind != "space":
+                yield _Token(kind, found[0], at)
+            at = found.end()
+        yield _Token("end", "", len(self.text))
+
+    def _unreadable(self, at: int) -> str:
+        sign = self.text[at]
+        if sign in "'\"`":
+            return f"the {'name' if sign == '`' else 'text'} that begins here has no end"
+        if sign.isdigit():
+            return "this is no number; a name that begins with a digit is written in backticks"
+        return f"{sign!r} has no meaning in a condition; a name with it is written in backticks"
+
+    # One token ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> _Token:
+        return self.tokens[self.place]
+
+    def _next(self) -> _Token:
+        token = self.now
+        self.place += 1
+        return token
+
+    def _take(self, *texts: str) -> _Token | None:
+        if self.now.kind in ("word", "sign") and self.now.text in texts:
+            return self._next()
+        return None
+
+    def _need(self, text: str, behind: str) -> None:
+        if not self._take(text):
+            raise self._wrong(self.now.at, f"{text!r} is missing {behind}")
+
+    def _is_ahead(self, *words: str) -> bool:
+        ahead = self.tokens[self.place : self.place + len(words)]
+        return [token.text for token in ahead if token.kind in ("word", "sign")] == [*words]
+
+    # What a condition is made of ------------------------------------------------------------------------------------------
+
+    def condition(self) -> Condition:
+        if self.now.kind == "end":
+            raise self._wrong(0, "it is empty. Write for example: args.lr > 0.01 and last(loss) < 2")
+        tree = self._or()
+        if self.now.kind != "end":
+            raise self._wrong(self.now.at, f"{self.now.text!r} is not expected here")
+        if not any(isinstance(node, ColumnOf | OfRun | Aggregate) for node in walk(tree)):
+            raise self._wrong(tree.at, "it reads nothing of a training run, and no column")
+        return Condition(self.text, tree)
+
+    def _or(self) -> Node:
+        return self._several("or", self._and)
+
+    def _and(self) -> Node:
+        return self._several("and", self._not)
+
+    def _several(self, op: Literal["and", "or"], one: Any) -> Node:
+        parts = [one()]
+        while self._take(op):
+            parts.append(one())
+        return parts[0] if len(parts) == 1 else Several(parts[0].at, op, tuple(parts))
+
+    def _not(self) -> Node:
+        token = self._take("not")
+        if token is None:
+            return self._comparison()
+        with _Deeper(self, token):
+            return Not(token.at, self._not())
+
+    def _comparison(self) -> Node:
+        left = self._sum()
+        found: list[Node] = []
+        while True:
+            token = self.now
+            if self._take(*COMPARISONS):
+                right = self._sum()
+                found.append(Compare(token.at, COMPARISONS[token.text], left, right))
+                left = right
+            elif self._is_ahead("not", "in") or self._is_ahead("not", "between"):
+                self._next()
+                found.append(Not(token.at, self._tested(left)))
+            elif self.now.kind == "word" and self.now.text in ("in", "is", "between"):
+                found.append(self._tested(left))
+            else:
+                break
+        return left if not found else found[0] if len(found) == 1 else Several(left.at, "and", tuple(found))
+
+    def _tested(self, value: Node) -> Node:
+        token = self._next()
+        if token.text == "in":
+            return Among(token.at, value, self._items())
+        if token.text == "between":
+            low = self._sum()
+            self._need("and", "behind the first value of between")
+            high = self._sum()
+            pair = (Compare(token.at, ">=", value, low), Compare(token.at, "<=", value, high))
+            return Several(token.at, "and", pair)
+        opposite = self._take("not")
+        what = self._take("null", "none", "nan")
+        if what is None:
+            raise self._wrong(
+                self.now.at, "`is` compares with null or nan alone; write = for any other value"
+            )
+        found = Is(token.at, value, "nan" if what.text == "nan" else "null")
+        return Not(token.at, found) if opposite else found
+
+    def _items(self) -> tuple[Node, ...]:
+        close = ")" if self._take("(") else "]" if self._take("[") else ""
+        if not close:
+            raise self._wrong(
+                self.now.at, "`in` needs a list of values, like: run.status in ('failed', 'lost')"
+            )
+        items = [self._sum()]
+        while self._take(","):
+            if self.now.text == close:
+                break
+            items.append(self._sum())
+        self._need(close, "at the end of the list")
+        return tuple(items)
+
+    def _sum(self) -> Node:
+        left = self._product()
+        while token := self._take("+", "-"):
+            left = Arithmetic(token.at, "+" if token.text == "+" else "-", left, self._product())
+        return left
+
+    def _product(self) -> Node:
+        left = self._signed()
+        while token := self._take("*", "/", "//", "%"):
+            op: Any = token.text
+            left = Arithmetic(token.at, op, left, self._signed())
+        return left
+
+    def _signed(self) -> Node:
+        token = self._take("-", "+")
+        if token is None:
+            return self._one()
+        with _Deeper(self, token):
+            value = self._signed()
+        if token.text == "+":
+            return value
+        if isinstance(value, Constant) and isinstance(value.value, int | float):
+            return Constant(token.at, -value.value)
+        return Arithmetic(token.at, "-", Constant(token.at, 0), value)
+
+    def _one(self) -> Node:
+        token = self._next()
+        match token.kind:
+            case "number":
+                return Constant(token.at, _number(token.text))
+            case "text":
+                return Constant(token.at, _unquoted(token.text))
+            case "quoted":
+                return ColumnOf(token.at, token.text[1:-1])
+            case "name":
+                return self._named(token)
+            case "word" if token.text in ("true", "false"):
+                return Constant(token.at, token.text == "true")
+            case "word" if token.text in ("null", "none", "nan"):
+                raise self._wrong(token.at, f"nothing is equal to {token.text}: write `is {token.text}`")
+            case "sign" if token.text == "(":
+                with _Deeper(self, token):
+                    inside = self._or()
+                self._need(")", "here")
+                return inside
+            case "end":
+                raise self._wrong(token.at, "it ends too early: a value is missing")
             case _:
-                raise QueryError(
-                    f"The condition {self.text!r} uses {type(node).__name__}, which is not allowed there. Allowed are "
-                    "columns, numbers, texts, comparisons, `in (…)`, and, or, not, + - * / % //, and `x is None`."
+                raise self._wrong(token.at, f"a value is missing before {token.text!r}")
+
+    def _named(self, token: _Token) -> Node:
+        if self._take("("):
+            return self._aggregate(token)
+        kind, dot, name = token.text.partition(".")
+        if token.text in ("args", "tags") and self._take("["):
+            text = self._next()
+            if text.kind != "text":
+                raise self._wrong(text.at, f"write {token.text}['NAME'] or {token.text}.NAME")
+            self._need("]", "behind the name")
+            return self._of_run(token, "args" if token.text == "args" else "tags", _unquoted(text.text))
+        if dot and kind in ("args", "tags", "run"):
+            return self._of_run(token, kind, name)
+        if token.text in ("args", "tags", "run"):
+            raise self._wrong(token.at, f"write {token.text}.NAME")
+        return ColumnOf(token.at, token.text)
+
+    def _of_run(self, token: _Token, kind: Any, name: str) -> OfRun:
+        if kind == "run" and name not in RUN_FIELDS:
+            raise self._wrong(
+                token.at, f"a training run has no {name!r}; it has run.{', run.'.join(RUN_FIELDS)}"
+            )
+        return OfRun(token.at, kind, name)
+
+    def _aggregate(self, token: _Token) -> Aggregate:
+        function = token.text.lower()
+        if function not in AGGREGATES:
+            raise self._wrong(
+                token.at, f"there is no function {token.text!r}; there are {', '.join(AGGREGATES)}"
+            )
+        name = self._next()
+        match name.kind:
+            case "name":
+                of = name.text
+            case "quoted":
+                of = name.text[1:-1]
+            case "text":
+                of = _unquoted(name.text)
+            case _:
+                raise self._wrong(
+                    name.at,
+                    f"{function}(…) needs a logged name, like {function}(loss) or {function}(`train/loss`)",
                 )
+        self._need(")", f"behind {function}({of}")
+        return Aggregate(token.at, function, of)
 
-    def _column(self, name: str) -> Any:
-        if name not in self.frame.columns:
-            raise QueryError(
-                f"The condition {self.text!r} reads {name!r}; the view has {', '.join(map(str, self.frame.columns))}."
-            )
-        return self.frame[name]
 
-    def _mask(self, node: ast.expr) -> Any:
-        found = self.read(node)
-        if str(getattr(found, "dtype", "")) == "boolean":
-            return found.fillna(value=False).astype(bool)
-        if str(getattr(found, "dtype", "")) != "bool":
-            raise QueryError(
-                f"{ast.unparse(node)!r} in the condition {self.text!r} is no yes or no for each row."
-            )
-        return found
+class _Deeper:
+    """Bounds how deep conditions may be nested."""
 
-    def _compare(self, node: ast.Compare) -> Any:
-        left_node, found = node.left, None
-        for op, right_node in zip(node.ops, node.comparators, strict=True):
-            one = self._one(op, left_node, right_node)
-            found = one if found is None else found & one
-            left_node = right_node
-        return found
+    def __init__(self, reader: _Reader, token: _Token) -> None:
+        self.reader = reader
+        self.token = token
 
-    def _one(self, op: ast.cmpop, left_node: ast.expr, right_node: ast.expr) -> Any:
-        left = self.read(left_node)
-        if isinstance(op, ast.In | ast.NotIn):
-            if not isinstance(right_node, ast.Tuple | ast.List | ast.Set):
-                raise QueryError(f"In {self.text!r}, `in` needs a list of values, like: epoch in (0, 3)")
-            found = left.isin([self.read(item) for item in right_node.elts])
-            return found if isinstance(op, ast.In) else ~found
-        if isinstance(op, ast.Is | ast.IsNot):
-            if not (isinstance(right_node, ast.Constant) and right_node.value is None):
-                raise QueryError(f"In {self.text!r}, `is` compares with None alone.")
-            return left.isna() if isinstance(op, ast.Is) else left.notna()
-        right = self.read(right_node)
-        found = _COMPARE[type(op)](left, right)
-        if isinstance(op, ast.NotEq) and hasattr(found, "dtype"):
-            # An empty place is not known to differ.
-            for side in (left, right):
-                if hasattr(side, "notna"):
-                    found = found & side.notna()
-        return self._known(found)
+    def __enter__(self) -> None:
+        self.reader.depth += 1
+        if self.reader.depth > MAX_DEPTH:
+            raise ConditionError(self.reader.text, self.token.at, "it is nested too deeply")
 
-    def _known(self, found: Any) -> Any:
-        return (
-            found.fillna(value=False).astype(bool) if str(getattr(found, "dtype", "")) == "boolean" else found
-        )
+    def __exit__(self, *_: object) -> None:
+        self.reader.depth -= 1
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.isdecimal() else float(text)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace(text[0] * 2, text[0])

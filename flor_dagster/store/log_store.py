@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, checking, decisions, rows, statements, unsettled
+from flor_dagster.store import archive, checking, copying, decisions, rows, statements, unsettled
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
 from flor_dagster.store.deciding import Decider
@@ -27,11 +27,13 @@ from flor_dagster.store.schema import statements as statement_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
 
+    from flor_dagster.store.columns import Fidelities
     from flor_dagster.store.models import (
         CellRow,
         LoopRow,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
         StatementRow,
         VersionRow,
     )
+    from flor_dagster.store.pivot import Keep
+    from flor_dagster.store.query import Rows
+    from flor_dagster.store.why import Why
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +60,10 @@ class LogStore:
         problems: run folder → sentence, of the folders that the last `ingest_all` could not read.
     """
 
-    def __init__(self, database: Database, home: Path | None = None) -> None:
+    def __init__(self, database: Database, home: Path | None = None, ledger_file: Path | None = None) -> None:
         self._database = database
         self._home = home
-        ledger = None if home is None else Ledger(ledger_path(database, home))
+        ledger = None if home is None else Ledger(ledger_file or ledger_path(database, home))
         self._decider = Decider(database, ledger, home)
         self._decider.catch_up()
         self._decider.merge_duplicates()
@@ -78,6 +83,25 @@ class LogStore:
         database = Database(url)
         try:
             return cls(database, home)
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def open_copy(cls, home: Path, folder: Path) -> LogStore:
+        """Open a copy of a home's store, where the home can only be read; what is taken in goes to the copy.
+
+        Args:
+            home: the project's `.flor/`.
+            folder: an empty folder for the copy.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        copying.copy_store(home, folder)
+        database = Database(folder / copying.DATABASE)
+        try:
+            return cls(database, home, folder / copying.LEDGER)
         except BaseException:
             database.close()
             raise
@@ -585,16 +609,28 @@ class LogStore:
 
     def names(self) -> list[str]:
         """Every name that was logged, asked for or given as an argument."""
-        from flor_dagster.store.view import known_names
+        from flor_dagster.store.columns import known_names
 
         with self._database.read() as connection:
             return known_names(connection)
 
+    def has_loop(self, name: str) -> bool:
+        """Whether any training run has a loop of that name."""
+        from flor_dagster.store.columns import is_loop
+
+        with self._database.read() as connection:
+            return is_loop(connection, name)
+
     def dataframe(
         self,
         *names: str,
+        where: str | None = None,
         runs: Sequence[str] | None = None,
-        fidelity: Literal["default", "exact", "any"] = "default",
+        latest: int | None = None,
+        at: str | None = None,
+        fill: bool = False,
+        keep: Keep = "last",
+        fidelity: Fidelities = "default",
         provenance: bool = False,
         rank: int = 0,
         ranks: Sequence[int] | Literal["all"] | None = None,
@@ -609,12 +645,21 @@ class LogStore:
         Values of an outer level are repeated in the rows within it. Of several values of a name in one context the last
         one is shown, and `attrs["several"]` says by name how many stand behind it; one of an outer level that inner ones of its name hide
         has a row of its own. `attrs["empty"]` says, by (run, name), why a column is empty all over a run; `attrs["places"]` by
-        (run, name) what else than `certain` is to be said of the place that replayed values come from.
+        (run, name) what else than `certain` is to be said of the place that replayed values come from. What is called like a
+        loop is `<name>_logged`, an argument of such a name `args.<name>`, whatever else is asked; `attrs["columns"]` says it of each asked name.
 
         Args:
             names: `loss` is every recorded value of the name and the newest definition's replayed ones, `loss:1` the first definition alone,
-                `arg:lr` an argument (`lr` too, where nothing of that name was logged). None given: all names.
+                `args.lr` an argument (`lr` too, where nothing of that name was logged), `run.status` a field of the run. `val_*`,
+                `args.*` and `run.*` are all names that are like it. None given: all names and arguments.
+            where: a condition on rows and runs; see `conditions`. The names that it reads take part in the rows.
             runs: keys, ids or unique beginnings; None takes all.
+            latest: only so many of the youngest runs that fulfil what the condition says of runs.
+            at: the loop whose iterations are the rows, `run` for a row of each run: what is logged within an iteration counts as logged
+                at it. What lies elsewhere is left out, and counted by name in `attrs["elsewhere"]`.
+            fill: an empty place shows what the nearest row before it in its run has (its origin is `filled`).
+            keep: of several values of a name in one place the `last`, the `first`, or `all`, in a row each with its number in `ordinal`.
+                Of several definitions there the newest one's counts.
             fidelity: `default` leaves out what has diverged; `exact` all that is neither recorded nor exact; `any`
                 leaves out nothing and adds a `<name>_fidelity` column.
             provenance: add `<name>_origin`, `<name>_fidelity` (of the replay) and `<name>_place` (of the statement in
@@ -623,34 +668,32 @@ class LogStore:
             ranks: several ranks, or `all`: rows of each, told apart by a column `rank`.
 
         Raises:
-            UnknownNameError: when a name or a run is not known.
+            UnknownNameError: when a name, a run or a loop is not known.
+            ConditionError: when the condition can't be read, or does not fit; the message points at the character.
         """
         from flor_dagster.store.ranks import of_ranks
-        from flor_dagster.store.view import log_view
+        from flor_dagster.store.view import Request, log_view
 
-        if fidelity not in ("default", "exact", "any"):
-            raise QueryError(f"fidelity={fidelity!r} is unknown; give 'default', 'exact' or 'any'.")
+        for option, value, allowed in (
+            ("fidelity", fidelity, ("default", "exact", "any")),
+            ("keep", keep, ("last", "first", "all")),
+        ):
+            if value not in allowed:
+                raise QueryError(f"{option}={value!r} is unknown; give {', '.join(map(repr, allowed))}.")
+        if latest is not None and latest < 1:
+            raise QueryError(f"latest={latest} is below one.")
         picked = self._picked(runs)
-
-        def view_of(number: int) -> pd.DataFrame:
-            return log_view(
-                self._database,
-                names,
-                picked,
-                all_runs=runs is None,
-                fidelity=fidelity,
-                provenance=provenance,
-                rank=number,
-            )
-
+        request = Request(names, where, latest, at, fill, keep, fidelity, provenance, rank, ranks is not None)
         if ranks is None:
-            return view_of(rank)
+            return log_view(self._database, request, picked, all_runs=runs is None)
         if ranks == "all":
             with self._database.read() as connection:
                 ranks = rows.ranks(connection)
-        return of_ranks(
-            {number: view_of(number) for number in sorted(set(ranks))}, [run.key for run in picked]
-        )
+        frames = {
+            number: log_view(self._database, replace(request, rank=number), picked, all_runs=runs is None)
+            for number in sorted(set(ranks))
+        }
+        return of_ranks(frames, [run.key for run in picked])
 
     def view(
         self,
@@ -661,11 +704,11 @@ class LogStore:
         *,
         runs: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """The log view, narrowed.
+        """The log view, sorted and cut.
 
         Args:
-            columns: names to show; none given shows all.
-            where: a condition over the columns, like `epoch >= 3 and loss < 0.5`.
+            columns: names to show, as in `dataframe`; none given shows all.
+            where: as in `dataframe`.
             order_by: a column or several; a `-` in front sorts downwards.
             limit: at most so many rows.
             runs: as in `dataframe`.
@@ -678,18 +721,71 @@ class LogStore:
 
         return narrowed(self, columns, where, order_by, limit, runs)
 
-    def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
-        """The result of one reading SQL statement over the store's tables.
-
-        `log_view_long` has a row per record: run, rank, path (JSON), name, value, number, origin, fidelity, place.
-        `log_view_any` is the same with what has diverged.
+    def runs_where(self, where: str, among: Sequence[RunRow]) -> list[RunRow]:
+        """The training runs that fulfil a condition, in their order; see `conditions`.
 
         Raises:
-            QueryError: when it writes, is wrong, or takes too long.
+            ConditionError: when it can't be asked of training runs; the message points at the character.
         """
-        from flor_dagster.store.query import read_only
+        from flor_dagster.store.columns import run_numbers
+        from flor_dagster.store.conditions import read_condition
+        from flor_dagster.store.run_values import runs_that_fulfil
 
-        return read_only(self._database, sql, params)
+        condition = read_condition(where)
+        with self._database.read() as connection:
+            numbers = run_numbers(connection, among, all_runs=False)
+            return list(runs_that_fulfil(connection, condition, numbers, 0).values())
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        seconds: float | None = None,
+        rows: int | None = None,
+    ) -> pd.DataFrame:
+        """The result of one reading SQL statement over the documented views; see `sql_views`.
+
+        `records` has a row per record: run, rank, path (JSON), loop, iteration, name, statement, value, number, origin, fidelity, place.
+
+        Args:
+            sql: the statement; `:name` stands for a parameter on either database.
+            params: the parameters, by name, or in the database's own way by position.
+            seconds: how long it may take; None means a minute.
+            rows: how many rows it may give; None means a million.
+
+        Raises:
+            QueryError: when it writes, reads something else, is wrong, takes too long, or gives too much; on PostgreSQL also where no
+                role for it is set up (`make_reader`).
+        """
+        from flor_dagster.store import query
+
+        return query.read_only(
+            self._database, sql, params, seconds=seconds or query.MAX_SECONDS, rows=rows or query.MAX_ROWS
+        )
+
+    def stream(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = (), *, seconds: float | None = None
+    ) -> AbstractContextManager[Rows]:
+        """The same, row by row as they are computed; no result is too large. See `query`."""
+        from flor_dagster.store import query
+
+        return query.streamed(self._database, sql, params, seconds=seconds or query.MAX_SECONDS)
+
+    def make_reader(self, password: str | None = None) -> None:
+        """Make the role that people's SQL runs as on PostgreSQL, and the views that it may read; SQLite needs none.
+
+        Args:
+            password: the role's; None where the server asks for none, or for leaving it as it is.
+
+        Raises:
+            StoreError: this store's own role may not make it.
+        """
+        if not self._database.sqlite:
+            from flor_dagster.store.reader_role import make_reader
+
+            with self._database.write() as connection:
+                make_reader(connection, password)
 
     def why_empty(self, run_id: str, name: str) -> str:
         """Why a name has no value in a run, in words.
@@ -697,8 +793,8 @@ class LogStore:
         Raises:
             UnknownNameError: when the run or the name is not known.
         """
+        from flor_dagster.store.columns import resolve
         from flor_dagster.store.reasons import reasons_for
-        from flor_dagster.store.view import resolve
 
         with self._database.read() as connection:
             run = rows.find_run(connection, run_id)
@@ -706,6 +802,25 @@ class LogStore:
             return reasons_for(connection, [(rows.run_number(connection, run.id), run, column)])[
                 run.key, name
             ]
+
+    def why(self, run_id: str, name: str, at: Mapping[str, Any] | None = None, *, rank: int = 0) -> Why:
+        """Why a place of the log view shows no value, or what it shows.
+
+        Args:
+            run_id: the training run: its key, its id, or a beginning of either.
+            name: as in `dataframe`.
+            at: loop → iteration, by index (`{"epoch": 3}`) or by value (`{"epoch_value": "b"}`); None means the whole run.
+            rank: whose records.
+
+        Raises:
+            UnknownNameError: when the run, the name, the loop or the iteration is not known.
+        """
+        from flor_dagster.store.why import why
+
+        with self._database.read() as connection:
+            run = rows.find_run(connection, run_id)
+            number = rows.run_number(connection, run.id)
+        return why(self._database, number, run, name, at or {}, rank)
 
     def _picked(self, asked: Sequence[str] | None) -> list[RunRow]:
         if asked is None:

@@ -75,6 +75,11 @@ def _know_approximate_runs(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE versions DROP COLUMN approximate_reason")
 
 
+def _index_loops(connection: Connection) -> None:
+    """Schema 10: whether any loop has a name is looked up for every frame."""
+    connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS loops_by_name ON loops (name)")
+
+
 #: Migration n (counted from 1) takes a store of schema n to n + 1. The schema module is always the newest.
 MIGRATIONS: tuple[Migration, ...] = (
     _keep_output,
@@ -85,6 +90,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _keep_verdicts,
     _make_views_anew,
     _know_approximate_runs,
+    _index_loops,
 )
 
 NEWEST = len(MIGRATIONS) + 1

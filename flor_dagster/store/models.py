@@ -18,6 +18,13 @@ Place = Literal["certain", "confirmed", "likely", "contradicted"]
 SETTLED: frozenset[str] = frozenset({"recorded", "replayed", "refused", "excluded"})
 
 
+def once(status: str, sentence: str) -> str:
+    """A sentence without its status in front of it, however often it stands there."""
+    while sentence.startswith(f"{status}: "):
+        sentence = sentence.removeprefix(f"{status}: ")
+    return sentence
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRow:
     """One git commit that holds exactly the code of some training runs."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import QueryError
-from flor_dagster.store.conditions import column_names, mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,26 +28,20 @@ def narrowed(
     order = [order_by] if isinstance(order_by, str) else list(order_by or ())
     keys = [key.removeprefix("-") for key in order]
     known = set(store.names())
-    shown = [name for name in columns if name in known or ":" in name]
-    others = [name for name in columns if name not in shown]
-    read = column_names(where) if where else []
-    more = [name for name in (*read, *keys) if name in known and name not in shown]
-    if others and not shown:
-        more = more or sorted(known)
-    frame = store.dataframe(*dict.fromkeys((*shown, *more)), runs=runs)
-    for name in (*others, *keys):
-        if name not in frame.columns:
-            raise QueryError(f"The view has no column {name!r}; it has {', '.join(map(str, frame.columns))}.")
+    loops = [name for name in columns if name not in known and (name == "run" or store.has_loop(name))]
+    shown = [name for name in columns if name not in loops]
+    more = [name for name in keys if name in known and name not in shown]
+    frame = store.dataframe(*dict.fromkeys((*shown, *(more if shown else ()))), where=where, runs=runs)
+    for key in keys:
+        if key not in frame.columns:
+            raise QueryError(f"The view has no column {key!r}; it has {', '.join(map(str, frame.columns))}.")
     attributes = dict(frame.attrs)
-    if where:
-        frame = frame[mask(frame, where)]
     if keys:
         frame = frame.sort_values(keys, ascending=[not key.startswith("-") for key in order], kind="stable")
     if limit is not None:
         frame = frame.head(limit)
-    if columns:
-        hidden = {name for name in more if name not in others}
-        frame = frame[[name for name in frame.columns if name not in hidden]]
+    if shown:
+        frame = frame[[name for name in frame.columns if name not in more]]
     frame = frame.reset_index(drop=True)
     frame.attrs.update(attributes)
     return frame

@@ -156,6 +156,7 @@ loops = Table(
     Column("how", Text, nullable=False),
     Column("iterations", BigInteger, nullable=False),
     Column("ended", BigInteger),
+    Index("loops_by_name", "name"),
     sqlite_with_rowid=False,
 )
 
@@ -356,7 +357,7 @@ layouts = Table(
 )
 
 # What a column of numbers can't hold lies as bits in `text`: infinities, NaN, -0.0. SQLite has no NaN; it is NULL there.
-_FLOAT = {
+FLOATS = {
     "sqlite": "CASE r.text WHEN '7ff0000000000000' THEN 9e999 WHEN 'fff0000000000000' THEN -9e999 ELSE r.num END",
     "postgresql": (
         "CASE WHEN r.num IS NOT NULL THEN r.num WHEN r.text = '7ff0000000000000' THEN 'Infinity'::float8 "
@@ -392,6 +393,6 @@ LEFT JOIN cells x ON x.run = j.run AND x.statement_id = s.statement_id
 def views(dialect: str) -> tuple[str, ...]:
     """The SQL views for people: one row per record; the first without what has diverged."""
     return (
-        _LONG.format(value=_VALUE[dialect].format(number=_FLOAT[dialect]), number=_FLOAT[dialect]),
+        _LONG.format(value=_VALUE[dialect].format(number=FLOATS[dialect]), number=FLOATS[dialect]),
         "CREATE VIEW log_view_long AS SELECT * FROM log_view_any WHERE fidelity <> 'diverged'",
     )

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from sqlalchemy import Connection, select
 
 from flor_dagster.errors import UnknownNameError
 from flor_dagster.recording.values import ArrayValue, decode
-from flor_dagster.store.chunks import MIXED, Part, read_layouts, read_parts
+from flor_dagster.store.chunks import MIXED, Part, read_layouts
+from flor_dagster.store.columns import (
+    Column,
+    Fidelities,
+    Read,
+    is_loop,
+    read_columns,
+    resolve,
+    resolve_all,
+    run_numbers,
+)
+from flor_dagster.store.conditions import ColumnOf, read_condition, walk
 from flor_dagster.store.database import Database, slices
-from flor_dagster.store.packing import BOOL, FLOAT, INT, TEXT, label
-from flor_dagster.store.pivot import Wide, widen
+from flor_dagster.store.judging import Values, fulfilled
+from flor_dagster.store.packing import BOOL, FLOAT, INT, TEXT
+from flor_dagster.store.pivot import Wide, filled, widen
 from flor_dagster.store.reasons import reasons_for
-from flor_dagster.store.schema import args, call_sites, cells, journals, names, replays, runs, statements
+from flor_dagster.store.run_values import RunSource, packed, run_field, runs_that_fulfil
+from flor_dagster.store.schema import (
+    call_sites,
+    loops,
+    names,
+    statements,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,9 +44,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from flor_dagster.store.conditions import Aggregate, Condition, OfRun
     from flor_dagster.store.models import RunRow
+    from flor_dagster.store.pivot import Keep
 
-Fidelities = Literal["default", "exact", "any"]
 
 _EXACT_INT = 1 << 53
 
@@ -43,227 +62,256 @@ _ORIGINS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One asked column: the call sites whose values it shows, or the argument of that name.
+class Request:
+    """What is asked of the log view; see `LogStore.dataframe`.
 
-    `statement_id` is the definition whose replayed values it shows, where statements of the name are known; `others` are the call
-    sites of the name's other definitions, whose recorded values it shows.
+    Attributes:
+        names: the columns.
+        where: a condition.
+        latest: only so many of the youngest runs that fulfil what it says of runs.
+        at: the loop whose iterations are the rows.
+        fill: whether an empty place shows what the row before it has.
+        keep: which of several values of one place.
+        fidelity: which values count.
+        provenance: whether columns tell where values come from.
+        rank: whose records.
+        of_ranks: whether the frame becomes a part of several ranks' one.
     """
 
-    label: str
-    name: str
-    statement_id: int | None
-    sites: tuple[int, ...]
-    is_arg: bool
-    others: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    where: str | None = None
+    latest: int | None = None
+    at: str | None = None
+    fill: bool = False
+    keep: Keep = "last"
+    fidelity: Fidelities = "default"
+    provenance: bool = False
+    rank: int = 0
+    of_ranks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Journal:
-    run: int
-    fresh: bool
-    replay: str | None
-    fidelity: str
-
-
-def resolve(connection: Connection, asked: str) -> Column:
-    """What an asked name means: every recorded value of a name, `name:2` one definition alone, `arg:name` an argument.
-
-    Raises:
-        UnknownNameError: when nothing of that name is known.
-    """
-    if asked.startswith("arg:"):
-        return Column(asked, asked[4:], None, (), True)
-    kept = label(asked)
-    name_key = connection.execute(select(names.c.name_id).where(names.c.name == kept)).scalar_one_or_none()
-    if name_key is not None:
-        newest = connection.execute(
-            select(statements.c.id)
-            .where(statements.c.name_id == name_key)
-            .order_by(statements.c.id.desc())
-            .limit(1)
-        ).scalar_one_or_none()
-        sites = call_sites.c
-        mine = sites.statement_id.is_(None) & (sites.name_id == name_key)
-        if newest is not None:
-            mine |= sites.statement_id == newest
-        found = tuple(connection.execute(select(sites.site).where(mine)).scalars())
-        all_of_name = connection.execute(select(sites.site).where(sites.name_id == name_key)).scalars()
-        if found or newest is not None:
-            return Column(asked, kept, newest, found, False, tuple(sorted({*all_of_name} - {*found})))
-    statement = _by_key(connection, asked)
-    if statement is not None:
-        found = tuple(
-            connection.execute(
-                select(call_sites.c.site).where(call_sites.c.statement_id == statement[0])
-            ).scalars()
-        )
-        return Column(asked, statement[1], statement[0], found, False)
-    if connection.execute(select(args.c.name).where(args.c.name == kept).limit(1)).one_or_none() is not None:
-        return Column(asked, kept, None, (), True)
-    raise UnknownNameError(_unknown(connection, asked))
-
-
-def _by_key(connection: Connection, key: str) -> tuple[int, str] | None:
-    query = select(statements.c.id, names.c.name).join(names, names.c.name_id == statements.c.name_id)
-    row = connection.execute(query.where(statements.c.key == key)).one_or_none()
-    if row is None and key.endswith(":1"):
-        row = connection.execute(query.where(statements.c.key == key[:-2])).one_or_none()
-    return None if row is None else (row[0], row[1])
-
-
-def known_names(connection: Connection) -> list[str]:
-    """Every name that was logged or asked for, and every argument."""
-    logged = connection.execute(select(names.c.name)).scalars()
-    return sorted({*logged, *connection.execute(select(args.c.name).distinct()).scalars()})
-
-
-def _unknown(connection: Connection, asked: str) -> str:
-    known = known_names(connection)
-    near = difflib.get_close_matches(asked, known, n=3)
-    if near:
-        return f"No name {asked!r} was ever logged. Did you mean {' or '.join(map(repr, near))}?"
-    if not known:
-        return f"No name {asked!r} was ever logged: the store holds no values yet."
-    return f"No name {asked!r} was ever logged. Known names: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}."
+_Wides: TypeAlias = "list[tuple[RunRow, Wide, dict[str, list[Part]]]]"
 
 
 def log_view(
-    database: Database,
-    asked: Sequence[str],
-    picked: Sequence[RunRow],
-    *,
-    all_runs: bool,
-    fidelity: Fidelities,
-    provenance: bool,
-    rank: int,
+    database: Database, request: Request, picked: Sequence[RunRow], *, all_runs: bool
 ) -> pd.DataFrame:
-    """The wide frame of the asked names over the picked runs. See `LogStore.dataframe`."""
+    """The wide frame of the asked names over the picked runs, of one rank. See `LogStore.dataframe`."""
+    of_runs, of_rows = (None, None) if not request.where else read_condition(request.where).split()
     with database.read() as connection:
-        columns = [resolve(connection, name) for name in dict.fromkeys(asked or known_names(connection))]
-        numbers = _run_numbers(connection, picked, all_runs)
-        sources = _journals(connection, numbers, all_runs, rank)
-        parts, shown, places = _parts(connection, columns, numbers, sources, all_runs, fidelity)
-        with_args = any(column.is_arg for column in columns)
-        wanted = list(numbers) if with_args else [run for run in numbers if run in parts]
-        layouts = read_layouts(connection, wanted, rank)
-        logged = [column.label for column in columns if not column.is_arg]
-        wides: list[tuple[RunRow, Wide, dict[str, list[Part]]]] = []
-        for run in wanted:
-            mine = parts.get(run, {})
-            wide = widen(layouts[run], {name: mine.get(name, []) for name in logged}, always=with_args)
-            if wide.rows:
-                wides.append((numbers[run], wide, mine))
-        empty = reasons_for(connection, _gaps(columns, numbers, wides))
+        asked = resolve_all(connection, request.names)
+        numbers = run_numbers(connection, picked, all_runs)
+        known = len(numbers)
+        if of_runs is not None:
+            numbers = runs_that_fulfil(connection, of_runs, numbers, request.rank)
+        if request.latest is not None:
+            numbers = dict(list(numbers.items())[-request.latest :])
+        all_runs = all_runs and len(numbers) == known
+        ours = _own_columns(request)
+        read_by = {} if of_rows is None else _read_by(connection, of_rows, asked, ours)
+        columns = list({column.label: column for column in (*asked, *read_by.values())}.values())
+        read = read_columns(
+            connection, columns, numbers, all_runs=all_runs, fidelity=request.fidelity, rank=request.rank
+        )
+        wides = _widened(connection, request, columns, numbers, read)
+        titles = _titles(connection, columns, ours)
+        empty = reasons_for(connection, _gaps(asked, numbers, wides))
         mixed = _mixed(connection, wides)
-    frame = _frame(columns, wides, shown, places, provenance or fidelity == "any", provenance)
-    frame.attrs["empty"] = empty
-    frame.attrs["places"] = _doubted(wides, places)
-    frame.attrs["definitions"] = mixed
-    frame.attrs["several"] = {
-        name: count for name in logged if (count := sum(wide.several.get(name, 0) for _, wide, _ in wides))
-    }
-    return frame
-
-
-def _run_numbers(connection: Connection, picked: Sequence[RunRow], all_runs: bool) -> dict[int, RunRow]:
-    by_id = {run.id: run for run in picked}
-    numbers: dict[str, int] = {}
-    if all_runs:
-        numbers = {row[0]: row[1] for row in connection.execute(select(runs.c.id, runs.c.run))}
-    else:
-        for some in slices(list(by_id)):
-            rows = connection.execute(select(runs.c.id, runs.c.run).where(runs.c.id.in_(some)))
-            numbers.update({row[0]: row[1] for row in rows})
-    return {numbers[run_id]: run for run_id, run in by_id.items() if run_id in numbers}
-
-
-def _journals(
-    connection: Connection, numbers: dict[int, RunRow], all_runs: bool, rank: int
-) -> dict[int, _Journal]:
-    j = journals.c
-    query = (
-        select(j.journal, j.run, j.upto, j.chunked_upto, j.replay_id, replays.c.fidelity)
-        .outerjoin(replays, replays.c.id == j.replay_id)
-        .where(j.rank == rank)
-        .order_by(j.journal)
+        frame = _frame(request, columns, titles, ours, wides, read)
+        if of_rows is not None:
+            source = _Rows(
+                RunSource(connection, _numbered(numbers, wides), request.rank), frame, read_by, wides
+            )
+            frame.rows = fulfilled(of_rows, source, frame.count)
+    shown = {column.label for column in asked}
+    found = frame.made(hidden=[title for name, title in frame.titles.items() if name not in shown])
+    found.attrs["columns"] = {column.label: frame.titles[column.label] for column in asked}
+    found.attrs["empty"] = _nested(empty)
+    found.attrs["places"] = _nested(
+        {key: said for key, said in _doubted(wides, read.places).items() if key[1] in shown}
     )
-    found: dict[int, _Journal] = {}
-    for query_part in (
-        [query] if all_runs else [query.where(j.run.in_(some)) for some in slices(list(numbers))]
-    ):
-        for number, run, upto, packed, replay, fidelity in connection.execute(query_part):
-            if run in numbers:
-                found[number] = _Journal(
-                    run, upto == packed, replay, "recorded" if replay is None else fidelity or "unverified"
-                )
+    found.attrs["definitions"] = {name: keys for name, keys in mixed.items() if name in shown}
+    for what in ("several", "elsewhere"):
+        counts = {name: sum(getattr(wide, what).get(name, 0) for _, wide, _ in wides) for name in shown}
+        found.attrs[what] = {name: count for name, count in counts.items() if count}
     return found
 
 
-def _parts(
+def _nested(said: dict[tuple[str, str], str]) -> dict[str, dict[str, str]]:
+    """Run → column → what is said of it: plain JSON, so that a frame can be kept in files that hold its attributes."""
+    found: dict[str, dict[str, str]] = {}
+    for (run, name), words in said.items():
+        found.setdefault(run, {})[name] = words
+    return found
+
+
+def _own_columns(request: Request) -> set[str]:
+    """What the frame calls columns of its own, besides loops."""
+    return (
+        {"run"}
+        | ({"rank"} if request.of_ranks else set())
+        | ({"ordinal"} if request.keep == "all" else set())
+    )
+
+
+def _widened(
     connection: Connection,
+    request: Request,
     columns: Sequence[Column],
     numbers: dict[int, RunRow],
-    sources: dict[int, _Journal],
-    all_runs: bool,
-    fidelity: Fidelities,
-) -> tuple[dict[int, dict[str, list[Part]]], dict[tuple[int, str], str], dict[tuple[int, str], str]]:
-    """Run → column → its parts, replayed ones first, since what was recorded wins; (journal, column) → fidelity, and place."""
-    owner: dict[int, list[Column]] = {}
-    for column in columns:
-        for site in (*column.sites, *column.others):
-            owner.setdefault(site, []).append(column)
-    elsewhere = {(column.label, site) for column in columns for site in column.others}
-    fresh = {number: source.fresh for number, source in sources.items()}
-    read = read_parts(connection, list(owner), fresh, few=not all_runs)
-    read.sort(key=lambda part: (sources[part.journal].replay is None, part.journal, part.site))
-    of_cells = _cell_fidelities(connection, columns) if any(s.replay for s in sources.values()) else {}
-    found: dict[int, dict[str, list[Part]]] = {}
-    shown: dict[tuple[int, str], str] = {}
-    places: dict[tuple[int, str], str] = {}
-    for part in read:
-        source = sources[part.journal]
-        for column in owner[part.site]:
-            other = (column.label, part.site) in elsewhere
-            if other and source.replay is not None:
-                continue  # hindsight fills the definition that was asked
-            cell = of_cells.get((source.run, column.statement_id or -1))
-            told = _fidelity(source, cell)
-            if fidelity != "any" and (
-                told == "diverged" or (fidelity == "exact" and told not in ("recorded", "exact"))
-            ):
-                continue
-            shown[part.journal, column.label] = told
-            # What a run recorded itself stands where its author put it.
-            places[part.journal, column.label] = (
-                "certain" if source.replay is None else (cell and cell[2]) or "unchecked"
-            )
-            mine = found.setdefault(source.run, {}).setdefault(column.label, [])
-            # Where two definitions have a value in one context, the newest one's is shown.
-            mine.insert(0 if other else len(mine), part)
-    return found, shown, places
+    read: Read,
+) -> _Wides:
+    """Each run's rows."""
+    logged = [column.label for column in columns if column.is_logged]
+    if request.at not in (None, "run"):
+        _require_loop(connection, str(request.at))
+    # A run has rows where it has values; only where nothing logged is asked, what it is itself makes one.
+    wanted = [run for run in numbers if run in read.by_run] if logged else _with_something(columns, numbers)
+    layouts = read_layouts(connection, wanted, request.rank)
+    wides: _Wides = []
+    for run in wanted:
+        mine = read.by_run.get(run, {})
+        wide = widen(
+            layouts[run],
+            {name: mine.get(name, []) for name in logged},
+            not logged,
+            request.keep,
+            request.at if logged else None,
+        )
+        if request.fill:
+            shown = {
+                name: None if column is None else filled(column) for name, column in wide.columns.items()
+            }
+            wide = replace(wide, columns=shown)
+        if wide.rows or wide.elsewhere:
+            wides.append((numbers[run], wide, mine))
+    return wides
 
 
-def _cell_fidelities(
-    connection: Connection, columns: Sequence[Column]
-) -> dict[tuple[int, int], tuple[str | None, str | None, str | None]]:
-    """(run, statement) → replay, fidelity and place of its cell."""
-    asked = [column.statement_id for column in columns if column.statement_id is not None]
-    found: dict[tuple[int, int], tuple[str | None, str | None, str | None]] = {}
-    c = cells.c
-    for some in slices(asked):
-        for run, statement, replay, fidelity, place in connection.execute(
-            select(c.run, c.statement_id, c.replay_id, c.fidelity, c.place).where(c.statement_id.in_(some))
-        ):
-            found[run, statement] = (replay, fidelity, place)
+def _require_loop(connection: Connection, name: str) -> None:
+    known = sorted(connection.execute(select(loops.c.name).distinct()).scalars())
+    if name not in known:
+        raise UnknownNameError(
+            f"no training run has a loop {name!r} (their loops: {', '.join(known[:20]) or 'none'}); `run` makes one row of each run"
+        )
+
+
+def _numbered(numbers: dict[int, RunRow], wides: _Wides) -> dict[int, RunRow]:
+    by_id = {run.id: number for number, run in numbers.items()}
+    return {by_id[run.id]: run for run, _, _ in wides}
+
+
+def _read_by(
+    connection: Connection, condition: Condition, asked: Sequence[Column], ours: set[str]
+) -> dict[str, Column]:
+    """The columns that a condition reads besides what is asked and besides loops: its word → the column."""
+    titles = {title: label for label, title in _titles(connection, asked, ours).items()}
+    by_label = {column.label: column for column in asked}
+    found: dict[str, Column] = {}
+    for node in walk(condition.tree):
+        if not isinstance(node, ColumnOf) or node.name in ours:
+            continue
+        name = node.name
+        if name in titles:
+            found[name] = by_label[titles[name]]
+        elif not is_loop(connection, name) and not is_loop(connection, _stem(name, ("_execution", "_value"))):
+            try:
+                found[name] = resolve(connection, name)
+            except UnknownNameError as error:
+                stem = name.removesuffix("_logged")
+                if stem == name or not is_loop(connection, stem):
+                    raise condition.unknown(node, str(error)) from None
+                found[name] = resolve(connection, stem)
     return found
 
 
-def _fidelity(source: _Journal, cell: tuple[str | None, str | None, str | None] | None) -> str:
-    """A replayed value's fidelity is its cell's where this replay gave the cell its answer, else its replay's."""
-    if source.replay is not None and cell is not None and cell[0] == source.replay and cell[1]:
-        return cell[1]
-    return source.fidelity
+class _Rows:
+    """The rows of a frame as those of a condition."""
+
+    def __init__(self, runs: RunSource, frame: _Frame, read_by: dict[str, Column], wides: _Wides) -> None:
+        self._runs = runs
+        self._frame = frame
+        self._read_by = read_by
+        self._counts = [wide.rows for _, wide, _ in wides]
+
+    def column(self, condition: Condition, node: ColumnOf) -> Values:
+        """A column; what the frame does not have is nowhere."""
+        frame = self._frame
+        title = node.name
+        if title in self._read_by:
+            title = frame.titles[self._read_by[title].label]
+        elif title not in frame.data and title.endswith("_value"):
+            title = title.removesuffix("_value")  # a loop whose values are its indices
+        if title not in frame.data:
+            return Values(np.zeros(1), np.zeros(1, dtype=bool))
+        return _values_of(frame.data[title], frame.present.get(title))
+
+    def of_run(self, condition: Condition, node: OfRun | Aggregate) -> Values:
+        """What a run has, for each of its rows."""
+        value = self._runs.of_run(condition, node)
+        return Values(np.repeat(value.data, self._counts), np.repeat(value.present, self._counts))
+
+
+def _values_of(array: Any, present: NDArray[np.bool_] | None) -> Values:
+    import pandas as pd
+
+    if isinstance(array, np.ndarray):
+        if present is None:
+            present = (
+                np.array([one is not None for one in array.tolist()])
+                if array.dtype.hasobject
+                else ~np.isnan(array)
+            )
+        return Values(array, present)
+    there = ~np.asarray(pd.isna(array))
+    kind = array.dtype.kind
+    if kind in "iub":
+        return Values(array.to_numpy(dtype=bool if kind == "b" else np.int64, na_value=0), there)
+    return packed([one if here else None for one, here in zip(list(array), there.tolist(), strict=True)])
+
+
+def _with_something(columns: Sequence[Column], numbers: dict[int, RunRow]) -> list[int]:
+    """The runs that have one of the arguments; all of them where a field of the run is asked."""
+    if any(column.source == "run" for column in columns):
+        return list(numbers)
+    return [number for number, run in numbers.items() if any(column.name in run.args for column in columns)]
+
+
+def _titles(connection: Connection, columns: Sequence[Column], taken: set[str]) -> dict[str, str]:
+    """Column → what it is called in the frame: by what the store holds, never by what else is asked.
+
+    A loop's columns keep their names; what is called like one of them is `<name>_logged`, an argument `args.<name>`. So is what is
+    called like another name's provenance.
+
+    Args:
+        connection: a reading transaction.
+        columns: the asked ones.
+        taken: what the frame calls columns of its own.
+    """
+    labels = [column.label for column in columns]
+    stems = {label: _stem(label, ("_execution", "_value")) for label in labels}
+    ours = {label: _stem(label, ("_origin", "_fidelity", "_place")) for label in labels}
+    found = {*labels, *stems.values()}
+    of_loops: set[str] = set()
+    known: set[str] = set()
+    for some in slices(sorted(found)):
+        query = select(loops.c.name).where(loops.c.name.in_(some)).distinct()
+        of_loops.update(connection.execute(query).scalars())
+    for some in slices(sorted({stem for stem in ours.values() if stem})):
+        known.update(connection.execute(select(names.c.name).where(names.c.name.in_(some))).scalars())
+    titles: dict[str, str] = {}
+    for column in columns:
+        label = column.label
+        clashes = label in taken or label in of_loops or stems[label] in of_loops or ours[label] in known
+        titles[label] = (
+            label if not clashes else f"args.{label}" if column.source == "args" else f"{label}_logged"
+        )
+    return titles
+
+
+def _stem(label: str, endings: Iterable[str]) -> str:
+    """A label without one of these endings; empty where it has none."""
+    return next((label.removesuffix(ending) for ending in endings if label.endswith(ending)), "")
 
 
 _PLACES = {
@@ -322,7 +370,7 @@ def _gaps(
     wides: Sequence[tuple[RunRow, Wide, dict[str, list[Part]]]],
 ) -> list[tuple[int, RunRow, Column]]:
     """The columns that are empty all over a run."""
-    filled = {
+    shown = {
         (run.id, name)
         for run, wide, _ in wides
         for name, column in wide.columns.items()
@@ -332,39 +380,96 @@ def _gaps(
         (number, run, column)
         for number, run in numbers.items()
         for column in columns
-        if not column.is_arg and (run.id, column.label) not in filled
+        if column.is_logged and (run.id, column.label) not in shown
     ]
 
 
+class _Frame:
+    """A frame's columns before it is one.
+
+    Attributes:
+        count: how many rows.
+        data: title → column.
+        present: title → which rows have a value, where the column itself does not tell.
+        titles: label → title of the asked columns, and of those that a condition reads.
+        beside: title → the titles of what tells where its values come from.
+        rows: which rows are shown; None shows all.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.data: dict[str, Any] = {}
+        self.present: dict[str, NDArray[np.bool_]] = {}
+        self.titles: dict[str, str] = {}
+        self.beside: dict[str, list[str]] = {}
+        self.rows: NDArray[np.bool_] | None = None
+
+    def made(self, hidden: Sequence[str]) -> pd.DataFrame:
+        """The frame, without some of its columns."""
+        import pandas as pd
+
+        gone = {*hidden, *(beside for title in hidden for beside in self.beside.get(title, ()))}
+        data = {title: column for title, column in self.data.items() if title not in gone}
+        if self.rows is not None and not self.rows.all():
+            data = {title: column[self.rows] for title, column in data.items()}
+        return pd.DataFrame(data, copy=False)
+
+
 def _frame(
+    request: Request,
     columns: Sequence[Column],
-    wides: Sequence[tuple[RunRow, Wide, dict[str, list[Part]]]],
-    shown: dict[tuple[int, str], str],
-    places: dict[tuple[int, str], str],
-    with_fidelity: bool,
-    with_origin: bool,
-) -> pd.DataFrame:
+    titles: dict[str, str],
+    ours: set[str],
+    wides: _Wides,
+    read: Read,
+) -> _Frame:
     import pandas as pd
 
     counts = [wide.rows for _, wide, _ in wides]
+    frame = _Frame(sum(counts))
+    data = frame.data
     keys = np.repeat(np.array([run.key for run, _, _ in wides], dtype=object), counts)
-    data: dict[str, Any] = {"run": pd.array(keys, dtype="str")}
+    data["run"] = pd.array(keys, dtype="str")
     for name in _loop_names(wides):
-        data.update(_loop_data(name, wides))
+        data.update(_loop_data(name, f"{name}_loop" if name in ours else name, wides))
+    if "ordinal" in ours:
+        got = [wide.ordinal for _, wide, _ in wides if wide.ordinal is not None]
+        data["ordinal"] = pd.array(np.concatenate([np.empty(0, dtype=np.int64), *got]), dtype="Int64")
     for column in columns:
-        title = f"{column.label}_logged" if column.label in data else column.label
-        if column.is_arg:
-            values = [run.args.get(column.name) for run, _, _ in wides]
+        title = titles[column.label]
+        while title in data:  # whatever it is called: nothing is put in place of another column
+            title += "_logged"
+        frame.titles[column.label] = title
+        if not column.is_logged:
+            values = [_of_run(run, column) for run, _, _ in wides]
             data[title] = _arg_array(values, counts)
+            frame.present[title] = np.repeat(
+                np.array([value is not None for value in values], dtype=bool), counts
+            )
             continue
         data[title] = _value_array(column.label, wides)
-        if with_origin:
-            data[f"{title}_origin"] = _told(column.label, wides, shown, _ORIGINS)
-        if with_fidelity:
-            data[f"{title}_fidelity"] = _told(column.label, wides, shown, {})
-        if with_origin:
-            data[f"{title}_place"] = _told(column.label, wides, places, {})
-    return pd.DataFrame(data, copy=False)
+        frame.present[title] = _present(column.label, wides)
+        told: dict[str, Any] = {}
+        if request.provenance:
+            told["origin"] = _told(column.label, wides, read.shown, _ORIGINS)
+        if request.provenance or request.fidelity == "any":
+            told["fidelity"] = _told(column.label, wides, read.shown, {})
+        if request.provenance:
+            told["place"] = _told(column.label, wides, read.places, {})
+        data.update({f"{title}_{kind}": said for kind, said in told.items()})
+        frame.beside[title] = [f"{title}_{kind}" for kind in told]
+    return frame
+
+
+def _of_run(run: RunRow, column: Column) -> Any:
+    return run.args.get(column.name) if column.source == "args" else run_field(run, column.name)
+
+
+def _present(name: str, wides: _Wides) -> NDArray[np.bool_]:
+    got = [(wide.rows, wide.columns[name]) for _, wide, _ in wides]
+    return np.concatenate(
+        [np.zeros(0, dtype=bool), *(np.zeros(n, dtype=bool) if c is None else c.present for n, c in got)]
+    )
 
 
 def _loop_names(wides: Iterable[tuple[RunRow, Wide, Any]]) -> list[str]:
@@ -381,10 +486,9 @@ def _loop_names(wides: Iterable[tuple[RunRow, Wide, Any]]) -> list[str]:
     return order
 
 
-def _loop_data(name: str, wides: Sequence[tuple[RunRow, Wide, Any]]) -> dict[str, Any]:
+def _loop_data(name: str, title: str, wides: Sequence[tuple[RunRow, Wide, Any]]) -> dict[str, Any]:
     import pandas as pd
 
-    title = f"{name}_loop" if name == "run" else name
     got = [(wide.rows, wide.loops.get(name)) for _, wide, _ in wides]
     absent = ~np.concatenate([c.present if c is not None else np.zeros(n, dtype=bool) for n, c in got])
     index = np.concatenate([c.index if c is not None else np.zeros(n, dtype=np.int64) for n, c in got])
@@ -420,6 +524,8 @@ def _arg_array(values: Sequence[Any], counts: Sequence[int]) -> Any:
         return pd.array(repeated, dtype="Int64")
     if kinds == {bool}:
         return pd.array(repeated, dtype="boolean")
+    if kinds == {datetime}:
+        return pd.to_datetime(pd.Series(repeated), utc=True).array
     if kinds == {str} and all(v.isascii() for v in values if v is not None):
         return pd.array(repeated, dtype="string")
     return repeated
@@ -505,7 +611,8 @@ def _told(
             continue
         told = [shown[part.journal, name] for part in parts[name]]
         words = np.array([wording.get(fidelity, fidelity) for fidelity in told], dtype=object)
-        piece = words[column.source]
+        piece = words[np.maximum(column.source, 0)]
+        piece[column.source < 0] = "filled" if wording else None  # of the row before it
         piece[~column.present] = None
         pieces.append(piece)
     return pd.array(np.concatenate(pieces) if pieces else np.array([], dtype=object), dtype="string")

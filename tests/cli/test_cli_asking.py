@@ -61,9 +61,21 @@ def test_a_wrong_condition_or_loop_is_said_and_nothing_is_run(trained: Lab) -> N
     wrong = run(trained, "hindsight", "asked", "--plan", "--where", "lr > 1")
     assert wrong.exit_code == 1
     assert "args.lr" in wrong.output
-    absent = run(trained, "hindsight", "asked", "--plan", "--iterations", "batch=0")
-    assert "no loop `batch` (its loops: epoch, step)" in absent.output
-    assert "0 of 3 training runs to replay" in absent.output
+    for plan in (["--plan"], []):
+        for asked, said in {
+            "batch=0": "has a loop `batch` (their loops: epoch, step)",
+            "epoch=99": "has an iteration epoch=99 (the iterations of `epoch`: 0 to 2)",
+            "epoch=0,99": "has an iteration epoch=99",
+            "epoch=7:9": "has an iteration epoch=7:9",
+            "step=4": "(the iterations of `step`: 0 to 3)",
+            "epoch_value=x": "has an iteration epoch_value=x",
+        }.items():
+            absent = run(trained, "hindsight", "asked", *plan, "--iterations", asked)
+            assert absent.exit_code == 2, asked
+            assert said in absent.output
+            assert "Nothing was run" in absent.output
+    with trained.open() as workspace:
+        assert not workspace.store.replays()
     assert run(trained, "hindsight", "asked", "--plan", "--iterations", "epoch=1:2:x").exit_code == 2
 
 
@@ -73,6 +85,32 @@ def test_iterations_may_be_ranges(trained: Lab) -> None:
     with trained.open() as workspace:
         frame = workspace.store.dataframe("asked").dropna()
         assert list(frame["epoch"]) == [0, 1]
+
+
+def test_iterations_may_be_named_by_their_values(lab: Lab) -> None:
+    # Every epoch can be entered by itself.
+    script = SCRIPT.replace("range(3)", 'flor.arg("kinds", ["a", "b"])').replace("next(numbers)", "step")
+    lab.commit({"train.py": script.format(more="")})
+    lab.train(kinds=["a", "b", "c"])
+    lab.train(kinds=["c"])
+    lab.train()
+    lab.write({"train.py": script.format(more='flor.log("asked", total / lr)')})
+    done = run(lab, "hindsight", "asked", "--iterations", "epoch_value=c")
+    assert done.exit_code == 0, done.output
+    assert "nothing to replay: this training run has no iteration epoch_value=c" in done.output
+    with lab.open() as workspace:
+        frame = workspace.store.dataframe("asked").dropna()
+        assert list(frame["epoch"]) == [2, 0]
+        assert list(frame["epoch_value"]) == ["c", "c"]
+        keys = [one.key for one in workspace.runs()]
+        assert list(frame["run"]) == keys[:2]
+    left = run(lab, "hindsight", "asked", "--plan", "--iterations", "epoch_value=c")
+    assert "this training run has no iteration epoch_value=c" in left.output
+    why = run(lab, "why", keys[0], "asked", "--at", "epoch_value=b")
+    assert "still open: only epoch 2 was asked so far" in why.output
+    assert "asked is there" in run(lab, "why", keys[0], "asked", "--at", "epoch=2").output
+    document = json.loads(run(lab, "why", keys[0], "asked", "--at", "epoch=1", "--json").stdout)
+    assert (document["values"], document["at"]) == (0, {"epoch": 1})
 
 
 def test_from_python_too_and_estimates_learn_from_what_replays_took(

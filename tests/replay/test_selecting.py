@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flor_dagster.errors import FlorError, QueryError, UnknownNameError
-from flor_dagster.replay.selecting import Condition
+from flor_dagster.store.conditions import read_condition
 from tests.replay.conftest import Lab
 
 SCRIPT = """\
@@ -34,7 +34,7 @@ def test_arguments_values_status_and_times_select_runs(trained: Lab) -> None:
     wanted = {
         "args.lr > 0.2": [0.5, 1.0],
         "args.lr = 0.5": [0.5],
-        "args.lr <> 0.5 AND status = 'finished'": [0.1],
+        "args.lr <> 0.5 AND run.status = 'finished'": [0.1],
         "args.kind in ('adam', 'lamb')": [1.0],
         "last(loss) < 2": [0.5, 1.0],
         "first(loss) - last(loss) > 5": [0.1],
@@ -45,11 +45,11 @@ def test_arguments_values_status_and_times_select_runs(trained: Lab) -> None:
         "last(extra) = 5": [1.0],
         "NOT last(extra) = 4": [1.0],
         "last(extra) IS NULL": [0.1, 0.5],
-        "args.missing > 1 or not args.missing > 1": [],
-        "status in ('failed', 'lost')": [1.0],
-        "started > '2020-01-01' and seconds < 1000": [0.1, 0.5, 1.0],
-        "started < '2020-01-01'": [],
-        "tags['flor/parent'] is None and entrypoint = 'train.py'": [0.1, 0.5, 1.0],
+        "last(extra) > 6 or not last(extra) > 4": [],
+        "run.status in ('failed', 'lost')": [1.0],
+        "run.started > '2020-01-01' and run.seconds < 1000": [0.1, 0.5, 1.0],
+        "run.started < '2020-01-01'": [],
+        "tags['flor/parent'] is None and run.entrypoint = 'train.py'": [0.1, 0.5, 1.0],
         "0.2 < args.lr < 0.7": [0.5],
     }
     with trained.open() as workspace:
@@ -57,21 +57,21 @@ def test_arguments_values_status_and_times_select_runs(trained: Lab) -> None:
         for text, lrs in wanted.items():
             if lrs is None:
                 continue
-            chosen = Condition(text).select(workspace.runs(), workspace.store)
+            chosen = workspace.store.runs_where(text, workspace.runs())
             assert [run.args["lr"] for run in chosen] == lrs, text
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "lr > 1", "__import__('os').system('x')", "args.lr.real > 1", "args['lr'][0]", "last(loss", "(lambda: 1)()",
+        "", "__import__('os').system('x')", "args['lr'][0]", "last(loss", "(lambda: 1)()",
         "last(loss)(1)", "open('x')", "args.lr > 1; args", "[x for x in args]", "last(1)", "f'{args.lr}'", "args.lr ** 9",
         "x" * 5000,
     ],
 )  # fmt: skip
 def test_anything_else_is_refused_and_never_run(text: str) -> None:
     with pytest.raises(QueryError):
-        Condition(text)
+        read_condition(text)
 
 
 def test_what_does_not_fit_says_so(trained: Lab) -> None:
@@ -79,10 +79,15 @@ def test_what_does_not_fit_says_so(trained: Lab) -> None:
         workspace.sync()
         runs, store = workspace.runs(), workspace.store
         with pytest.raises(QueryError, match="can't be compared"):
-            Condition("args.kind > 3").select(runs, store)
+            store.runs_where("args.kind > 3", runs)
         with pytest.raises(UnknownNameError, match="`nothing`"):
-            Condition("last(nothing) > 3").select(runs, store)
+            store.runs_where("last(nothing) > 3", runs)
+        for absent in ("args.missing > 1 or not args.missing > 1", "args.lr.real > 1"):
+            with pytest.raises(UnknownNameError, match="no training run has an argument"):
+                store.runs_where(absent, runs)
+        with pytest.raises(QueryError, match=r"write args\.lr"):
+            store.runs_where("lr > 1", runs)
         with pytest.raises(QueryError, match="is no time"):
-            Condition("started > 'yesterday'").select(runs, store)
+            store.runs_where("run.started > 'yesterday'", runs)
         with pytest.raises(FlorError, match="no yes or no"):
-            Condition("args.lr").select(runs, store)
+            store.runs_where("args.lr", runs)

@@ -115,4 +115,5 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     home = tmp_path / ".flor"
     url = home / "flor.db" if request.param == "sqlite" else request.getfixturevalue("new_database")()
     with LogStore.open(url) as store:
+        store.make_reader()
         yield Lab(home, store)

@@ -82,4 +82,6 @@ def test_a_store_without_verdicts_is_migrated_and_what_it_holds_is_unchecked(tmp
         assert list(store.query("SELECT place FROM log_view_long").columns) == ["place"]
         store.save_placement(row)
         assert store.confirm_place(row, "ada").said == "confirmed"
-        assert store.query("SELECT max(version) FROM schema_version").iloc[0, 0] == NEWEST
+    with sqlite3.connect(tmp_path / "flor.db") as new:
+        assert new.execute("SELECT max(version) FROM schema_version").fetchone() == (NEWEST,)
+    new.close()

@@ -245,7 +245,7 @@ def test_what_diverged_is_not_in_the_default_view_and_says_so(lab: Lab) -> None:
     run, _ = _replayed(lab, "diverged")
     frame = lab.store.dataframe("loss", "norm")
     assert frame["norm"].isna().all()
-    assert frame.attrs["empty"][run.key, "norm"].startswith("diverged")
+    assert frame.attrs["empty"][run.key]["norm"].startswith("diverged")
     shown = lab.store.dataframe("loss", "norm", fidelity="any")
     assert shown["norm"].notna().sum() == 4
     assert set(shown["norm_fidelity"].dropna()) == {"diverged"}
@@ -420,3 +420,41 @@ def test_values_of_one_context_that_a_later_one_hides_are_counted(lab: Lab) -> N
     frame = lab.store.dataframe("x")
     assert frame["x"].tolist() == [3.0, 3.0]
     assert frame.attrs["several"] == {"x": 4}
+
+
+def test_what_a_column_is_called_and_which_rows_there_are_depend_on_nothing_else_that_is_asked(
+    lab: Lab,
+) -> None:
+    """A name like a loop's, like a loop's value's, like another name's provenance; an argument that other runs have, too."""
+    journal = lab.journal()
+    journal.entry("a", "lr", 0.5, 0.1, "given")
+    journal.entry("a", "epoch", 3, 3, "default")
+    journal.log("epoch", 7)
+    for _ in journal.loop("epoch", ["x", "y"]):
+        journal.log("loss", 1.5)
+        journal.log("loss_origin", "here")
+        journal.log("epoch_value", 3)
+        journal.log("rank", 5)
+    journal.end()
+    lab.ingest(journal)
+    other = lab.journal()
+    other.entry("a", "lr", 0.25, 0.1, "given")
+    other.log("extra", 1)
+    other.end()
+    lab.ingest(other)
+    store = lab.store
+    called = {
+        "loss": "loss", "epoch": "epoch_logged", "epoch_value": "epoch_value_logged", "loss_origin": "loss_origin_logged",
+        "lr": "lr", "arg:epoch": "arg:epoch", "rank": "rank",
+    }  # fmt: skip
+    for name, title in called.items():
+        assert title in store.dataframe(name).columns, name
+        assert title in store.dataframe(*called).columns, name
+        assert store.dataframe(*called).attrs["columns"][name] == title
+    assert store.dataframe("loss", "loss_origin", provenance=True)["loss_origin"].tolist() == ["recorded"] * 2
+    both = store.dataframe("rank", ranks="all")
+    assert both["rank"].tolist() == [0, 0]
+    assert both["rank_logged"].tolist() == [5, 5]
+    assert store.dataframe("loss", "lr")["lr"].tolist() == [0.5, 0.5]
+    assert store.dataframe("loss", "lr")["run"].nunique() == 1
+    assert store.dataframe("lr")["lr"].tolist() == [0.5, 0.25]
