@@ -58,7 +58,7 @@ def test_a_likely_place_is_not_answered_before_a_person_confirmed_it_and_its_val
     assert list(frame["asked"]) == [2 * loss for loss in frame["loss"]]
     assert set(frame["asked_place"]) == {"confirmed"}
     assert set(frame["loss_place"]) == {"certain"}, "a run's own statement stands where its author put it"
-    assert frame.attrs["places"].keys() == {(answer.run.key, "asked")}
+    assert {run: set(said) for run, said in frame.attrs["places"].items()} == {answer.run.key: {"asked"}}
     with lab.open() as workspace:
         shown = workspace.store.query("SELECT DISTINCT name, place FROM log_view_long ORDER BY name")
         assert list(shown["place"]) == ["confirmed", "certain"]

@@ -412,7 +412,7 @@ def test_code_that_is_not_deterministic_diverges_by_name_and_cause_and_is_not_sh
         assert shown[f"{case}_asked"].isna().all()
         run = next(r for r in workspace.runs() if r.entrypoint == f"{case}.py")
         alone = workspace.store.dataframe(f"{case}_asked", runs=[run.key])
-        assert alone.attrs["empty"][run.key, f"{case}_asked"].startswith("diverged")
+        assert alone.attrs["empty"][run.key][f"{case}_asked"].startswith("diverged")
         everything = workspace.store.dataframe(f"{case}_asked", fidelity="any")
         assert set(everything[f"{case}_asked_fidelity"].dropna()) == {"diverged"}
 
