@@ -65,7 +65,9 @@ def the_run(project: Project, values: int) -> RunRow:
     with Workspace.open(project.root) as workspace:
         (run,) = workspace.runs()
         frame = workspace.store.dataframe("epoch_value")
-        assert frame["epoch_value"].dropna().tolist() == [epoch + 0.5 for epoch in range(6)][: len(frame)]
+        assert (
+            frame["epoch_value_logged"].dropna().tolist() == [epoch + 0.5 for epoch in range(6)][: len(frame)]
+        )
         assert len(frame) >= values
     assert row["lost"] == run.lost
     assert ("could not be written" in shown.stdout) == bool(run.lost)
