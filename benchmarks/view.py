@@ -85,9 +85,9 @@ def median(rounds: int, work: Callable[[], Any]) -> tuple[float, float]:
 
 def pivoted(store: LogStore) -> Callable[[], Any]:
     """pandas.pivot_table over the rows, which are fetched and joined beforehand."""
-    rows = "SELECT j.run, r.ctx, r.site % 10, r.num FROM records r JOIN journals j ON j.journal = r.journal"
+    rows = "SELECT j.run, r.ctx, r.site - r.site / 10 * 10, r.num FROM records r JOIN journals j ON j.journal = r.journal"
     with store._database.read() as connection:
-        listed = connection.exec_driver_sql(rows.replace("%", "%%")).all()
+        listed = connection.exec_driver_sql(rows).all()
     frame = pd.DataFrame(listed, columns=["run", "ctx", "name", "value"])
     return lambda: frame.pivot_table(index=["run", "ctx"], columns="name", values="value", aggfunc="last")
 

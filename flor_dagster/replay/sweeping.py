@@ -51,8 +51,9 @@ def _checkouts(place: Path) -> Iterator[Path]:
 
 def _scratch() -> Iterator[Path]:
     for path in _folders(Path(tempfile.gettempdir())):
-        if path.name.startswith(SCRATCH_PREFIX) and path.stat().st_uid == os.getuid() and is_gone(path.name):
-            yield path
+        with contextlib.suppress(OSError):  # its owner may take it away at this moment
+            if path.name.startswith(SCRATCH_PREFIX) and path.stat().st_uid == os.getuid() and is_gone(path.name):
+                yield path
 
 
 def _folders(folder: Path) -> list[Path]:
