@@ -69,8 +69,8 @@ _terminal = 0
 _dropped = 0
 """In a forked child how many records it did not keep, since it was not known to have been left to itself."""
 
-_within = False
-"""Whether a run is being begun: a flor call of now comes from a signal handler."""
+_within = 0
+"""The thread in which a run is being begun: a flor call of now in it comes from a signal handler."""
 _held: list[tuple[str, Any, CallSite]] = []
 """What signal handlers logged meanwhile."""
 
@@ -112,7 +112,7 @@ def start() -> Session | None:
     with _starting:
         if active is not None:
             return active
-        if _within:
+        if _within == threading.get_ident():
             return None
         if _silent or (factory is None and (_off() or _is_child())):
             return None
@@ -131,7 +131,7 @@ def start() -> Session | None:
 def unrecorded(name: object, value: Any, frame: FrameType) -> None:
     """A value was logged and there is no run for it: kept for the one that is being begun, or counted for one that may begin."""
     global _dropped
-    if _within:
+    if _within == threading.get_ident():
         _held.append((str(name), value, CallSite(frame)))
     elif _forked_from is not None:
         _dropped += 1
@@ -201,11 +201,11 @@ def _is_made() -> bool:
 def _beginning() -> Generator[None]:
     """A run is being begun, until flor calls can find it: what signal handlers log meanwhile is held."""
     global _within
-    _within = True
+    _within = threading.get_ident()
     try:
         yield
     finally:
-        _within = False
+        _within = 0
 
 
 def _record_held(session: Session | None) -> None:

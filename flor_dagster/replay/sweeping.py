@@ -52,7 +52,11 @@ def _checkouts(place: Path) -> Iterator[Path]:
 def _scratch() -> Iterator[Path]:
     for path in _folders(Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):  # its owner may take it away at this moment
-            if path.name.startswith(SCRATCH_PREFIX) and path.stat().st_uid == os.getuid() and is_gone(path.name):
+            if (
+                path.name.startswith(SCRATCH_PREFIX)
+                and path.stat().st_uid == os.getuid()
+                and is_gone(path.name)
+            ):
                 yield path
 
 
