@@ -22,6 +22,8 @@ from flor_dagster.store.models import RunRow
 from tests.recording.disk_lab import namespaces, on_small_disk
 from tests.replay.conftest import PACKAGE, Lab, lab
 
+pytestmark = pytest.mark.ci
+
 __all__ = ["lab"]
 
 SCRIPT = """\

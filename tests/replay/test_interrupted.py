@@ -13,6 +13,8 @@ import pytest
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import PACKAGE, Lab
 
+pytestmark = pytest.mark.ci
+
 SCRIPT = """\
 import os, signal, sys, time
 import flor_dagster as flor

@@ -19,6 +19,8 @@ from flor_dagster.replay.resuming import ResumedTrainingFailedError, resume
 from flor_dagster.replay.workspace import Workspace
 from tests.replay.conftest import PACKAGE, Lab, bits
 
+pytestmark = pytest.mark.ci
+
 NUMPY = """\
 import json
 import os
