@@ -177,7 +177,8 @@ def test_a_killed_rank_under_torchrun_leaves_a_run_that_says_what_became_of_each
             if row.status != "running" or time.monotonic() > deadline:
                 frame = workspace.store.dataframe("loss", ranks="all")
                 break
-    assert row.status in ("failed", "lost")
+    # torchrun asks the rank that is left to end; it may have noticed before that its partner is gone.
+    assert row.status in ("failed", "lost", "interrupted")
     assert "rank 1 lost" in row.reason or "ranks 0, 1 lost" in row.reason
     assert set(frame["rank"]) == {0, 1}
 
