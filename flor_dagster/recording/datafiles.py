@@ -34,7 +34,14 @@ from flor_dagster.recording.descriptors import Identity, identity, open_apart
 from flor_dagster.recording.imports import when_imported
 from flor_dagster.recording.journal import retire
 from flor_dagster.recording.program import is_installed, program
-from flor_dagster.recording.questions import kind_of, listen_to_questions, names_said, plain_stat, who_asks
+from flor_dagster.recording.questions import (
+    StandIn,
+    kind_of,
+    listen_to_questions,
+    names_said,
+    plain_stat,
+    who_asks,
+)
 
 MAX_FILES = 20_000
 """So many files are noted per process; what is behind them is said to be unknown."""
@@ -55,17 +62,17 @@ _SYSTEM = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/", "/lib", "/bin/
 _CODE = (".py", ".pyc", ".pyi", ".so", ".pyd")
 
 
-class Watched:
+class Watched(StandIn):
     """Stands for `open`: notes what is opened for reading, and what was in it before it is written over; then opens it.
 
     Args:
         plain: the real one.
     """
 
-    __slots__ = ("_plain", "files")
+    __slots__ = ("files",)
 
     def __init__(self, plain: Callable[..., Any]) -> None:
-        self._plain = plain
+        super().__init__("open", plain)
         self.files = Files()
 
     def __call__(self, file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
@@ -77,19 +84,10 @@ class Watched:
                 self.files.overwrites(file)
         return self._plain(file, mode, *more, **named)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plain, name)
-
-    def __reduce__(self) -> str:
-        return "open"  # as the real one: by its name
-
-    def __repr__(self) -> str:
-        return repr(self._plain)
-
     __module__ = "io"
 
 
-class _WatchedCall:
+class _WatchedCall(StandIn):
     """Stands for another function that opens files: tells of what it is about to read, then calls it.
 
     Args:
@@ -100,9 +98,8 @@ class _WatchedCall:
     """
 
     def __init__(self, name: str, module: str, plain: Callable[..., Any], tell: Callable[..., None]) -> None:
+        super().__init__(name, plain)
         self.__module__ = module
-        self._name = name
-        self._plain = plain
         self._tell = tell
 
     def __call__(self, *given: Any, **named: Any) -> Any:
@@ -110,15 +107,6 @@ class _WatchedCall:
         with contextlib.suppress(Exception):
             self._tell(*given, **named)
         return self._plain(*given, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plain, name)
-
-    def __reduce__(self) -> str:
-        return self._name  # as the real one: by its name
-
-    def __repr__(self) -> str:
-        return repr(self._plain)
 
 
 @dataclass(slots=True, eq=False)

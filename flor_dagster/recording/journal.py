@@ -87,7 +87,7 @@ class JournalWriter:
         self.moved: Callable[[], None] | None = None
         """Told that lines go to another descriptor from here on."""
         if fresh and os.fstat(self.fd).st_size:
-            os.close(self.fd)
+            close_own(self.fd, self.identity)
             raise FileExistsError(errno.EEXIST, "another training run was recorded there", str(path))
 
     def write(self, data: bytes) -> bool:
@@ -134,8 +134,8 @@ class JournalWriter:
             new = open_apart(self.path, os.O_WRONLY | os.O_APPEND)
         except OSError:
             return ""
-        if identity(new) != self.identity:
-            os.close(new)
+        if (found := identity(new)) != self.identity:
+            close_own(new, found)
             return ""
         self.fd = new
         self.regained += 1
@@ -303,7 +303,7 @@ def note_lost(path: Path, message: str) -> None:
         try:
             os.write(fd, line_bytes("w", "lost", message))
         finally:
-            os.close(fd)
+            close_own(fd, identity(fd))
 
 
 def correct_end(path: Path, status: int) -> None:

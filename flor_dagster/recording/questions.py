@@ -65,7 +65,31 @@ class _Busy(threading.local):
 _busy = _Busy()
 
 
-class _Asked:
+class StandIn:
+    """Stands for a function of the standard library, and is taken for it.
+
+    Args:
+        name: of the function.
+        plain: the real one.
+    """
+
+    __slots__ = ("_name", "_plain")
+
+    def __init__(self, name: str, plain: Callable[..., Any]) -> None:
+        self._name = name
+        self._plain = plain
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __reduce__(self) -> str:
+        return self._name  # as the real one: by its name
+
+    def __repr__(self) -> str:
+        return repr(self._plain)
+
+
+class _Asked(StandIn):
     """Stands for a function of `os` that asks for something: calls it, and tells the listener of the answer.
 
     Args:
@@ -73,12 +97,11 @@ class _Asked:
         plain: the real one.
     """
 
-    __slots__ = ("_lists", "_name", "_plain")
+    __slots__ = ("_lists",)
     __module__ = "os"
 
     def __init__(self, name: str, plain: Callable[..., Any]) -> None:
-        self._name = name
-        self._plain = plain
+        super().__init__(name, plain)
         self._lists = name in ("listdir", "scandir")
 
     def __call__(self, *given: Any, **named: Any) -> Any:
@@ -95,15 +118,6 @@ class _Asked:
             raise
         _tell_asked(given, named, result)
         return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plain, name)
-
-    def __reduce__(self) -> str:
-        return self._name  # as the real one: by its name
-
-    def __repr__(self) -> str:
-        return repr(self._plain)
 
 
 _hidden: dict[str, str] = {}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flor_dagster.versions.settings import SnapshotSettings
 
 _MAX_NAMED_IGNORED = 1000
+CONVERTED = "git converts it (line ends, encoding or a filter), and gives other bytes back"
 
 
 @dataclass
@@ -129,9 +130,7 @@ def take_as_loaded(index: PrivateIndex, entries: Sequence[Entry], settings: Snap
         mode = entry.mode if entry else "100644"
         index.git("update-index", "--add", "--cacheinfo", f"{mode},{blob},{name}")
         if index.git("cat-file", "--filters", f":{name}", check=False).stdout != data:
-            index.approximate[name] = (
-                "git converts it (line ends, encoding or a filter), and gives other bytes back"
-            )
+            index.approximate[name] = CONVERTED
         index.as_loaded.add(name)
     return bool(index.as_loaded)
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flor_dagster.versions.private_index import joined, lstat, megabytes
+from flor_dagster.versions.private_index import CONVERTED, joined, lstat, megabytes
 from flor_dagster.versions.settings import MEGABYTE
 
 if TYPE_CHECKING:
@@ -145,7 +145,5 @@ def _changed_contents(index: PrivateIndex, entries: list[Entry]) -> dict[str, st
             except OSError:
                 same = False
             if not same:
-                found[entry.path] = (
-                    "git converts it (line ends, encoding or a filter), and gives other bytes back"
-                )
+                found[entry.path] = CONVERTED
     return found
