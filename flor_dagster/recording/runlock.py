@@ -1,4 +1,9 @@
-"""The lock that says that a run lives: a POSIX record lock, which forked children do not inherit."""
+"""The locks of a run's folder.
+
+That the run lives is said by a POSIX record lock, which forked children do not inherit. That its version is still being made
+is said by a lock of the open file (flock), which the child that makes it inherits: there is no moment between the death of
+the training and the word of the child at which nobody holds it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,10 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
 
-from flor_dagster.recording.descriptors import close_own, open_apart
+from flor_dagster.recording.descriptors import close_own, identity, open_apart
 
 # Whoever looks whether the run lives holds its lock for a moment.
 _TRIES = 100
@@ -43,6 +49,49 @@ def is_held(lock: Path) -> bool:
         return False
     try:
         fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def pending_lock(version: Path) -> Path:
+    """The file whose lock is held while this version file is being made."""
+    return version.with_name("version.lock")
+
+
+@contextlib.contextmanager
+def held_for_child(version: Path) -> Generator[int]:
+    """Hold the lock of a version that a child is about to make; the descriptor that it is to inherit, -1 where there is none."""
+    path = pending_lock(version)
+    fd, own = -1, None
+    with contextlib.suppress(OSError):
+        fd = open_apart(path, os.O_RDWR | os.O_CREAT)
+        own = identity(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield fd
+    finally:
+        close_own(fd, own)
+
+
+def hold_inherited(fd: int) -> None:
+    """In the child: where a lock of an open file is not inherited (NFS), take it anew. -1 is none."""
+    if fd < 0:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_pending(version: Path) -> bool:
+    """Whether a process makes this version file now. Look before the file itself is read."""
+    try:
+        fd = os.open(pending_lock(version), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from flor_dagster.recording.runlock import held_for_child
+
 SNAPSHOT_WAIT_SECONDS = 60.0
 MAX_LOADED_BYTES = 1 << 25
 SNAPSHOT_MODULE = "flor_dagster.versions.snapshot"
@@ -52,10 +54,11 @@ class VersionChild:
             sys.executable, "-P", "-m", SNAPSHOT_MODULE, "--root", str(root), "--out", str(self._out), "--loaded",
         ]  # fmt: skip
         try:
-            with _file_of(loaded) as given:
+            with _file_of(loaded) as given, held_for_child(self._out) as held:
                 self._child = subprocess.Popen(
-                    command, cwd=root, env=environment, stdin=given, stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL, start_new_session=True,
+                    [*command, *(("--held", str(held)) if held >= 0 else ())], cwd=root, env=environment, stdin=given,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                    pass_fds=(held,) if held >= 0 else (),
                 )  # fmt: skip
         except OSError as error:
             self._refuse(f"the snapshot could not be started: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from flor_dagster.errors import ODD, JournalError
 from flor_dagster.recording.journal import checked_header, read_journal
 from flor_dagster.recording.layout import NO_COMMIT
 from flor_dagster.recording.losses import Loss, read_losses
+from flor_dagster.recording.runlock import is_pending
 from flor_dagster.recording.values import decode
 from flor_dagster.store.chunks import pack_journal
 from flor_dagster.store.counting import next_number
@@ -43,8 +45,10 @@ from flor_dagster.store.unsettled import note_news
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: How long a run that is over waits for its version before it is taken without one, in seconds.
-VERSION_GRACE_SECONDS = 60.0
+#: How long a run that is over waits for the process that makes its version, in seconds, before it is taken without one.
+VERSION_GRACE_SECONDS = 600.0
+#: The same where that process is another machine's, whose lock can't be trusted to be seen from here.
+ELSEWHERE_GRACE_SECONDS = 60.0
 TERMINAL = ("finished", "failed", "interrupted", "lost")
 # The gravest end of any rank is the end of the run.
 _GRAVITY = ("failed", "interrupted", "lost", "finished")
@@ -58,7 +62,7 @@ _NAMED_RANKS = 64
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What lies in one run's folder: its journals by rank, the first header, the version file."""
+    """What lies in one run's folder: its journals by rank, the first header, the version file, and who still writes there."""
 
     path: Path
     ranks: dict[int, Path]
@@ -66,6 +70,7 @@ class Folder:
     version: dict[str, Any] | None
     written: float
     alive: bool
+    pending: bool
     losses: dict[int, Loss]
 
 
@@ -110,13 +115,17 @@ def look(run_dir: Path) -> Folder | None:
                 f"{ranks[rank]} is a replay's journal; a replay is never a training run of its own."
             )
         written = max(path.stat().st_mtime for path in ranks.values())
+        # In this order: whoever is seen gone here has written before what is read after.
+        alive = run_is_alive(run_dir, header, written)
+        pending = is_pending(run_dir / "version.json")
         return Folder(
             run_dir,
             dict(sorted(ranks.items())),
             header,
             _version(run_dir),
             written,
-            run_is_alive(run_dir, header, written),
+            alive,
+            pending,
             read_losses(run_dir),
         )
     return None
@@ -179,7 +188,12 @@ def _version_is_known(folder: Folder) -> bool:
         return True
     if any(loss.status for loss in folder.losses.values()):
         return True  # its process has waited for the version, which the disk did not take
-    return not folder.alive and time.time() - folder.written > VERSION_GRACE_SECONDS
+    if folder.alive:
+        return False
+    silence = time.time() - folder.written
+    if folder.header.get("host") not in (None, socket.gethostname()):
+        return silence > ELSEWHERE_GRACE_SECONDS
+    return not folder.pending or silence > VERSION_GRACE_SECONDS
 
 
 def _keep_version(connection: Connection, version: dict[str, Any] | None, started: int) -> str | None:

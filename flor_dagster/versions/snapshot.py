@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from flor_dagster.errors import FlorError, SnapshotError
 from flor_dagster.recording.layout import find_place
+from flor_dagster.recording.runlock import hold_inherited, pending_lock
 from flor_dagster.versions.collecting import note_home, shared_lock
 from flor_dagster.versions.command import GitError, last_lines
 from flor_dagster.versions.private_index import PrivateIndex, joined, take_as_loaded, take_files
@@ -257,7 +258,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, required=True, help="a folder in the work tree")
     parser.add_argument("--out", type=Path, required=True, help="the version.json to write")
     parser.add_argument("--loaded", action="store_true", help="what was loaded comes on standard input")
+    parser.add_argument(
+        "--held", type=int, default=-1, help="the descriptor of the lock that says that it is being made"
+    )
     options = parser.parse_args(arguments)
+    hold_inherited(options.held)
     loaded = _read_loaded(sys.stdin.buffer) if options.loaded else {}
     # What ends a young training run may reach its whole process group, or all of its service, and its code must be kept all the
     # same: it is a matter of a moment.
@@ -270,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(options.out, document)
         except OSError:
             return 1  # nobody reads it; the run counts as one whose version is not known
+        finally:
+            pending_lock(options.out).unlink(missing_ok=True)
     return 0
 
 

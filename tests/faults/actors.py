@@ -38,10 +38,8 @@ def ask(root: Path, url: str | None, told: Told, choice: random.Random) -> None:
         report = workspace.answer(Question(("asked",), latest=latest, workers=1, max_seconds=60))
         told(did="asked", cells=len(report.cells), children=report.children)
         for answer in report.cells:
-            diverged = (
-                answer.cell.fidelity == "diverged" and "version is approximate" not in answer.cell.sentence
-            )
-            if answer.cell.status == "failed" or diverged:
+            said = "version is approximate" in answer.cell.sentence
+            if (answer.cell.status == "failed" or answer.cell.fidelity == "diverged") and not said:
                 told(fault=f"{answer.run.key}: {answer.cell.sentence}")
 
 

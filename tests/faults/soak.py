@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flor_dagster.recording.runlock import is_pending
 from flor_dagster.replay.model import Question
 from flor_dagster.replay.workspace import Workspace
 from tests.faults.oracle import ACK, train_text, wrong_rows
@@ -87,6 +88,7 @@ class Soak:
                 with contextlib.suppress(ProcessLookupError):
                     child.send_signal(signal.SIGKILL)
                 child.wait()
+        self._wait_for_versions()
         self._check()
         return self.found
 
@@ -160,6 +162,14 @@ class Soak:
         with contextlib.suppress(ProcessLookupError):
             victim.send_signal(signal.SIGKILL)
         self.found.counts[f"kills of {self._running[victim]}"] += 1
+
+    def _wait_for_versions(self) -> None:
+        """What keeps the code of a training that was killed just now has its moment."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if not any(is_pending(run / "version.json") for run in self.root.glob(".flor/runs/*")):
+                return
+            time.sleep(0.1)
 
     # What is there afterwards --------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flor_dagster.errors import JournalError, UnknownNameError
+from flor_dagster.recording.runlock import held_for_child
 from flor_dagster.store import LogStore
 from tests.store.store_lab import COMMIT, START, Journal, Lab
 
@@ -156,16 +157,48 @@ def test_records_whose_context_was_torn_away_are_counted_not_shown(sqlite_lab: L
     assert message.startswith("2 record(s)")
 
 
-def test_a_run_waits_for_its_version_while_it_is_young(sqlite_lab: Lab) -> None:
-    journal = sqlite_lab.journal(commit=None)
+MAKING_A_VERSION = """\
+import sys, time
+from pathlib import Path
+from flor_dagster.recording.runlock import held_for_child
+with held_for_child(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_run_waits_for_its_version_as_long_as_somebody_makes_it(sqlite_lab: Lab) -> None:
+    journal = sqlite_lab.journal(commit=None, pid=1)
     journal.log("loss", 1.0)
-    assert sqlite_lab.ingest(journal) is None
-    assert sqlite_lab.store.ingest_all(sqlite_lab.home) == []
-    hour_ago = time.time() - 3600
-    os.utime(journal.path, (hour_ago, hour_ago))
+    version = journal.path.parent / "version.json"
+    command = [sys.executable, "-c", MAKING_A_VERSION, str(version)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert sqlite_lab.ingest(journal) is None
+        assert sqlite_lab.store.ingest_all(sqlite_lab.home) == []
+        child.kill()
     run = sqlite_lab.ingest(journal)
-    assert run.commit is None
+    assert (run.status, run.commit) == ("lost", None)
     assert "-nogit000-" in run.key
+    assert len(sqlite_lab.store.dataframe("loss")) == 1
+
+
+def test_a_killed_run_of_another_machine_waits_for_its_version_while_it_is_young(sqlite_lab: Lab) -> None:
+    journal = sqlite_lab.journal(commit=None, host="elsewhere.invalid")
+    assert sqlite_lab.ingest(journal) is None
+    hours_ago = time.time() - 2 * 3600
+    os.utime(journal.path, (hours_ago, hours_ago))
+    assert sqlite_lab.ingest(journal).commit is None
+
+
+def test_a_version_that_hangs_hides_a_run_for_a_while_only(sqlite_lab: Lab) -> None:
+    journal = sqlite_lab.journal(commit=None, pid=1)
+    with held_for_child(journal.path.parent / "version.json"):
+        assert sqlite_lab.ingest(journal) is None
+        hour_ago = time.time() - 3600
+        os.utime(journal.path, (hour_ago, hour_ago))
+        assert sqlite_lab.ingest(journal).commit is None
 
 
 def test_a_version_that_could_not_be_kept_is_said(sqlite_lab: Lab) -> None:
