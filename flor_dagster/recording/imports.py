@@ -5,24 +5,28 @@ from __future__ import annotations
 import builtins
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
 
 class _Watch:
-    """A finder that finds nothing of its own: it lets the others find a watched module, and listens to its loader."""
+    """A finder that finds nothing of its own: it lets the others find a watched module, and listens to its loader.
+
+    Of every module it notes when it was first looked for, a moment before its file was read.
+    """
 
     def __init__(self) -> None:
         self.callbacks: dict[str, Callable[[], None]] = {}
+        self.sought: dict[str, int] = {}
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in self.sought:
+            self.sought[name] = time.time_ns()
         callback = self.callbacks.pop(name, None)
         if callback is None:
             return None
-        if not self.callbacks:
-            with contextlib.suppress(ValueError):
-                sys.meta_path.remove(self)
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
             spec = find(name, path, target) if finder is not self and find is not None else None
@@ -53,6 +57,11 @@ def _listen(spec: ModuleSpec, callback: Callable[[], None]) -> None:
         loader.exec_module = exec_module
 
 
+def when_sought(name: str) -> int | None:
+    """When a module was first looked for, in nanoseconds since the epoch; None where that was before this package was there."""
+    return _watch.sought.get(name)
+
+
 def when_imported(name: str, callback: Callable[[], None]) -> None:
     """Call back as soon as a module's code has run: now where it has, else behind its import.
 
@@ -66,9 +75,13 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
         with contextlib.suppress(Exception):
             callback()
         return
-    if not _watch.callbacks and _watch not in sys.meta_path:
-        sys.meta_path.insert(0, _watch)  # pyright: ignore[reportArgumentType] - find_spec is all that the machinery asks for
+    _listen_in()
     _watch.callbacks[name] = callback
+
+
+def _listen_in() -> None:
+    if _watch not in sys.meta_path:
+        sys.meta_path.insert(0, _watch)  # pyright: ignore[reportArgumentType] - find_spec is all that the machinery asks for
 
 
 def when_asked_for(package: str, callback: Callable[[], None]) -> None:
@@ -95,3 +108,6 @@ def when_asked_for(package: str, callback: Callable[[], None]) -> None:
         return plain(name, *(() if names is None else (names,)), *more, **named)
 
     builtins.__import__ = listening
+
+
+_listen_in()

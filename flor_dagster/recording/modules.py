@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import linecache
+import math
 import os
 import sys
 import sysconfig
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flor_dagster.recording import layout
-from flor_dagster.recording.program import program
+from flor_dagster.recording.imports import when_sought
+from flor_dagster.recording.program import is_compiled_from, is_installed, main_code, program
 from flor_dagster.recording.scopes import as_loaded
 
 CHANGED_BLOB = "0" * 40
@@ -22,6 +24,9 @@ CHANGED_BLOB = "0" * 40
 
 READ_SECONDS = 0.015
 """The interpreter has not read its script yet this long after the start of its process."""
+
+TICK_SECONDS = 0.02
+"""The time of a file may be that much behind the clock."""
 
 
 def process_start() -> float | None:
@@ -43,6 +48,17 @@ def clock_facts() -> dict[str, Any]:
     began = min(process_start() or now, _loaded)
     return {"began": began, "monotonic": time.monotonic() - (now - began)}
 
+
+def _read_script() -> tuple[str, int, bytes]:
+    """The script as it lies there while this package is being imported: its file, when it was written, its bytes."""
+    file = program().file
+    if file is not None and not is_installed(file):
+        with contextlib.suppress(OSError):
+            return file, Path(file).stat().st_mtime_ns, Path(file).read_bytes()
+    return "", 0, b""
+
+
+_script = _read_script()
 
 _libraries: dict[str, str] = {}
 """Files of modules that were loaded before anything of the repository was → their real paths."""
@@ -73,6 +89,7 @@ class Modules:
         self._known: dict[str, _Known] = {}
         self._first = True
         self._told = False
+        self._began = process_start()
         # The interpreter takes it away before the process's exit hooks run.
         self._main_file = program().file
 
@@ -104,27 +121,36 @@ class Modules:
         return self._texts
 
     def _look(self) -> None:
-        # What was written later than the process began differs from what the interpreter read.
-        began = process_start() if self._first else None
         for file, (module, name) in self._found().items():
             path = self._root / file
             known = self._known.get(file)
+            is_script = getattr(module, "__name__", "") == "__main__"
             try:
-                written = path.stat().st_mtime_ns
-                data = path.read_bytes() if known is None or known.written != written else b""
+                if is_script and known is None and name == _script[0]:
+                    written, data = _script[1:]
+                else:
+                    written = path.stat().st_mtime_ns
+                    data = path.read_bytes() if known is None or known.written != written else b""
             except OSError:
                 continue
             if known is None:
                 self._known[file] = _Known(getattr(module, "__spec__", None), written)
-                newer = began is not None and written > (began + READ_SECONDS) * 1e9
-                self._blobs[file] = CHANGED_BLOB if newer else _blob(data)
-                if self._first and not newer:
+                certain = written <= self._read_after(module) or (is_script and _is_running(data))
+                self._blobs[file] = _blob(data) if certain else CHANGED_BLOB
+                if self._first and certain:
                     as_loaded[name] = data
                     if not file.startswith(os.sep):
                         self._texts[file] = data
             elif data and _blob(data) != self._blobs[file] and known.read_again(module, str(path), written):
                 self._blobs[file] = CHANGED_BLOB
         self._first = False
+
+    def _read_after(self, module: Any) -> float:
+        """The interpreter has read a module's file later than this, in nanoseconds since the epoch."""
+        sought = when_sought(module.__name__)
+        if sought is not None:
+            return sought - TICK_SECONDS * 1e9
+        return math.inf if self._began is None else (self._began + READ_SECONDS) * 1e9
 
     def below(self, folder: str) -> str:
         """A module that was loaded from a folder which is not this repository; empty where there is none.
@@ -181,6 +207,11 @@ class Modules:
             if wanted:
                 found.setdefault(path, (module, file))
         return found
+
+
+def _is_running(source: bytes) -> bool:
+    code = main_code()
+    return code is not None and is_compiled_from(code, source)
 
 
 class _Known:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from flor_dagster.recording import layout
@@ -64,6 +64,33 @@ def program() -> Program:
         inside = frame.f_globals
         _found = Program(_file_of(frame), inside, inside.get("__spec__"))
     return _found
+
+
+def main_code() -> CodeType | None:
+    """The code of the program's main module, as long as it runs; None where its frame is gone or another thread's."""
+    namespace = program().namespace
+    for frame in _frames():
+        if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
+            return frame.f_code
+    return None
+
+
+def is_compiled_from(code: CodeType, source: bytes) -> bool:
+    """Whether this source gives this code, each instruction at its line and column."""
+    try:
+        again = compile(source, code.co_filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
+    return _is_same(code, again)
+
+
+def _is_same(one: CodeType, other: CodeType) -> bool:
+    pairs = zip(one.co_consts, other.co_consts, strict=False)
+    return (
+        one == other
+        and one.co_linetable == other.co_linetable
+        and all(_is_same(a, b) for a, b in pairs if isinstance(a, CodeType) and isinstance(b, CodeType))
+    )
 
 
 def is_installed(file: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from flor_dagster.replay.model import Question
-from tests.replay.conftest import Lab
+from tests.replay.conftest import PACKAGE, Lab
 
 pytestmark = pytest.mark.ci
 
@@ -159,19 +162,84 @@ def test_what_was_edited_and_may_have_been_loaded_again_makes_the_version_approx
     assert "helper.py changed while" in run.approximate
 
 
-def test_a_script_that_was_saved_while_its_process_began_makes_the_version_approximate(lab: Lab) -> None:
-    """Nobody knows which of the two the interpreter has read."""
-    early = "import time; time.sleep(0.1); open(__file__, 'a').write('# edited\\n')\n"
-    lab.commit({"train.py": early + EDITED.format(change="", more=""), "helper.py": "VALUE = 2\n"})
+PAUSE = "print('here', flush=True); time.sleep(0.4)\n"
+ANEW = "import helper\n", "import helper\nhelper.VALUE += 1\n"
+
+
+def train_and_save(lab: Lab, **texts: str) -> None:
+    """A training that waits at its pause until files were saved anew."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
+    environment |= {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all"}
+    command = [sys.executable, "train.py"]
+    with subprocess.Popen(
+        command, cwd=lab.root, env=environment, text=True, stdout=subprocess.PIPE
+    ) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == "here\n"
+        time.sleep(0.05)
+        lab.write({f"{name}.py": text for name, text in texts.items()})
+        assert training.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "approximate"),
+    [
+        (PAUSE, ANEW, True),
+        (PAUSE + "# a comment\n", ("# a", "# another"), False),
+        (PAUSE + "# a comment\n", ("# a", "\n# a"), True),
+        ("import flor_dagster\n" + PAUSE, ANEW, False),
+        ("import flor_dagster, helper\n" + PAUSE, ANEW, False),
+    ],
+    ids=["other code", "a comment", "other lines", "after our import", "after our import, with a module"],
+)
+def test_a_script_that_was_saved_before_its_first_flor_call_is_known_by_its_code_or_approximate(
+    lab: Lab, first: str, change: tuple[str, str], approximate: bool
+) -> None:
+    text = "import os, time\n" + first + EDITED.removeprefix("import os, time\n")
+    lab.commit({"train.py": text.format(change="", more=""), "helper.py": "VALUE = 2\n"})
+    train_and_save(lab, train=text.format(change="", more="").replace(*change))
+    with lab.open() as workspace:
+        workspace.sync()
+        (run,) = workspace.runs()
+    assert ("train.py changed while" in run.approximate) == approximate, run.approximate
+    lab.write({"train.py": text.format(change="", more='flor.log("b", helper.VALUE)')})
+    with lab.open() as workspace:
+        (answer,) = workspace.answer(Question(("b",))).cells
+        frame = workspace.store.dataframe("b", fidelity="any")
+    if approximate:
+        assert answer.cell.fidelity != "exact"
+    else:
+        assert answer.cell.fidelity == "exact", answer.cell.sentence
+        assert set(frame["b"].dropna()) == {2}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_module_that_was_saved_before_it_was_loaded_is_certain(lab: Lab, late: bool) -> None:
+    text = "import time\nimport flor_dagster as flor\n" + 'flor.log("first", 1)\n' * late + PAUSE
+    text += EDITED.replace('flor.log("first", 1)\n', "").format(change="", more="")
+    lab.commit({"train.py": text, "helper.py": "VALUE = 2\n"})
+    train_and_save(lab, helper="VALUE = 7\n")
+    with lab.open() as workspace:
+        workspace.sync()
+        (run,) = workspace.runs()
+        assert workspace.store.dataframe("a")["a"].tolist() == [7, 8]
+    if not late:  # its version may have been made before or after
+        assert not run.approximate
+
+
+def test_a_module_that_was_saved_at_the_moment_of_its_loading_makes_the_version_approximate(lab: Lab) -> None:
+    text = "import os, time\nimport flor_dagster as flor\nopen('helper.py', 'a').write('# more\\n')\n"
+    text += EDITED.removeprefix("import os, time\nimport flor_dagster as flor\n").format(change="", more="")
+    lab.commit({"train.py": text, "helper.py": "VALUE = 2\n"})
     lab.train()
     with lab.open() as workspace:
         workspace.sync()
         (run,) = workspace.runs()
-    assert "train.py changed while" in run.approximate
+    assert "helper.py changed while" in run.approximate
 
 
 def test_another_run_of_the_same_version_is_not_less_certain_for_it(lab: Lab) -> None:
-    early = "import os, time\nif os.path.exists('slow'):\n    os.remove('slow'); time.sleep(0.1); os.utime(__file__)\n"
+    early = "import os, time\nif os.path.exists('slow'):\n    os.remove('slow'); time.sleep(0.1); import helper; os.utime('helper.py')\n"
     lab.commit(
         {
             "train.py": early + EDITED.format(change="", more=""),
