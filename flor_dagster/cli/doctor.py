@@ -21,15 +21,20 @@ _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
 @click.command("doctor")
 @click.argument("script", required=False)
-@click.option("--deep", is_flag=True, help="Also hold every value in the log store against the journals.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Also hold every value against the journals and the ledger against the log store; read every checkpoint and version.",
+)
 @project_command
 def doctor_command(workspace: Workspace, output: Output, script: str | None, deep: bool) -> int:
     """Look at the project's health; with a SCRIPT, at what keeps its loops from being skipped in replays."""
     from flor_dagster.replay.examining import examine, imported_sources
-    from flor_dagster.replay.health import check_health, check_values
+    from flor_dagster.replay.health import check_health
     from flor_dagster.replay.variable_mentions import variables_named
+    from flor_dagster.replay.wholeness import check_deeply
 
-    checks = (*check_health(workspace), *(check_values(workspace) if deep else ()))
+    checks = (*check_health(workspace), *(check_deeply(workspace) if deep else ()))
     loops: tuple[LoopFinding, ...] = ()
     variables: tuple[Mention, ...] = ()
     if script is not None:

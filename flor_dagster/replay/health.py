@@ -47,15 +47,6 @@ def check_health(workspace: Workspace) -> tuple[Check, ...]:
     return tuple(_checks(workspace))
 
 
-def check_values(workspace: Workspace) -> tuple[Check, ...]:
-    """Hold the log store against the journals that it was made of."""
-    found = workspace.store.differences()
-    mend = "`flor rebuild` makes the log store anew from the journals"
-    if not found:
-        return (Check("values", "ok", "every value in the log store is what its journal says"),)
-    return tuple(Check("values", "problem", f"{words}. {mend}") for words in found)
-
-
 def _checks(workspace: Workspace) -> Iterator[Check]:
     yield Check("repository", "ok", f"{workspace.root}")
     yield _writable(workspace.home, workspace.root)

@@ -131,6 +131,14 @@ class Decider:
         with self._database.write() as connection:
             self._catch_up(connection)
 
+    def taken_in(self, connection: Connection) -> bytes:
+        """The ledger as far as the database has taken it in; empty where there is none."""
+        name = None if self._ledger is None else self._ledger.id()
+        if self._ledger is None or name is None:
+            return b""
+        with self._ledger.path.open("rb") as file:
+            return file.read(_mark(connection, name) or 0)
+
     def _catch_up(self, connection: Connection) -> None:
         ledger = self._ledger
         if ledger is None:

@@ -15,7 +15,16 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from flor_dagster.errors import ODD, FlorError, QueryError, StoreError, UnknownNameError, odd_content
 from flor_dagster.recording.journal import journal_end
 from flor_dagster.recording.layout import runs_folder
-from flor_dagster.store import archive, checking, copying, decisions, rows, statements, unsettled
+from flor_dagster.store import (
+    archive,
+    checking,
+    copying,
+    decisions,
+    ledger_check,
+    rows,
+    statements,
+    unsettled,
+)
 from flor_dagster.store import replays as replay_rooms
 from flor_dagster.store.database import Database
 from flor_dagster.store.deciding import Decider
@@ -58,12 +67,14 @@ class LogStore:
 
     Attributes:
         problems: run folder → sentence, of the folders that the last `ingest_all` could not read.
+        ledger_path: the ledger; None where the store was opened without a home.
     """
 
     def __init__(self, database: Database, home: Path | None = None, ledger_file: Path | None = None) -> None:
         self._database = database
         self._home = home
-        ledger = None if home is None else Ledger(ledger_file or ledger_path(database, home))
+        self.ledger_path = None if home is None else ledger_file or ledger_path(database, home)
+        ledger = None if self.ledger_path is None else Ledger(self.ledger_path)
         self._decider = Decider(database, ledger, home)
         self._decider.catch_up()
         self._decider.merge_duplicates()
@@ -206,6 +217,38 @@ class LogStore:
             )
         with self._database.read() as connection:
             return list(checking.differences(connection, self._home))
+
+    def ledger_differences(self, folder: Path) -> tuple[list[str], list[str]]:
+        """What the ledger does not say as the database does: a store is made of the ledger alone, and the two are compared.
+
+        Args:
+            folder: an empty folder for that store.
+
+        Returns:
+            What damage the ledger has, and where the two disagree; in words.
+
+        Raises:
+            StoreError: the store was opened without the project's home.
+        """
+        if self._home is None:
+            raise StoreError("the store was opened without the project's home: there is no ledger")
+        ledger = folder / copying.LEDGER
+        with self._database.read() as connection:
+            database = ledger_check.known(connection)
+            ledger.write_bytes(self._decider.taken_in(connection))
+        if not ledger.stat().st_size:
+            return [], []
+        bad = ledger_check.unreadable(ledger)
+        made = Database(folder / copying.DATABASE)
+        try:
+            LogStore(made, self._home, ledger)  # takes the ledger in
+            with made.read() as connection:
+                return (
+                    [f"{len(bad)} lines of it can't be read, the first at byte {bad[0]}"] if bad else [],
+                    list(ledger_check.disagreements(database, ledger_check.known(connection))),
+                )
+        finally:
+            made.close()
 
     def replay_journals(self) -> set[str]:
         """The journals of replays that values came from, as paths below the home: a rebuild needs them."""

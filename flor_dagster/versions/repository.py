@@ -24,6 +24,9 @@ VERSION_REFS = "refs/flor/versions/"
 VERSION_EMAIL = "versions@flor.invalid"
 """The author of the commits that hold uncommitted code."""
 
+_MOST_NAMED = 2000
+"""So many commits fit on a command line on every system; refs of ours name the others."""
+
 _SYMLINK = "120000"
 _SUBMODULE = "160000"
 
@@ -114,6 +117,23 @@ class Repository:
             return []
         kinds = run(self.root, "cat-file", "--batch-check=%(objecttype)", stdin=stdin).text.split("\n")
         return [commit for commit, kind in zip(asked, kinds, strict=True) if kind != "commit"]
+
+    def damage(self, commits: Iterable[str]) -> list[str]:
+        """What git finds damaged or missing of some commits, and of any object that lies here; in git's words."""
+        asked = list(commits)
+        answer = run(
+            self.root,
+            "fsck",
+            "--no-dangling",
+            "--no-progress",
+            "--no-reflogs",
+            *asked[:_MOST_NAMED],
+            check=False,
+        )
+        if answer.status == 0:
+            return []
+        lines = [*answer.stderr.splitlines(), *answer.text.splitlines()]
+        return [line.strip() for line in lines if line.strip()] or [f"git fsck ended with {answer.status}"]
 
     def resolve(self, revision: str) -> str:
         """The full id of a commit named by branch, tag or abbreviation.

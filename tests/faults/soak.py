@@ -222,6 +222,10 @@ class Soak:
                             f"{name} logged {value} at epoch={epoch}, step={step}: it is not in the view"
                         )
             faults += workspace.store.differences()
+            with tempfile.TemporaryDirectory() as folder:
+                faults += [
+                    words for found in workspace.store.ledger_differences(Path(folder)) for words in found
+                ]
             faults += [f"{folder}: {why}" for folder, why in workspace.store.problems.items()]
             workspace.store.rebuild()
             workspace.sync()

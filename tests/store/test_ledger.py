@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from flor_dagster.errors import StoreError, UnknownNameError
 from flor_dagster.store import LogStore
 from flor_dagster.store.ledger import Ledger
-from tests.store.store_lab import Lab
+from tests.store.store_lab import Lab, cell_row, replay_row
 
 
 def opened(home: Path) -> LogStore:
@@ -151,3 +152,71 @@ def test_a_server_s_database_is_made_anew_too(lab: Lab) -> None:
         assert store.runs() == [run]
         assert store.dataframe("loss")["loss"].tolist() == [0.5] * 3
         assert json.loads((next(lab.home.glob("ledger*"))).read_text().splitlines()[0])[0] == "flor-ledger"
+
+
+def _all_kinds(home: Path) -> None:
+    with LogStore.open(home / "flor.db", home=home) as store:
+        lab = Lab(home, store)
+        journal = lab.journal()
+        for epoch in journal.loop("epoch", 3):
+            journal.log("loss", float(epoch), line=3)
+        journal.end()
+        run = lab.ingest(journal)
+        statement = store.add_statement("grad", "g", file="train.py", line=9, identity="i")
+        store.set_question(statement.id, True)
+        replay = lab.replay(run.id, "rp1", {"train.py": {"9": "grad"}})
+        for epoch in replay.loop("epoch", 3):
+            replay.log("grad", float(epoch), line=9)
+        replay.end()
+        store.commit_replay(replay_row(run.id), [replay.path], [cell_row(run.id, statement.id, rows=3)])
+
+
+def _differences(home: Path, tmp_path: Path) -> tuple[list[str], list[str]]:
+    folder = tmp_path / f"compared{len(list(tmp_path.iterdir()))}"
+    folder.mkdir()
+    with LogStore.open(home / "flor.db", home=home) as store:
+        return store.ledger_differences(folder)
+
+
+def test_each_line_of_the_ledger_that_is_damaged_is_found_and_a_new_one_is_as_good(
+    home: Path, tmp_path: Path
+) -> None:
+    _all_kinds(home)
+    path = home / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) >= 4
+    assert _differences(home, tmp_path) == ([], [])
+    for number in range(1, len(lines)):
+        damaged = b"#" * (len(lines[number]) - 1) + b"\n"
+        path.write_bytes(b"".join([*lines[:number], damaged, *lines[number + 1 :]]))
+        damage, other = _differences(home, tmp_path)
+        assert "1 lines of it can't be read" in damage[0]
+        assert other, f"line {number} says nothing that the others do not: {lines[number]!r}"
+    path.unlink()
+    with LogStore.open(home / "flor.db", home=home) as store:
+        store.add_statement("more", "m", file="train.py", line=9, identity="m")
+    assert _differences(home, tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE cells SET fidelity = 'unverified'", "1 cells are one thing in the database and another"),
+        ("UPDATE statements SET name_id = (SELECT name_id FROM names WHERE name = 'loss')", "1 statements are one thing"),
+        ("UPDATE replays SET sentence = 'x'", "1 replays are one thing"),
+        ("DELETE FROM cells", "1 cells are in the ledger and not in the database"),
+        ("UPDATE runs SET key = 'x'", "1 training runs are one thing"),
+    ],
+)  # fmt: skip
+def test_a_flipped_bit_in_what_was_decided_is_found_and_a_rebuild_mends_it(
+    home: Path, tmp_path: Path, change: str, words: str
+) -> None:
+    _all_kinds(home)
+    with sqlite3.connect(home / "flor.db") as connection:
+        assert connection.execute(change).rowcount
+    damage, other = _differences(home, tmp_path)
+    assert damage == []
+    assert any(words in sentence for sentence in other), other
+    with LogStore.open(home / "flor.db", home=home) as store:
+        store.rebuild(accept_loss=True)
+    assert _differences(home, tmp_path) == ([], [])
