@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from flor_dagster.recording.owners import is_gone, number_of, own_mark
 from flor_dagster.replay.attempting import Attempt
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.store import LogStore
@@ -36,6 +37,7 @@ def begin_replay(store: LogStore, run: RunRow, loops: LoopPlan, more: Mapping[st
         "skipped": loops.skipped,
         "start": loops.start,
         "sentence": loops.sentence,
+        "asker": own_mark(),
         **more,
     }
     replay = ReplayRow(
@@ -44,6 +46,14 @@ def begin_replay(store: LogStore, run: RunRow, loops: LoopPlan, more: Mapping[st
     )  # fmt: skip
     store.begin_replay(replay)
     return replay
+
+
+def end_replays_of_killed(store: LogStore) -> None:
+    """Write down of each replay that its process was killed, where that is known; what it had written is nothing."""
+    for replay in store.replays(status="running"):
+        mark = str(replay.plan.get("asker", ""))
+        if is_gone(mark):
+            store.fail_replay(replay.id, f"the process that replayed ({number_of(mark)}) was killed")
 
 
 def finished(replay: ReplayRow, result: Attempt, sentence: str) -> ReplayRow:

@@ -32,6 +32,7 @@ from flor_dagster.replay.archiving import archive_versions, give_back_versions
 from flor_dagster.replay.askers import Asking
 from flor_dagster.replay.collecting import Collection, collect_project
 from flor_dagster.replay.exactness import mark_approximate, why_doubtful
+from flor_dagster.replay.keeping import end_replays_of_killed
 from flor_dagster.replay.linking import Linker, Located
 from flor_dagster.replay.model import CellAnswer, Plan, Question, Report
 from flor_dagster.replay.places import PLACES_VERSION
@@ -148,6 +149,7 @@ class Workspace:
         self._asking = True
         try:
             sweep(self.root, self.home, self.cache)
+            end_replays_of_killed(self.store)
             with Asking(self.home, what or f"`{Path(sys.argv[0]).name}`", dagster_run):
                 yield
         finally:

@@ -638,10 +638,10 @@ class LogStore:
         with self._decider.begin() as decide:
             decide("failed", replay=replay_id, sentence=sentence)
 
-    def replays(self, run_id: str | None = None) -> list[ReplayRow]:
-        """Replays in the order of their start; all, or a run's."""
+    def replays(self, run_id: str | None = None, *, status: str | None = None) -> list[ReplayRow]:
+        """Replays in the order of their start; all, or a run's, or those of a status."""
         with self._database.read() as connection:
-            return replay_rooms.replay_rows(connection, run_id)
+            return replay_rooms.replay_rows(connection, run_id, status)
 
     # The log view.
 

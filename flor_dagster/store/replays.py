@@ -67,9 +67,13 @@ def fail(connection: Connection, replay_id: str, sentence: str) -> None:
         raise UnknownNameError(f"No replay with the id {replay_id!r} was begun.")
 
 
-def replay_rows(connection: Connection, run_id: str | None = None) -> list[ReplayRow]:
-    """Replays in the order of their start; all, or a run's."""
+def replay_rows(
+    connection: Connection, run_id: str | None = None, status: str | None = None
+) -> list[ReplayRow]:
+    """Replays in the order of their start; all, or a run's, or those of a status."""
     query = select(replays, runs.c.id.label("run_id")).join(runs, runs.c.run == replays.c.run)
+    if status is not None:
+        query = query.where(replays.c.status == status)
     if run_id is not None:
         query = query.where(runs.c.id == run_id)
     return [

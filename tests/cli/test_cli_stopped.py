@@ -115,6 +115,7 @@ def test_what_a_killed_command_left_is_swept_by_the_next_and_that_of_living_ones
         assert checkout.exists(), "its process lives"
         assert all(folder.exists() for folder in scratch)
         assert living.exists()
+        assert _running(lab) == 1
 
         asked.process.kill()
         asked.process.wait()
@@ -123,6 +124,15 @@ def test_what_a_killed_command_left_is_swept_by_the_next_and_that_of_living_ones
     assert checkouts() == []
     assert [folder.exists() for folder in scratch] == [False, True]
     assert list((lab.root / ".flor" / "askers").iterdir()) == []
+    assert _running(lab) == 0
+    with lab.open() as workspace:
+        (killed,) = workspace.store.replays(status="failed")
+    assert "was killed" in killed.sentence
+
+
+def _running(lab: Lab) -> int:
+    with lab.open() as workspace:
+        return len(workspace.store.replays(status="running"))
 
 
 def newest(lab: Lab) -> str:
