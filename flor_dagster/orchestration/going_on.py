@@ -19,6 +19,10 @@ from flor_dagster.replay.askers import Asker
 BEGIN_SECONDS = 600.0
 """A Dagster run is waited for so long since it last changed, where nothing says that it answers, or lives."""
 
+TRIES = 3
+"""A refresh that fails or is killed is requested so often in all."""
+
+RUN_KEY_TAG = "dagster/run_key"
 _ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
@@ -56,15 +60,37 @@ def replays_going_on(
                     "asked again; mark it as canceled in Dagster"
                 )
             continue
-        lives = worker_lives(instance, run)
-        age = time.time() - record.update_timestamp.timestamp()
-        if lives or (lives is None and age < BEGIN_SECONDS):
+        if is_going_on(instance, record):
             going.append(f"{name} is {status} since {record.update_timestamp.astimezone():%Y-%m-%d %H:%M:%S}")
         else:
-            why = (
-                "its worker is gone"
-                if lives is False
-                else f"it has answered nothing for {age / 60:.0f} minutes"
-            )
+            minutes = (time.time() - record.update_timestamp.timestamp()) / 60
+            gone = worker_lives(instance, run) is False
+            why = "its worker is gone" if gone else f"it has answered nothing for {minutes:.0f} minutes"
             tell(f"{name} is not waited for, though Dagster shows it as {status}: {why}")
     return tuple(going)
+
+
+def is_going_on(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a Dagster run that is shown as going on is so: its worker lives, or nobody knows and it is young."""
+    if record.dagster_run.status not in _ACTIVE:
+        return False
+    lives = worker_lives(instance, record.dagster_run)
+    age = time.time() - record.update_timestamp.timestamp()
+    return bool(lives) or (lives is None and age < BEGIN_SECONDS)
+
+
+def next_try(instance: dg.DagsterInstance, job: str, run_key: str) -> str | None:
+    """The key by which a run is requested again that failed or was killed; None where it was not, or was tried often enough.
+
+    Args:
+        instance: Dagster's.
+        job: the job's name.
+        run_key: the key of the first try.
+    """
+    keys = [run_key, *(f"{run_key}-{number}" for number in range(2, TRIES + 1))]
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={RUN_KEY_TAG: keys}))
+    if not records or len(records) >= TRIES:
+        return None
+    newest = max(records, key=lambda record: record.storage_id)
+    ended = newest.dagster_run.status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)
+    return None if ended or is_going_on(instance, newest) else keys[len(records)]

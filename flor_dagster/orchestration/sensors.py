@@ -10,7 +10,7 @@ import dagster as dg
 
 from flor_dagster.orchestration.checks import fidelity_evaluation
 from flor_dagster.orchestration.events import cell_materialization, run_materialization
-from flor_dagster.orchestration.going_on import replays_going_on
+from flor_dagster.orchestration.going_on import next_try, replays_going_on
 from flor_dagster.orchestration.jobs import log_view_job_name
 from flor_dagster.orchestration.metadata import log_line
 from flor_dagster.orchestration.partitions import (
@@ -138,6 +138,8 @@ def build_log_view_sensor(
 ) -> dg.SensorDefinition:
     """The sensor `<project>_log_view_refresh`: materializes `log_view` when replays are over and something changed.
 
+    A refresh that failed or was killed is requested again, twice at most; one that somebody canceled is not.
+
     Args:
         project: the project.
         translator: the one that the assets were built with.
@@ -157,7 +159,9 @@ def build_log_view_sensor(
             state, asking = _state(workspace), askers(workspace.home)
         if not state:
             return dg.SkipReason("no training run yet")
-        if state == context.cursor:
+        job = log_view_job_name(project)
+        run_key = next_try(context.instance, job, state) if state == context.cursor else state
+        if run_key is None:
             return dg.SkipReason("nothing new is known")
         going = replays_going_on(
             context.instance,
@@ -169,7 +173,7 @@ def build_log_view_sensor(
         if going:
             return dg.SkipReason(shown(f"replays are going on: {'; '.join(going)}"))
         context.update_cursor(state)
-        return dg.RunRequest(run_key=state)
+        return dg.RunRequest(run_key=run_key)
 
     return log_view_refresh
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from flor_dagster.errors import StoreError
 from flor_dagster.store import schema
+from flor_dagster.store.counting import next_number
 from flor_dagster.store.decisions import Taking, amounts, counts, everything, take, take_again
 from flor_dagster.store.duplicates import find_duplicates
 from flor_dagster.store.models import Rebuilt
@@ -19,6 +20,8 @@ from flor_dagster.store.schema import counters
 if TYPE_CHECKING:
     from flor_dagster.store.database import Database
     from flor_dagster.store.ledger import Batch, Decision, Ledger
+
+_MOST = 1 << 62
 
 # What is made anew, in an order in which nothing that is left refers to what is gone. Versions and their objects stay.
 _DERIVED = (
@@ -156,10 +159,14 @@ class Decider:
             _set_mark(connection, name, ledger.size())
 
     def _take_in(self, connection: Connection, ledger: Ledger, start: int) -> list[str]:
-        taking = Taking(connection, self._home)
-        for batch in ledger.read(start):
-            for kind, fields in batch.decisions:
-                take_again(taking, kind, fields)
+        decisions = [decision for batch in ledger.read(start) for decision in batch.decisions]
+        # A run that was named while it ran is over by now: it has the number that it was given later, and nobody else's.
+        numbers = dict(_numbers(fields for kind, fields in decisions if kind == "run"))
+        if numbers:
+            next_number(connection, "ingested", max(numbers.values()))
+        taking = Taking(connection, self._home, numbers=numbers)
+        for kind, fields in decisions:
+            take_again(taking, kind, fields)
         taking.end()
         return taking.problems
 
@@ -195,6 +202,13 @@ class Decider:
                 raise WouldLoseError((*missing, *problems))
             _set_mark(connection, ledger.id(), ledger.size())
         return Rebuilt({kind: len(found) for kind, found in after.items()}, missing, tuple(problems))
+
+
+def _numbers(runs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    for fields in runs:
+        run, number = fields.get("id"), fields.get("seq")
+        if isinstance(run, str) and type(number) is int and 0 < number < _MOST:
+            yield run, number
 
 
 def _keep_given(connection: Connection, given: dict[str, int]) -> None:

@@ -68,6 +68,7 @@ class Taking:
         connection: the transaction's.
         home: the project's `.flor/`; paths are below it.
         keys: key in the ledger → key in this database, where a statement was known here by another.
+        numbers: run → its number among those that are over, where a decision still to come gives it.
         problems: what could not be taken in, and why.
         gone: replays whose journals are gone.
     """
@@ -75,6 +76,7 @@ class Taking:
     connection: Connection
     home: Path | None
     keys: dict[str, str] = field(default_factory=dict[str, str])
+    numbers: dict[str, int] = field(default_factory=dict[str, int])
     problems: list[str] = field(default_factory=list[str])
     gone: list[_JournalGoneError] = field(default_factory=list["_JournalGoneError"])
 
@@ -146,7 +148,7 @@ def _run(taking: Taking, fields: Fields) -> None:
         why = f"the folder {folder} of training run {fields['key']} is gone"
     if found is None:
         raise UnknownNameError(why)
-    ingest(taking.connection, found, Forced(fields["key"], fields["seq"]))
+    ingest(taking.connection, found, Forced(fields["key"], taking.numbers.get(fields["id"], fields["seq"])))
 
 
 def _statement(taking: Taking, fields: Fields) -> StatementRow:

@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 
 from flor_dagster.orchestration import FlorProject, going_on
+from flor_dagster.orchestration.jobs import log_view_job_name
 from tests.orchestration import toy_project
 from tests.orchestration.conftest import Toy
 
@@ -109,3 +110,33 @@ def test_a_dagster_run_that_answers_nothing_is_waited_for_a_while_and_no_longer(
     assert f"Dagster run {run.run_id[:8]} is started since" in str(waiting.skip_message)  # type: ignore[attr-defined]
     monkeypatch.setattr(going_on, "BEGIN_SECONDS", 0.0)
     assert len(slow.tick("log_view_refresh").run_requests or ()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "tries"),
+    [
+        (dg.DagsterRunStatus.FAILURE, ["", "-2", "-3"]),
+        (dg.DagsterRunStatus.STARTED, ["", "-2", "-3"]),  # killed, which Dagster has not noticed
+        (dg.DagsterRunStatus.CANCELED, [""]),
+        (dg.DagsterRunStatus.SUCCESS, [""]),
+    ],
+)
+def test_a_refresh_that_failed_or_was_killed_is_requested_again(
+    slow: Toy, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus, tries: list[str]
+) -> None:
+    monkeypatch.setattr(going_on, "BEGIN_SECONDS", 0.0)
+    slow.open_questions()
+    job = log_view_job_name(slow.project)
+    cursor, requested = None, list[str]()
+    for _ in range(5):
+        ticked = slow.tick("log_view_refresh", cursor)
+        cursor = ticked.cursor or cursor
+        for request in ticked.run_requests or ():
+            assert request.run_key
+            requested.append(request.run_key)
+            slow.instance.create_run_for_job(
+                slow.definitions.resolve_job_def(job),
+                status=status,
+                tags={"dagster/run_key": request.run_key},
+            )
+    assert requested == [f"{requested[0]}{number}" for number in tries]

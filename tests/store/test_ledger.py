@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -219,4 +221,36 @@ def test_a_flipped_bit_in_what_was_decided_is_found_and_a_rebuild_mends_it(
     assert any(words in sentence for sentence in other), other
     with LogStore.open(home / "flor.db", home=home) as store:
         store.rebuild(accept_loss=True)
+    assert _differences(home, tmp_path) == ([], [])
+
+
+def test_a_run_that_was_first_named_while_it_ran_takes_no_other_ones_number_when_the_database_is_lost(
+    home: Path, tmp_path: Path
+) -> None:
+    with opened(home) as store:
+        lab = Lab(home, store)
+        long = lab.journal(pid=os.getpid(), started=time.time_ns())
+        long.log("loss", 1.0)
+        assert lab.ingest(long).status == "running"
+        for _ in range(3):
+            short = lab.journal()
+            short.log("loss", 2.0)
+            short.end()
+            lab.ingest(short)
+        statement = store.add_statement("grad", "g", file="train.py", line=9, identity="i")
+        replay = lab.replay(short.run, "rp1", {"train.py": {"9": "grad"}})
+        replay.log("grad", 1.0, line=9)
+        replay.end()
+        store.commit_replay(replay_row(short.run), [replay.path], [cell_row(short.run, statement.id, rows=1)])
+        long.end()
+        lab.ingest(long)
+        still = lab.journal()
+        still.end()  # it was over when nobody looked
+        before = {run.id: run.ingested_seq for run in store.runs()}
+    (home / "flor.db").unlink()
+    with opened(home) as store:
+        store.ingest_all(home)
+        after = {run.id: run.ingested_seq for run in store.runs()}
+        assert [cell.rows for cell in store.cells()] == [1]
+    assert after == before | {still.run: len(before) + 1}
     assert _differences(home, tmp_path) == ([], [])
