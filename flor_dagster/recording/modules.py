@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flor_dagster.recording import layout
+from flor_dagster.recording import layout, script
 from flor_dagster.recording.imports import when_sought
-from flor_dagster.recording.program import is_compiled_from, is_installed, main_code, program
+from flor_dagster.recording.program import is_compiled_from, main_code, program
 from flor_dagster.recording.scopes import as_loaded
 
 CHANGED_BLOB = "0" * 40
@@ -48,17 +48,6 @@ def clock_facts() -> dict[str, Any]:
     began = min(process_start() or now, _loaded)
     return {"began": began, "monotonic": time.monotonic() - (now - began)}
 
-
-def _read_script() -> tuple[str, int, bytes]:
-    """The script as it lies there while this package is being imported: its file, when it was written, its bytes."""
-    file = program().file
-    if file is not None and not is_installed(file):
-        with contextlib.suppress(OSError):
-            return file, Path(file).stat().st_mtime_ns, Path(file).read_bytes()
-    return "", 0, b""
-
-
-_script = _read_script()
 
 _libraries: dict[str, str] = {}
 """Files of modules that were loaded before anything of the repository was → their real paths."""
@@ -126,8 +115,8 @@ class Modules:
             known = self._known.get(file)
             is_script = getattr(module, "__name__", "") == "__main__"
             try:
-                if is_script and known is None and name == _script[0]:
-                    written, data = _script[1:]
+                if is_script and known is None and name == script.file:
+                    written, data = script.written, script.text
                 else:
                     written = path.stat().st_mtime_ns
                     data = path.read_bytes() if known is None or known.written != written else b""
