@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ VERSION_REFS = "refs/flor/versions/"
 """Versions are kept by a ref of their own, `refs/flor/versions/<commit>`, so that `git gc` never drops one."""
 
 _PARTIAL = ".versions-"
+_STALE_SECONDS = 60.0
 _SURE = ("-c", "core.fsync=loose-object,pack,pack-metadata,reference")
 
 
@@ -145,14 +147,21 @@ class Beside:
         finally:
             os.close(fd)
 
+    def clear(self) -> None:
+        """Take away what killed processes left; only while no version is being kept."""
+        for left in self.root.parent.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for name in ("packed-refs.lock", "shallow.lock"):  # of a collection; git holds them for milliseconds
+            with contextlib.suppress(OSError):
+                if time.time() - (self.root / name).stat().st_mtime > _STALE_SECONDS:
+                    (self.root / name).unlink()
+
     def collect(self) -> str:
         """Delete the objects that no version needs; only while no version is being kept.
 
         Returns:
             Why that could not be done; empty where it was.
         """
-        for left in self.root.parent.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left, ignore_errors=True)
         if not self.exists:
             return ""
         answer = self.git("gc", "--quiet", "--prune=now", check=False)

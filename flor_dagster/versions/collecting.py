@@ -75,6 +75,7 @@ def drop_versions(
         gone = tuple(commit for commit in have if commit not in kept)
         refusal = ""
         if not dry_run:
+            repository.beside.clear()
             _delete(repository, set(gone) & set(repository.own_versions()))
             _delete(repository.beside, set(gone) & set(repository.beside.versions()))
             refusal = repository.beside.collect()
