@@ -86,7 +86,7 @@ def child(repo: UserRepo, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("home", ["", "elsewhere"])
+@pytest.mark.parametrize("home", ["", pytest.param("elsewhere", marks=pytest.mark.slow)])
 def test_a_training_writes_nothing_to_the_users_repository_and_outlives_its_history(
     own: UserRepo, tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,11 +122,11 @@ def test_a_training_writes_nothing_to_the_users_repository_and_outlives_its_hist
     assert git_files(own) == before
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["clean", "unborn", "linked_work_tree", "submodule", "shallow_clone", "partial_clone", "borrowed_objects",
-     "sparse_checkout", "odd_names"],
-)  # fmt: skip
+OFTEN = ("unborn", "linked_work_tree", "submodule", "partial_clone")
+SELDOM = ("clean", "shallow_clone", "borrowed_objects", "sparse_checkout", "odd_names")
+
+
+@pytest.mark.parametrize("name", [*OFTEN, *(pytest.param(name, marks=pytest.mark.slow) for name in SELDOM)])
 def test_whatever_the_repository_is_like_the_version_comes_back_from_beside_it(
     repo: UserRepo, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
