@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flor_dagster.errors import FlorError, StoreError
 from flor_dagster.versions.archive import needed, put_back, take_out
 from flor_dagster.versions.clone import Clone
-from flor_dagster.versions.command import borrow, borrowed
+from flor_dagster.versions.command import borrow
 
 if TYPE_CHECKING:
     from flor_dagster.store import LogStore
@@ -43,7 +43,7 @@ def give_back_versions(repository: Repository, store: LogStore, cache: Path) -> 
     gone = repository.lacking(version.commit for version in store.versions())
     if not gone:
         return []
-    folder = borrowed(repository.root) or Clone.open(repository.root, cache).place / "objects"
+    folder = Clone.open(repository.root, cache).place / "objects"
     put_back(needed(gone, store.version_object), folder)
     for place in (repository.root, repository.common_dir):
         borrow(place, folder)

@@ -18,8 +18,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from flor_dagster.errors import FlorError, NoRepositoryError, ReplayError
-from flor_dagster.versions.command import borrowed, run
-from flor_dagster.versions.repository import Repository
+from flor_dagster.versions.command import borrowed, quoted, run
+from flor_dagster.versions.repository import Repository, object_folders
 from flor_dagster.versions.submodules import find_submodule, submodule_names
 
 # What of the user's own settings decides which bytes a file has on disk.
@@ -144,11 +144,8 @@ def _populate(source: Repository, commit: str, folder: Path, depth: int = 0) -> 
     git_dir = folder / ".git"
     info = git_dir / "objects" / "info"
     info.mkdir(parents=True, exist_ok=True)
-    folders = _object_folders(source.common_dir)
     lent = borrowed(source.root)
-    if lent is not None:
-        folders.append(lent)
-    alternates = "".join(f"{_quoted(path)}\n" for path in folders)
+    alternates = "".join(f"{quoted(path)}\n" for path in [*object_folders(source.common_dir), *lent])
     (info / "alternates").write_text(alternates, encoding="utf-8", errors="surrogateescape")
     for name in ("info/attributes", "shallow"):
         if (source.common_dir / name).is_file():
@@ -156,11 +153,13 @@ def _populate(source: Repository, commit: str, folder: Path, depth: int = 0) -> 
             shutil.copyfile(source.common_dir / name, git_dir / name)
     # Detached: at the commit that the training run saw as HEAD, so that old code that asks git gets the same answer.
     base = source.base(commit)
-    if lent is not None and (base is None or not source.has(base)):
-        # Of a version that the log store gave back, the history before it may be lost.
-        base = commit
-        with (git_dir / "shallow").open("a", encoding="ascii") as shallow:
-            shallow.write(f"{commit}\n")
+    if lent:
+        # The history before a version that was given back, or kept beside, may be lost.
+        if base is None or not source.has(base):
+            base = commit
+        if source.lacking(source.parents(base)):
+            with (git_dir / "shallow").open("a", encoding="ascii") as shallow:
+                shallow.write(f"{base}\n")
     if base is not None:
         (git_dir / "HEAD").write_text(f"{base}\n", encoding="ascii")
     run(folder, *_conversions(source), "read-tree", "--reset", "-u", commit)
@@ -187,33 +186,6 @@ def _conversions(source: Repository) -> list[str]:
         key, separator, value = row.partition("\n")
         flags += ["-c", f"{key}={value}" if separator else key]
     return flags
-
-
-def _object_folders(common_dir: Path) -> list[Path]:
-    """Where a repository's objects lie: its own folder, and those that it borrows from in turn."""
-    own = common_dir / "objects"
-    folders = [own]
-    borrowed = own / "info" / "alternates"
-    if borrowed.is_file():
-        lines = borrowed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        # Relative ones are not followed from a second repository; absolute ones are, by git itself.
-        folders += [(own / line).resolve() for line in lines if line and not line.startswith(("#", "/", '"'))]
-    return folders
-
-
-def _quoted(path: Path) -> str:
-    r"""A path as a line of `alternates`: quoted like a C string where it needs to be."""
-    text = str(path)
-    if text.isprintable() and not text.startswith(('"', "#")):
-        return text
-    escaped = (
-        text.replace("\\", "\\\\")
-        .replace('"', '\\"')
-        .replace("\n", "\\n")
-        .replace("\t", "\\t")
-        .replace("\r", "\\r")
-    )
-    return f'"{escaped}"'
 
 
 def _why_gone(root: Path) -> str:

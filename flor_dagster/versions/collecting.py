@@ -1,8 +1,9 @@
 """Versions that no training run needs any more: found, and let go of.
 
-A version is kept by `refs/flor/versions/<commit>`; without it, `git gc` takes the objects in its own time. Dropped is
-only what is neither asked to be kept nor named by a `version.json` of any home of this repository. A home that was moved
-(`FLOR_HOME`) is noted under `refs/flor/homes/`, so that collecting for one never drops the other's versions.
+A version is kept by `refs/flor/versions/<commit>`; without it, `git gc` takes the objects in its own time; those in the
+repository of our own beside the user's go at once. Dropped is only what is neither asked to be kept nor named by a
+`version.json` of any home of this repository. A home that was moved (`FLOR_HOME`) is noted under `refs/flor/homes/`, so
+that collecting for one never drops the other's versions; what lies beside belongs to its own home alone.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import TYPE_CHECKING
 
 from flor_dagster.errors import SnapshotError
 from flor_dagster.recording.layout import runs_folder
+from flor_dagster.versions.beside import VERSION_REFS
 from flor_dagster.versions.command import GitError, last_lines, run
 from flor_dagster.versions.refs import update_refs
-from flor_dagster.versions.repository import VERSION_REFS, Repository
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
+
+    from flor_dagster.versions.beside import Beside
+    from flor_dagster.versions.repository import Repository
 
 HOME_REFS = "refs/flor/homes/"
 _LOCK = "versions.lock"
@@ -69,15 +73,24 @@ def drop_versions(
             kept |= _named_in(place)
         have = repository.kept_versions()
         gone = tuple(commit for commit in have if commit not in kept)
-        if gone and not dry_run:
-            # With the old value: a ref that somebody moved meanwhile stays.
-            answer = update_refs(repository, (f"delete {VERSION_REFS}{commit} {commit}" for commit in gone))
-            if answer.status != 0:
-                raise SnapshotError(
-                    f"No version was dropped from {repository.root}: {last_lines(answer.stderr)}. Try again when no "
-                    "other git is at work there."
-                )
-        return Dropped(gone, len(have) - len(gone))
+        refusal = ""
+        if not dry_run:
+            repository.beside.clear()
+            _delete(repository, set(gone) & set(repository.own_versions()))
+            _delete(repository.beside, set(gone) & set(repository.beside.versions()))
+            refusal = repository.beside.collect()
+        return Dropped(gone, len(have) - len(gone), refusal)
+
+
+def _delete(repository: Repository | Beside, commits: Iterable[str]) -> None:
+    # With the old value: a ref that somebody moved meanwhile stays.
+    lines = [f"delete {VERSION_REFS}{commit} {commit}" for commit in sorted(commits)]
+    answer = update_refs(repository, lines) if lines else None
+    if answer is not None and answer.status != 0:
+        raise SnapshotError(
+            f"No version was dropped from {repository.root}: {last_lines(answer.stderr)}. Try again when no other git "
+            "is at work there."
+        )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flor_dagster.errors import FlorError, NoRepositoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from git import Git
 
@@ -70,12 +70,23 @@ _SETTINGS = {
 _FLAGS = tuple(part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}"))
 
 
-_BORROWED: dict[str, str] = {}
-"""Repository to the folder with objects of versions that it has lost, and that the log store gave back."""
+_BORROWED: dict[str, list[Path]] = {}
+"""Repository to folders with objects of versions that it lacks: kept beside it, or given back by the log store."""
 
 # What writes must not find them: it would leave out of the repository what it takes for being there.
 _READING = frozenset(
-    ["cat-file", "config", "log", "ls-tree", "merge-base", "read-tree", "rev-list", "rev-parse", "show"]
+    [
+        "cat-file",
+        "config",
+        "diff-tree",
+        "log",
+        "ls-tree",
+        "merge-base",
+        "read-tree",
+        "rev-list",
+        "rev-parse",
+        "show",
+    ]
 )
 
 _NO_GIT = "git is not installed, or not on PATH: versions of the code can't be kept."
@@ -106,14 +117,35 @@ class Answer:
 
 
 def borrow(repository: Path, objects: Path) -> None:
-    """From now on, let this process's commands in a repository find objects in a folder of ours, too."""
-    _BORROWED[str(repository)] = str(objects)
+    """From now on, let this process's commands in a repository find objects in a folder of ours, too, once it is there."""
+    folders = _BORROWED.setdefault(str(repository), [])
+    if objects not in folders:
+        folders.append(objects)
 
 
-def borrowed(repository: Path) -> Path | None:
-    """The folder whose objects are lent to a repository."""
-    found = _BORROWED.get(str(repository))
-    return None if found is None else Path(found)
+def borrowed(repository: Path) -> list[Path]:
+    """The folders whose objects are lent to a repository, of those that are there."""
+    return [folder for folder in _BORROWED.get(str(repository), ()) if folder.is_dir()]
+
+
+def alternates(folders: Iterable[Path]) -> dict[str, str]:
+    """The variable by which git finds objects in further folders."""
+    return {"GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(quoted(folder, ":") for folder in folders)}
+
+
+def quoted(path: Path, separator: str = "") -> str:
+    r"""A path as git reads it in a list of object folders: quoted like a C string where it needs to be."""
+    text = str(path)
+    if text.isprintable() and not text.startswith(('"', "#")) and not (separator and separator in text):
+        return text
+    escaped = (
+        text.replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("\n", "\\n")
+        .replace("\t", "\\t")
+        .replace("\r", "\\r")
+    )
+    return f'"{escaped}"'
 
 
 def run(
@@ -138,9 +170,8 @@ def run(
     """
     if not where.is_dir():
         raise NoRepositoryError(f"The folder {where} does not exist (any more).")
-    lent = _BORROWED.get(str(where))
-    if lent is not None and arguments[0] in _READING and "GIT_INDEX_FILE" not in (environment or {}):
-        environment = {**(environment or {}), "GIT_ALTERNATE_OBJECT_DIRECTORIES": lent}
+    if arguments[0] in _READING and "GIT_INDEX_FILE" not in (environment or {}) and (lent := borrowed(where)):
+        environment = {**(environment or {}), **alternates(lent)}
     wrapper, not_found = _wrapper()
     command: list[str] = ["git", *_FLAGS, *arguments]
     misleading = [name for name in _MISLEADING if name in os.environ]

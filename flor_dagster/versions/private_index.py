@@ -8,8 +8,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flor_dagster.versions.command import Answer, last_lines, run
-from flor_dagster.versions.repository import Entry
+from flor_dagster.versions.command import Answer, alternates, last_lines, run
+from flor_dagster.versions.repository import Entry, object_folders
 from flor_dagster.versions.secrets import LOOKED_AT_BYTES, credentials_in, secret_pattern
 from flor_dagster.versions.settings import MEGABYTE
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from flor_dagster.versions.beside import Beside
     from flor_dagster.versions.repository import Repository
     from flor_dagster.versions.settings import SnapshotSettings
 
@@ -32,6 +33,7 @@ class PrivateIndex:
         repository: The user's repository.
         file: Where the copy lies.
         loaded: Path to bytes, of files that a training had loaded before.
+        beside: The repository of our own that new objects go to; None where they go to the user's.
         as_loaded: Those of them that the index has so, and not as they lie on disk.
         excluded: Path to reason, of what lies in the work tree and is not in the index.
         approximate: Path to reason, of what the index has otherwise than it lies on disk.
@@ -42,6 +44,7 @@ class PrivateIndex:
     repository: Repository
     file: Path
     loaded: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    beside: Beside | None = None
     as_loaded: set[str] = field(default_factory=set[str])
     excluded: dict[str, str] = field(default_factory=dict[str, str])
     approximate: dict[str, str] = field(default_factory=dict[str, str])
@@ -68,6 +71,9 @@ class PrivateIndex:
     ) -> Answer:
         """Run a git command on this index."""
         merged = {"GIT_INDEX_FILE": str(self.file), **(environment or {})}
+        if self.beside is not None:
+            merged["GIT_OBJECT_DIRECTORY"] = str(self.beside.objects)
+            merged |= alternates(object_folders(self.repository.common_dir))
         return run(self.repository.root, *arguments, stdin=stdin, check=check, environment=merged)
 
     def forget(self) -> None:

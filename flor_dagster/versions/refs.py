@@ -12,22 +12,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flor_dagster.versions.command import Answer, run
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from flor_dagster.versions.beside import Beside
+    from flor_dagster.versions.command import Answer
     from flor_dagster.versions.repository import Repository
 
 WAIT_SECONDS = 10.0
 """How long git waits for a lock. One that is held is held for milliseconds."""
 
 
-def update_refs(repository: Repository, changes: Iterable[str]) -> Answer:
+def update_refs(repository: Repository | Beside, changes: Iterable[str]) -> Answer:
     """Change refs of ours, all of them or none; the caller looks at the answer's `status`.
 
     Args:
-        repository: The repository that the refs lie in.
+        repository: The repository that the refs lie in: the user's, or ours beside it.
         changes: Lines as `git update-ref --stdin` reads them: `update REF VALUE`, `delete REF VALUE`.
     """
     lines = list(changes)
@@ -44,10 +44,10 @@ def update_refs(repository: Repository, changes: Iterable[str]) -> Answer:
     return _update(repository, lines)
 
 
-def _update(repository: Repository, lines: list[str]) -> Answer:
+def _update(repository: Repository | Beside, lines: list[str]) -> Answer:
     wait = f"core.filesRefLockTimeout={WAIT_SECONDS * 1000:.0f}"
     stdin = "".join(f"{line}\n" for line in lines).encode()
-    return run(repository.root, "-c", wait, "update-ref", "--stdin", stdin=stdin, check=False)
+    return repository.git("-c", wait, "update-ref", "--stdin", stdin=stdin, check=False)
 
 
 def _identity(lock: Path) -> tuple[int, int, int] | None:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flor_dagster.errors import NoRepositoryError, SnapshotError, SourceSyntaxError
-from flor_dagster.versions.command import GitError, last_lines, run
+from flor_dagster.recording.layout import find_place, place_without_git
+from flor_dagster.versions.beside import VERSION_REFS, Beside
+from flor_dagster.versions.command import Answer, GitError, borrow, last_lines, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-VERSION_REFS = "refs/flor/versions/"
-"""Versions are kept by a ref of their own, `refs/flor/versions/<commit>`, so that `git gc` never drops one."""
 
 VERSION_EMAIL = "versions@flor.invalid"
 """The author of the commits that hold uncommitted code."""
@@ -66,6 +65,7 @@ class Repository:
         git_dir: Where this work tree's HEAD and index lie.
         common_dir: Where objects and refs lie: the same for all linked work trees.
         bare: There is no work tree: a bare repository, or the git directory itself was named.
+        beside: The repository of our own beside it, with the versions that are kept there; it need not be there.
 
     Raises:
         NoRepositoryError: There is no repository, or git refuses to use it.
@@ -82,8 +82,20 @@ class Repository:
                 raise NoRepositoryError(_why_no_repository(found, str(error))) from error
             self.bare = True
             self.root = Path(run(found, "rev-parse", "--absolute-git-dir").text)
-        self.git_dir = Path(run(found, "rev-parse", "--absolute-git-dir").text)
+        answer = run(found, "rev-parse", "--show-object-format", "--absolute-git-dir").text
+        form, git_dir = answer.split("\n", 1)
+        self.git_dir = Path(git_dir)
         self.common_dir = Path(run(found, "rev-parse", "--path-format=absolute", "--git-common-dir").text)
+        self.beside = Beside.of(self._home(found), form)
+        for place in (self.root, self.common_dir):
+            borrow(place, self.beside.objects)
+
+    def _home(self, found: Path) -> Path:
+        place = None if self.bare else find_place(found)
+        if place is None:
+            common = self.common_dir
+            place = place_without_git(common.parent if common.name == ".git" else common)
+        return place.home
 
     @classmethod
     def find(cls, path: Path) -> Repository:
@@ -99,6 +111,10 @@ class Repository:
 
     def __repr__(self) -> str:
         return f"Repository({str(self.root)!r})"
+
+    def git(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> Answer:
+        """Run a git command at the top."""
+        return run(self.root, *arguments, stdin=stdin, check=check)
 
     def head(self) -> str | None:
         """The commit that is checked out; None before the first commit."""
@@ -239,6 +255,8 @@ class Repository:
             return subject, stamp
         if not parent:
             return "uncommitted code, before the first commit", stamp
+        if not self.has(parent):
+            return f"uncommitted changes of {parent[:8]}, which is gone", stamp
         return f"{self._facts(parent)[1]} + uncommitted changes", stamp
 
     def is_uncommitted(self, commit: str) -> bool:
@@ -249,6 +267,11 @@ class Repository:
         """The user's own commit under a version: the version itself, or what it was based on; None where none was."""
         marked, _, _, parent = self._facts(commit)
         return (parent or None) if marked else self._full(commit)
+
+    def parents(self, commit: str) -> list[str]:
+        """The parents that a commit names, whether they are here or not."""
+        head = self.git("cat-file", "commit", commit).stdout.partition(b"\n\n")[0]
+        return [line[7:].decode("ascii") for line in head.split(b"\n") if line.startswith(b"parent ")]
 
     def is_ancestor(self, ancestor: str, commit: str) -> bool:
         """Whether one commit lies in the history of another (a commit lies in its own)."""
@@ -277,9 +300,13 @@ class Repository:
         return tuple(answer.text.split()) if answer.status == 0 else ()
 
     def kept_versions(self) -> tuple[str, ...]:
-        """The commits that are kept as versions of training runs."""
-        answer = run(self.root, "for-each-ref", "--format=%(objectname)", VERSION_REFS)
-        return tuple(answer.text.split())
+        """The commits that are kept as versions of training runs, here or beside."""
+        kept = (*self.own_versions(), *self.beside.versions())
+        return tuple(dict.fromkeys(kept))
+
+    def own_versions(self) -> tuple[str, ...]:
+        """Those that are kept in the user's repository itself."""
+        return tuple(self.git("for-each-ref", "--format=%(objectname)", VERSION_REFS).text.split())
 
     def compare_loaded(self, commit: str, loaded: Mapping[str, str]) -> list[str]:
         """Which files were, at the end of a training run, not as the version has them.
@@ -316,6 +343,18 @@ class Repository:
 
     def _facts(self, commit: str) -> tuple[bool, str, datetime, str]:
         return _facts(self.root, self._full(commit))
+
+
+def object_folders(common_dir: Path) -> list[Path]:
+    """Where a repository's objects lie: its own folder, and those that it borrows from in turn."""
+    own = common_dir / "objects"
+    folders = [own]
+    borrowed = own / "info" / "alternates"
+    if borrowed.is_file():
+        lines = borrowed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # Relative ones are not followed from a second repository; absolute ones are, by git itself.
+        folders += [(own / line).resolve() for line in lines if line and not line.startswith(("#", "/", '"'))]
+    return folders
 
 
 def decode_source(content: bytes, name: str) -> str:

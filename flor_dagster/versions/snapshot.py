@@ -2,7 +2,8 @@
 
 A private copy of the user's index is brought up to date with the files on disk, and written as a tree. Where that is
 HEAD's tree, the version is HEAD; else it is a commit of ours on top of HEAD, the same for the same content. Only
-objects and one ref, `refs/flor/versions/<commit>`, are added to the repository.
+objects and one ref, `refs/flor/versions/<commit>`, are added to the repository; or, where the project's settings say so,
+to one of our own beside it, and nothing to the user's.
 
 As a program this is the child that the recorder starts at a training run's first flor call:
 `python -m flor_dagster.versions.snapshot --root ROOT --out version.json`.
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING, BinaryIO
 from flor_dagster.errors import FlorError, SnapshotError
 from flor_dagster.recording.layout import find_place
 from flor_dagster.recording.runlock import hold_inherited, pending_lock
+from flor_dagster.versions.beside import VERSION_REFS
 from flor_dagster.versions.collecting import note_home, shared_lock
 from flor_dagster.versions.command import GitError, last_lines
 from flor_dagster.versions.private_index import PrivateIndex, joined, take_as_loaded, take_files
 from flor_dagster.versions.refs import update_refs
-from flor_dagster.versions.repository import VERSION_EMAIL, VERSION_REFS, Repository
+from flor_dagster.versions.repository import VERSION_EMAIL, Repository
 from flor_dagster.versions.roundtrip import not_given_back
 from flor_dagster.versions.scratch import scratch_folder
 from flor_dagster.versions.settings import read_settings
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from flor_dagster.recording.layout import Place
+    from flor_dagster.versions.beside import Beside
     from flor_dagster.versions.repository import Entry
     from flor_dagster.versions.settings import SnapshotSettings
 
@@ -62,6 +65,7 @@ class Version:
         root: The top folder of the work tree.
         warnings: Sentences about what could be kept less well than it should.
         approximate: (path, reason) of what the version does not give back as it lay on disk; empty for an exact version.
+        beside: It is kept in the repository of our own beside the user's.
     """
 
     commit: str
@@ -73,6 +77,7 @@ class Version:
     root: Path
     warnings: tuple[str, ...] = ()
     approximate: tuple[tuple[str, str], ...] = ()
+    beside: bool = False
 
 
 def snapshot(
@@ -87,7 +92,8 @@ def snapshot(
 
     Tracked files are taken as they lie on disk, whatever their size and name; so are the submodules' that are checked
     out. Of the others, those are left out, and named, that are ignored, too big, or likely secrets. Nothing but objects and
-    `refs/flor/versions/<commit>` is written, in this repository and in its submodules'.
+    `refs/flor/versions/<commit>` is written, in this repository and in its submodules'; where the settings say that versions
+    are kept beside it, nothing is written to any of them.
 
     Args:
         root: A folder in the work tree.
@@ -113,16 +119,27 @@ def snapshot(
         settings = replace(settings, max_total_bytes=max_total_bytes)
     if secret_patterns is not None:
         settings = replace(settings, secrets=tuple(secret_patterns))
-    return _snapshot(repository, settings, loaded or {})
+    beside = repository.beside
+    # Settings that can't be read may have said so, as they did before.
+    wanted = beside.exists if settings.beside is None else settings.beside
+    return _snapshot(repository, settings, loaded or {}, beside if wanted else None)
 
 
 def _snapshot(
-    repository: Repository, settings: SnapshotSettings, loaded: Mapping[str, bytes], depth: int = 0
+    repository: Repository,
+    settings: SnapshotSettings,
+    loaded: Mapping[str, bytes],
+    beside: Beside | None,
+    depth: int = 0,
 ) -> Version:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
+            if beside is not None:
+                beside.make()
             with scratch_folder("snapshot") as scratch:
-                return _keep(PrivateIndex(repository, Path(scratch) / "index", loaded), settings, depth)
+                return _keep(
+                    PrivateIndex(repository, Path(scratch) / "index", loaded, beside), settings, depth
+                )
         except (GitError, OSError) as error:
             if attempt == _ATTEMPTS or not isinstance(error, GitError):
                 raise SnapshotError(
@@ -147,6 +164,7 @@ def _keep(index: PrivateIndex, settings: SnapshotSettings, depth: int) -> Versio
         root=index.repository.root,
         warnings=(*settings.troubles, *index.warnings),
         approximate=tuple(sorted(index.approximate.items())),
+        beside=index.beside is not None,
     )
 
 
@@ -181,7 +199,7 @@ def _changed_meanwhile(index: PrivateIndex) -> list[str]:
 def _keep_submodules(
     index: PrivateIndex, entries: list[Entry], settings: SnapshotSettings, depth: int
 ) -> None:
-    """A submodule's files ran, too: its own version is what the tree points at, kept in the submodule's repository."""
+    """A submodule's files ran, too: its own version is what the tree points at, kept in the submodule's repository, or beside."""
     changed: list[str] = []
     for entry in entries:
         if not entry.is_submodule or not os.path.lexists(index.path(entry.path) / ".git"):
@@ -191,7 +209,7 @@ def _keep_submodules(
                 raise SnapshotError(f"submodules are nested more than {_MAX_DEPTH} deep")
             below = f"{entry.path}/"
             own = {n.removeprefix(below): data for n, data in index.loaded.items() if n.startswith(below)}
-            inner = _snapshot(Repository(index.path(entry.path)), settings, own, depth + 1)
+            inner = _snapshot(Repository(index.path(entry.path)), settings, own, index.beside, depth + 1)
         except (FlorError, OSError) as error:
             index.approximate[f"{entry.path}/"] = f"the version has the submodule's commit alone: {error}"
             continue
@@ -235,6 +253,9 @@ def _commit(index: PrivateIndex, tree: str, head: _Head | None) -> str:
 
 def _keep_reachable(index: PrivateIndex, commit: str, head: _Head | None) -> None:
     clean = head is not None and commit == head.commit
+    if index.beside is not None:
+        _keep_beside(index, index.beside, commit, head)
+        return
     answer = update_refs(index.repository, [f"update {VERSION_REFS}{commit} {commit}"])
     if answer.status != 0:
         if not clean:
@@ -248,6 +269,18 @@ def _keep_reachable(index: PrivateIndex, commit: str, head: _Head | None) -> Non
             # The ref would keep git from collecting.
             update_refs(index.repository, [f"delete {VERSION_REFS}{commit}"])
             raise GitError(f"objects of version {commit} are gone again: {last_lines(found.stderr)}")
+
+
+def _keep_beside(index: PrivateIndex, beside: Beside, commit: str, head: _Head | None) -> None:
+    taken = not beside.holds(commit)
+    if taken:
+        beside.take(index, commit, None if head is None else head.commit)
+    answer = update_refs(beside, [f"update {VERSION_REFS}{commit} {commit}"])
+    if answer.status != 0:
+        raise GitError(f"the ref of version {commit} could not be written: {last_lines(answer.stderr)}")
+    if taken and not beside.holds(commit):
+        update_refs(beside, [f"delete {VERSION_REFS}{commit}"])
+        raise GitError(f"objects of version {commit} are gone again from {beside.root}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -284,7 +317,8 @@ def _document(root: Path, place: Place | None, loaded: Mapping[str, bytes]) -> d
     began = time.monotonic()
     try:
         version = snapshot(root, loaded=loaded)
-        if place is not None and os.environ.get("FLOR_HOME"):
+        # What lies beside belongs to that home alone.
+        if place is not None and os.environ.get("FLOR_HOME") and not version.beside:
             note_home(Repository(version.root), place.home)
     except FlorError as error:
         return {"error": str(error)}

@@ -57,8 +57,8 @@ def find_submodule(source: Repository, path: str, commit: str, name: str) -> Rep
                 return inner
         except (GitError, NoRepositoryError):
             continue
-    # What the log store gave back lies together with the outer repository's objects.
-    return source if borrowed(source.root) is not None and source.has(commit) else None
+    # What was kept beside, or the log store gave back, lies together with the outer repository's objects.
+    return source if borrowed(source.root) and source.has(commit) else None
 
 
 def submodule_names(source: Repository, commit: str) -> dict[str, str]:
