@@ -112,7 +112,7 @@ def _versions(workspace: Workspace) -> Iterator[Check]:
     commits = sorted({run.commit for run in workspace.store.runs() if run.commit is not None})
     try:
         repository = Repository.find(workspace.root)
-        lacking = repository.lacking(commits)
+        lacking = repository.lacking(commits, lent=False)
         found = repository.damage([commit for commit in commits if commit not in lacking])
     except FlorError as error:
         yield Check("versions", "problem", str(error))

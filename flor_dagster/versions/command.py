@@ -170,8 +170,10 @@ def run(
     """
     if not where.is_dir():
         raise NoRepositoryError(f"The folder {where} does not exist (any more).")
-    if arguments[0] in _READING and "GIT_INDEX_FILE" not in (environment or {}) and (lent := borrowed(where)):
-        environment = {**(environment or {}), **alternates(lent)}
+    given = environment or {}
+    own = "GIT_INDEX_FILE" in given or "GIT_ALTERNATE_OBJECT_DIRECTORIES" in given
+    if arguments[0] in _READING and not own and (lent := borrowed(where)):
+        environment = {**given, **alternates(lent)}
     wrapper, not_found = _wrapper()
     command: list[str] = ["git", *_FLAGS, *arguments]
     misleading = [name for name in _MISLEADING if name in os.environ]

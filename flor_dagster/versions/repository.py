@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flor_dagster.errors import NoRepositoryError, SnapshotError, SourceSyntaxError
 from flor_dagster.recording.layout import find_place, place_without_git
 from flor_dagster.versions.beside import VERSION_REFS, Beside
-from flor_dagster.versions.command import Answer, GitError, borrow, last_lines, run
+from flor_dagster.versions.command import Answer, GitError, alternates, borrow, last_lines, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -125,31 +125,37 @@ class Repository:
         """Whether the repository holds this commit."""
         return run(self.root, "cat-file", "-e", f"{commit}^{{commit}}", check=False).status == 0
 
-    def lacking(self, commits: Iterable[str]) -> list[str]:
-        """Those of some commits that the repository does not hold."""
+    def lacking(self, commits: Iterable[str], *, lent: bool = True) -> list[str]:
+        """Those of some commits that are not here.
+
+        Args:
+            commits: ids.
+            lent: what the log store gave back counts as being here.
+        """
         asked = list(commits)
         stdin = "".join(f"{commit}\n" for commit in asked).encode()
         if not asked:
             return []
-        kinds = run(self.root, "cat-file", "--batch-check=%(objecttype)", stdin=stdin).text.split("\n")
+        environment = {} if lent else self._beside_alone()
+        answer = run(
+            self.root, "cat-file", "--batch-check=%(objecttype)", stdin=stdin, environment=environment
+        )
+        kinds = answer.text.split("\n")
         return [commit for commit, kind in zip(asked, kinds, strict=True) if kind != "commit"]
 
     def damage(self, commits: Iterable[str]) -> list[str]:
-        """What git finds damaged or missing of some commits, and of any object that lies here; in git's words."""
-        asked = list(commits)
-        answer = run(
-            self.root,
-            "fsck",
-            "--no-dangling",
-            "--no-progress",
-            "--no-reflogs",
-            *asked[:_MOST_NAMED],
-            check=False,
-        )
+        """What git finds damaged or missing of some commits, and of any object that lies here or beside; in git's words."""
+        asked = list(commits)[:_MOST_NAMED]
+        arguments = ("fsck", "--no-dangling", "--no-progress", "--no-reflogs", *asked)
+        answer = run(self.root, *arguments, environment=self._beside_alone(), check=False)
         if answer.status == 0:
             return []
         lines = [*answer.stderr.splitlines(), *answer.text.splitlines()]
         return [line.strip() for line in lines if line.strip()] or [f"git fsck ended with {answer.status}"]
+
+    def _beside_alone(self) -> dict[str, str]:
+        """For a command that is to see what is kept beside, and not what the log store gave back."""
+        return alternates([self.beside.objects] if self.beside.exists else [])
 
     def resolve(self, revision: str) -> str:
         """The full id of a commit named by branch, tag or abbreviation.

@@ -145,3 +145,18 @@ def test_what_is_named_mends_it(whole: Path, tmp_path: Path, kind: str, mend: st
         with Workspace.open(root) as workspace:
             workspace.ask("first")
     assert [check.sentence for check in looked_at(root) if check.level == "problem"] == []
+
+
+def test_a_version_that_is_kept_beside_the_repository_is_read_there(lab: Lab) -> None:
+    lab.commit(
+        {
+            "train.py": SCRIPT.format(statement="pass"),
+            "pyproject.toml": "[tool.flor.snapshot]\nbeside = true\n",
+        }
+    )
+    lab.write({"train.py": SCRIPT.format(statement="pass  # uncommitted")})
+    lab.train()
+    assert not [check.sentence for check in looked_at(lab.root) if check.level == "problem"]
+    flip(first(lab.root, ".flor/versions.git/objects/??/*"))
+    found = [check.sentence for check in looked_at(lab.root) if check.name == "versions"]
+    assert "damage" in found[0], found
