@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flor_dagster.recording import layout, variable_reads
+from flor_dagster.recording import layout, switches, variable_reads
 from flor_dagster.recording.arguments import jsonable
 from flor_dagster.recording.context import current
 from flor_dagster.recording.datafiles import watch_early
@@ -482,6 +482,7 @@ if not _off():
     keep_early()
     watch_early()
     variable_reads.watch()
+    switches.watch_calls()
     keep_early_state()
     if _parent and _is_made() and os.environ.get("FLOR_ORIGIN") != "replay":
         _note_for_parent()

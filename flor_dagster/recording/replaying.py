@@ -119,12 +119,26 @@ class ReplaySession(Session):
 
     def _variable_read(self, read: Read) -> None:
         """A new statement reads an environment variable that the recorded run did not: what it was then, nobody knows."""
-        if read.by != "library" and threading.get_ident() in self.guard.wrote and not is_numeric(read.name):
+        if read.by != "library" and not is_numeric(read.name) and self._in_statement():
             known = self.plan.get("known_variables", ())
             if read.name not in known:
                 doubts[f"variable {read.name}"] = (
                     f"the statement reads the environment variable {read.name}, which the recorded run did not", False
                 )  # fmt: skip
+
+    def _in_statement(self) -> bool:
+        """Whether a new statement is being evaluated by this thread: one that is guarded, or one that stands in a frame's line."""
+        if threading.get_ident() in self.guard.wrote:
+            return True
+        places: dict[str, dict[str, Any]] = self.plan["statements"]
+        top = str(self.plan["root"]) + os.sep
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if file.startswith(top) and str(frame.f_lineno) in places.get(file.removeprefix(top), ()):
+                return True
+            frame = frame.f_back
+        return False
 
     def withdraw(self) -> None:
         """What was logged until now came before the recorded run began."""

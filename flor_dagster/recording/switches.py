@@ -16,6 +16,7 @@ import importlib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -173,12 +174,12 @@ def load(names: list[str]) -> None:
 
 
 def put_back(values: Mapping[str, Value]) -> None:
-    """Turn switches to recorded values.
+    """Turn switches to recorded values; the environment first, since the time zone is read from there.
 
     Raises:
         CheckpointError: one of them did not get there.
     """
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda item: not item[0].startswith(_ENVIRON)):
         try:
             if name.startswith(_ENVIRON):
                 key = name.removeprefix(_ENVIRON)
@@ -299,6 +300,62 @@ def _set_deterministic(torch: Any, value: str) -> None:
     torch.use_deterministic_algorithms(value != "off", warn_only=value == "warn")
 
 
+_umask: int | None = None
+_put: dict[str, str | None] = {}
+"""What was set in the environment that the system's own code and children see, past `os.environ`."""
+
+
+def watch_calls() -> None:
+    """Note what is set by functions whose settings nothing reads back: `os.umask`, `os.putenv`, `os.unsetenv`; once per process."""
+    if hasattr(os.umask, "__wrapped__"):
+        return
+    set_mask = os.umask
+
+    @functools.wraps(set_mask)
+    def umask(mask: int, /) -> int:
+        global _umask
+        before = set_mask(mask)
+        _umask = mask & 0o777
+        return before
+
+    os.umask = umask
+    for name in ("putenv", "unsetenv"):
+        if hasattr(os, name):
+            setattr(os, name, _noting_put(getattr(os, name)))
+
+
+def _noting_put(plain: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(plain)
+    def put(name: Any, *value: Any) -> None:
+        plain(name, *value)
+        if sys._getframe(1).f_globals.get("__name__") != "os":  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - os.environ does it by this, too
+            _put[os.fsdecode(name)] = os.fsdecode(value[0]) if value else None
+
+    return put
+
+
+def _soft_limit(name: str) -> Switch:
+    def read(_: Any) -> int:
+        return _resource().getrlimit(getattr(_resource(), name))[0]
+
+    def turn(_: Any, value: int) -> None:
+        number = getattr(_resource(), name)
+        _resource().setrlimit(number, (value, _resource().getrlimit(number)[1]))
+
+    return Switch("", f"the limit {name}", read, turn)
+
+
+@functools.cache
+def _resource() -> Any:
+    import resource
+
+    return resource
+
+
+def _processors(_: Any) -> str:
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
+
+
 def _cudnn(name: str) -> Switch:
     return Switch(
         "torch",
@@ -317,6 +374,19 @@ SWITCHES: dict[str, Switch] = {
     "recursion_limit": Switch(
         "", "the recursion limit", lambda _: sys.getrecursionlimit(), lambda _, value: sys.setrecursionlimit(value)
     ),
+    "umask": Switch("", "the umask", lambda _: _umask, lambda _, value: os.umask(value)),
+    "putenv": Switch("", "the environment, by os.putenv,", lambda _: tuple(_put.items())),
+    **{
+        f"limit.{name}": _soft_limit(name)
+        for name in ("RLIMIT_NOFILE", "RLIMIT_STACK", "RLIMIT_AS", "RLIMIT_DATA")
+        if os.name == "posix"
+    },
+    **(
+        {"affinity": Switch("", "which processors it may use", _processors, lambda _, v: os.sched_setaffinity(0, map(int, v.split(","))))}
+        if hasattr(os, "sched_getaffinity") else {}
+    ),
+    **({"timezone": Switch("", "the time zone", lambda _: f"{time.tzname} {time.timezone} {time.altzone}", lambda _, v: time.tzset())}
+       if hasattr(time, "tzset") else {}),
     "sys.path": Switch("", "sys.path", _search_path),
     "warnings": Switch("", "which warnings raise (warnings.filters)", _raising_filters),
     "locale": Switch("", "the locale", lambda _: _locale.setlocale(_locale.LC_ALL, None)),

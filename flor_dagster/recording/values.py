@@ -204,6 +204,8 @@ def _standard(value: Any, inner: Callable[[Any], str]) -> str | None:
         case PurePath():
             return _dumps({"$": "path", "v": str(value)})
         case bytes() | bytearray() | memoryview():
+            if known_secrets and known_secrets.mask.finds(text := bytes(value).decode("latin-1")):
+                return encode(known_secrets.mask(text))
             return _dumps({"$": "bytes", "v": base64.b64encode(value).decode("ascii")})
         case set() | frozenset():
             return f'{{"$":"set","v":[{",".join(sorted(inner(item) for item in value))}]}}'

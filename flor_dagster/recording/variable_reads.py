@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from flor_dagster.recording.imports import when_imported
 from flor_dagster.recording.masking import known_secrets, secret_name
 from flor_dagster.recording.variables import OURS, is_machine, is_numeric, is_of_session, start_environment
 
@@ -334,6 +335,9 @@ def _note_listing(frame: FrameType | None) -> None:
     """The whole environment is read: by the program, or for it. What of it matters is not known, but for settings' fields."""
     while frame is not None and frame.f_code.co_filename in _PASSES:
         frame = frame.f_back
+    if frame is not None and frame.f_code.co_name == _PROXIES:
+        _note_proxies(frame)
+        return
     if frame is None or _is_standard(frame):
         return
     by, library = _reader(frame)
@@ -347,6 +351,31 @@ def _note_listing(frame: FrameType | None) -> None:
         name = os.fsdecode(raw_name)
         if name not in _set_here and fields(name) and (name not in reads or reads[name].by != "own"):
             _keep(Read(name, "own", os.fsdecode(raw_value)))
+
+
+_PROXIES = "getproxies_environment"
+"""A function of `urllib.request` that looks through all variables for whoever calls it."""
+
+
+def _note_proxies(frame: FrameType) -> None:
+    by, _ = _reader(frame)
+    names = [os.fsdecode(name) for name in _raw()]
+    for name in {*_NAMED_PROXIES, *(name for name in names if name.lower().endswith("_proxy"))}:
+        known = reads.get(name)
+        if (
+            by is not None
+            and name not in _set_here
+            and (known is None or _STRENGTH[by] > _STRENGTH[known.by])
+        ):
+            _keep(Read(name, by, _value_now(name)))
+
+
+_NAMED_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+def _value_now(name: str) -> str | None:
+    value = _raw().get(os.fsencode(name))
+    return None if value is None else os.fsdecode(value)
 
 
 def _is_standard(frame: FrameType) -> bool:
@@ -374,9 +403,30 @@ def _watch_children() -> None:
         plain(self, *positional, **named)
 
     subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_note_before_run)
+    when_imported("multiprocessing.process", _watch_processes)
     for name in ("system", "spawnv", "spawnvp"):
         if hasattr(os, name):
             setattr(os, name, _noting(getattr(os, name)))
+
+
+def _watch_processes() -> None:
+    kind = sys.modules["multiprocessing.process"].BaseProcess  # type: ignore[attr-defined]
+    plain = kind.start
+
+    @functools.wraps(plain)
+    def start(self: Any) -> None:
+        _note_before_run()
+        plain(self)
+
+    kind.start = start
+
+
+def _note_before_run() -> None:
+    """A process is started while no run is recorded yet: what it reads, it tells nobody."""
+    if not listeners and _reader(sys._getframe(1))[0] == "own":  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        _note_all()
 
 
 def _noting(start: Callable[..., Any]) -> Callable[..., Any]:

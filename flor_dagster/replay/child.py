@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -18,7 +19,7 @@ from typing import Any
 
 from flor_dagster.errors import CheckpointError, DamagedCheckpointError, FlorError
 from flor_dagster.recording import process as sessions
-from flor_dagster.recording import variable_reads
+from flor_dagster.recording import switches, variable_reads
 from flor_dagster.recording.differing import watch_hashes
 from flor_dagster.recording.endings import at_end
 from flor_dagster.recording.exits import EXIT_DAMAGED, EXIT_RESTORE
@@ -87,6 +88,8 @@ def _begin_as_script(plan: dict[str, Any], *, made: bool = False) -> Path:
     watch(plan, made=made)
     watch_sums(plan)
     variable_reads.watch()
+    switches.watch_calls()
+    tempfile.tempdir = None  # asked for by code of ours: the program's own asking is seen
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
@@ -131,6 +134,8 @@ def await_rank(plan_path: str) -> None:
     watch(first, made=True)
     watch_sums(first)
     variable_reads.watch()
+    switches.watch_calls()
+    tempfile.tempdir = None  # asked for by code of ours: the program's own asking is seen
     _await_rank(plan)
 
 

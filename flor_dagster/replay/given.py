@@ -203,14 +203,10 @@ class _Giving:
         how = "has another value now" if there else "is not set here"
         if there and not (self._home / KEY_FILE).exists():
             how = f"can't be compared with the recorded one, because {self._home / KEY_FILE} is gone"
-        if read.by == "listed" and secret_name(name):
-            self.notes.append(
-                f"{name}, a likely secret that the program had at hand, {how}; the replay goes without it"
-            )
-        elif read.by == "listed":
+        if read.by == "listed":
             self._listed.append(name)
         elif read.by == "library":
-            self.notes.append(f"{name}, which a library of this run read, {how}; the replay goes without it")
+            self.doubts.append(f"{name}, which a library of this run read, {how}; the replay goes without it")
         else:
             kind = (
                 "a likely secret, so its value was not kept"

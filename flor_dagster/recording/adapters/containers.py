@@ -84,8 +84,9 @@ def describe_slice(walk: Capturer, value: Any, node: list[Any]) -> list[Any]:
 @describes(bytearray)
 def describe_bytearray(walk: Capturer, value: bytearray, node: list[Any]) -> list[Any]:
     """A node for it."""
-    del walk, node
-    return ["bytearray", value.hex()]
+    del node
+    data = walk.ref(bytes(value))  # as that of bytes, which are kept without likely secrets
+    return ["bytearray", data[1] if data[0] == "b" else data]
 
 
 @describes(deque)
@@ -166,7 +167,7 @@ def put_bytearray(graft: Grafter, ref: int, node: list[Any], live: Any) -> Any:
     """The live bytearray, filled."""
     del ref
     target = live if live is not MISSING else bytearray()
-    data = bytes.fromhex(node[1])
+    data = bytes.fromhex(node[1]) if isinstance(node[1], str) else graft.value(node[1], MISSING)
     if target != data:
         target[:] = data
     return target
