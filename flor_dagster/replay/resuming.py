@@ -85,6 +85,12 @@ def resume(
     record.given = given = given_back(record, workspace.home, supplied)
     if given.missing:
         raise ReplayError(f"training run {run.key} can't be resumed: {'; '.join(given.missing)}")
+    others = _given_otherwise(record, supplied)
+    if others and not allow_changed:
+        raise ReplayError(
+            f"training run {run.key} can't be resumed with another {' and '.join(others)} than it had: what it read before its "
+            "restore point stays as it was. Leave it out, or go on with the mixture: --allow-changed"
+        )
     without: set[str] = set()
     reason = _no_point(record)
     while True:
@@ -105,6 +111,12 @@ def resume(
             without.add(restart.checkpoint)
             continue
         return _ended(workspace, run, run_id, status, tail, reason)
+
+
+def _given_otherwise(record: RunRecord, supplied: Mapping[str, str]) -> list[str]:
+    """The variables that the program read, no secrets, and that are supplied with other values."""
+    reads = {name: record.variables[name] for name in supplied.keys() & record.variables.keys()}
+    return sorted(n for n, read in reads.items() if read.value is not None and read.value != supplied[n])
 
 
 def _no_point(record: RunRecord) -> str:

@@ -445,6 +445,36 @@ def test_verify_and_resume_are_given_the_recorded_world(lab: Lab, monkeypatch: p
         assert found.fidelity == "exact", found.sentence
 
 
+def test_a_training_is_not_resumed_with_half_of_another_world(lab: Lab) -> None:
+    text = """
+import os, sys
+import flor_dagster as flor
+rate = float(os.environ["LR"])
+total = 0.0
+for epoch in flor.loop("epoch", range(4)):
+    total += rate
+    if epoch == 2 and not os.environ.get("GO_ON"):
+        sys.exit(3)
+    flor.log("total", total)
+"""
+    write(lab, text)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLOR_")}
+    environment |= {"PYTHONPATH": str(PACKAGE), "FLOR_CHECKPOINTS": "all", "PYTHONHASHSEED": "0", "LR": "0.5"}
+    assert (
+        subprocess.run([sys.executable, "train.py"], cwd=lab.root, env=environment, check=False).returncode
+        == 3
+    )
+    with lab.open() as workspace:
+        workspace.sync()
+        (run,) = workspace.runs()
+    go_on = ["run", "train.py", "--resume", run.key, "--env-var", "GO_ON=1", "--project", str(lab.root)]
+    other = CliRunner().invoke(cli, [*go_on, "--env-var", "LR=0.9"])
+    assert other.exit_code != 0
+    assert "can't be resumed with another LR than it had" in other.output
+    same = CliRunner().invoke(cli, [*go_on, "--env-var", "LR=0.5"])
+    assert same.exit_code == 0, same.output
+
+
 # What differs is named ---------------------------------------------------------------------------------------------------
 
 
