@@ -116,7 +116,7 @@ class Beside:
                 wanted += _objects_of(index, base)
                 end = base
         asked = "".join(f"{name}\n" for name in dict.fromkeys(wanted)).encode()
-        found = self.git("cat-file", "--batch-check=%(objectname)", stdin=asked).text.splitlines()
+        found = self.git("cat-file", "--batch-check=%(objectname)", stdin=asked).text.split("\n")
         lacking = "".join(f"{line.split()[0]}\n" for line in found if line.endswith(" missing"))
         if lacking:
             # The pack gets its name when it is whole. A training waits for it: `flor gc` makes it small.
