@@ -86,10 +86,10 @@ def resume(
     if given.missing:
         raise ReplayError(f"training run {run.key} can't be resumed: {'; '.join(given.missing)}")
     others = _given_otherwise(record, supplied)
-    if others and not allow_changed:
-        raise ReplayError(
-            f"training run {run.key} can't be resumed with another {' and '.join(others)} than it had: what it read before its "
-            "restore point stays as it was. Leave it out, or go on with the mixture: --allow-changed"
+    if others and on_line is not None:
+        on_line(
+            f"training run {run.key} had another {' and another '.join(others)}: what it read before its restore point stays as "
+            "it was, what it reads from there on is what you gave"
         )
     without: set[str] = set()
     reason = _no_point(record)

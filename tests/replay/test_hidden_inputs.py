@@ -114,7 +114,8 @@ def test_a_setting_of_the_process_that_a_skipped_loop_changed_is_as_it_left_it(
     head = "import os, time, resource, subprocess\nCPUS = os.sched_getaffinity(0)\n"
     head += "def MASK():\n    for line in open('/proc/self/status'):\n        if line.startswith('Umask'):\n            return oct(int(line.split()[1], 8))\n"
     fidelity, found, sentence = asked(lab, {"head": head, "step": step}, expression)
-    assert fidelity == "exact", sentence
+    # A child that a statement starts sees the replay's environment.
+    assert fidelity == ("unverified" if "subprocess" in expression else "exact"), sentence
     assert found == values
 
 

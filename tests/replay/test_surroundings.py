@@ -445,7 +445,7 @@ def test_verify_and_resume_are_given_the_recorded_world(lab: Lab, monkeypatch: p
         assert found.fidelity == "exact", found.sentence
 
 
-def test_a_training_is_not_resumed_with_half_of_another_world(lab: Lab) -> None:
+def test_who_resumes_a_training_with_another_value_of_what_it_read_is_told_so(lab: Lab) -> None:
     text = """
 import os, sys
 import flor_dagster as flor
@@ -469,10 +469,8 @@ for epoch in flor.loop("epoch", range(4)):
         (run,) = workspace.runs()
     go_on = ["run", "train.py", "--resume", run.key, "--env-var", "GO_ON=1", "--project", str(lab.root)]
     other = CliRunner().invoke(cli, [*go_on, "--env-var", "LR=0.9"])
-    assert other.exit_code != 0
-    assert "can't be resumed with another LR than it had" in other.output
-    same = CliRunner().invoke(cli, [*go_on, "--env-var", "LR=0.5"])
-    assert same.exit_code == 0, same.output
+    assert other.exit_code == 0, other.output
+    assert "had another LR: what it read before its restore point stays as it was" in other.output
 
 
 # What differs is named ---------------------------------------------------------------------------------------------------
