@@ -11,6 +11,7 @@ import os
 import site
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +79,9 @@ def main_code() -> CodeType | None:
 def is_compiled_from(code: CodeType, source: bytes) -> bool:
     """Whether this source gives this code, each instruction at its line and column."""
     try:
-        again = compile(source, code.co_filename, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings(action="ignore"):  # the program has been told once
+            again = compile(source, code.co_filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         return False
     return _is_same(code, again)
 

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from flor_dagster.recording.descriptors import close_own, identity, open_apart
@@ -25,13 +25,17 @@ def hold_lock(path: Path) -> int:
     fd = -1
     with contextlib.suppress(OSError):
         fd = open_apart(path, os.O_RDWR | os.O_CREAT)
-        for _ in range(_TRIES):
-            try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.005)
+        _take(fd, fcntl.lockf)
     return fd
+
+
+def _take(fd: int, lock: Callable[[int, int], object]) -> None:
+    for _ in range(_TRIES):
+        try:
+            lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.005)
 
 
 def release_lock(fd: int, path: Path) -> None:
@@ -43,12 +47,16 @@ def release_lock(fd: int, path: Path) -> None:
 
 def is_held(lock: Path) -> bool:
     """Whether another process holds a lock. Never for a lock of this process: looking would let it go."""
+    return _is_taken(lock, fcntl.lockf)
+
+
+def _is_taken(path: Path, lock: Callable[[int, int], object]) -> bool:
     try:
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)  # also where nothing can be written
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # also where nothing can be written
     except OSError:
         return False
     try:
-        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:
@@ -69,7 +77,7 @@ def held_for_child(version: Path) -> Generator[int]:
     with contextlib.suppress(OSError):
         fd = open_apart(path, os.O_RDWR | os.O_CREAT)
         own = identity(fd)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(fd, fcntl.flock)
     try:
         yield fd
     finally:
@@ -81,19 +89,9 @@ def hold_inherited(fd: int) -> None:
     if fd < 0:
         return
     with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(fd, fcntl.flock)
 
 
 def is_pending(version: Path) -> bool:
     """Whether a process makes this version file now. Look before the file itself is read."""
-    try:
-        fd = os.open(pending_lock(version), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return _is_taken(pending_lock(version), fcntl.flock)

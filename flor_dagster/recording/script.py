@@ -8,7 +8,7 @@ import sys
 
 def _read() -> tuple[str, int, bytes]:
     file = getattr(sys.modules.get("__main__"), "__file__", None)
-    if isinstance(file, str):
+    if isinstance(file, str) and file.endswith(".py"):  # a pipe would be emptied, a terminal waited for
         try:
             with open(file, "rb") as source:  # noqa: PTH123 - pathlib takes longer to load than this
                 return file, os.fstat(source.fileno()).st_mtime_ns, source.read()
