@@ -60,23 +60,25 @@ def replays_going_on(
                     "asked again; mark it as canceled in Dagster"
                 )
             continue
-        if is_going_on(instance, record):
+        why = why_over(instance, record)
+        if not why:
             going.append(f"{name} is {status} since {record.update_timestamp.astimezone():%Y-%m-%d %H:%M:%S}")
         else:
-            minutes = (time.time() - record.update_timestamp.timestamp()) / 60
-            gone = worker_lives(instance, run) is False
-            why = "its worker is gone" if gone else f"it has answered nothing for {minutes:.0f} minutes"
             tell(f"{name} is not waited for, though Dagster shows it as {status}: {why}")
     return tuple(going)
 
 
-def is_going_on(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
-    """Whether a Dagster run that is shown as going on is so: its worker lives, or nobody knows and it is young."""
+def why_over(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
+    """Why a Dagster run is not going on, whatever Dagster shows; empty where its worker lives, or nobody knows and it is young."""
     if record.dagster_run.status not in _ACTIVE:
-        return False
+        return "it has ended"
     lives = worker_lives(instance, record.dagster_run)
+    if lives is False:
+        return "its worker is gone"
     age = time.time() - record.update_timestamp.timestamp()
-    return bool(lives) or (lives is None and age < BEGIN_SECONDS)
+    if lives is None and age >= BEGIN_SECONDS:
+        return f"it has answered nothing for {age / 60:.0f} minutes"
+    return ""
 
 
 def next_try(instance: dg.DagsterInstance, job: str, run_key: str) -> str | None:
@@ -93,4 +95,4 @@ def next_try(instance: dg.DagsterInstance, job: str, run_key: str) -> str | None
         return None
     newest = max(records, key=lambda record: record.storage_id)
     ended = newest.dagster_run.status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)
-    return None if ended or is_going_on(instance, newest) else keys[len(records)]
+    return None if ended or not why_over(instance, newest) else keys[len(records)]

@@ -27,7 +27,7 @@ LIMITS = (
 )
 """Recorded and compared."""
 
-_GIVEN_BACK = ("RLIMIT_STACK", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NOFILE")
+GIVEN_BACK = ("RLIMIT_STACK", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NOFILE")
 """Given back where this machine allows it; the others end a process, and change no value."""
 
 _FLAGS = (
@@ -140,7 +140,7 @@ def give_back_process_state(state: Mapping[str, Any]) -> None:
     with contextlib.suppress(ImportError):
         import resource
 
-        for name in _GIVEN_BACK:
+        for name in GIVEN_BACK:
             soft = state.get("limits", {}).get(name)
             if isinstance(soft, int):
                 with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -184,7 +184,7 @@ def state_differences(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) 
         )
     limits = replayed.get("limits") or {}
     for name, soft in (recorded.get("limits") or {}).items():
-        if name in _GIVEN_BACK and name in limits and limits[name] != soft:
+        if name in GIVEN_BACK and name in limits and limits[name] != soft:
             found.append(f"the limit {name} was {_limit(soft)} and is {_limit(limits[name])}")
     return found
 

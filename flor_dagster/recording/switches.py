@@ -15,6 +15,7 @@ import functools
 import importlib
 import os
 import re
+import resource
 import sys
 import time
 import warnings
@@ -25,6 +26,7 @@ from typing import Any
 
 from flor_dagster.errors import CheckpointError
 from flor_dagster.recording.masking import looks_like_credential, secret_name
+from flor_dagster.recording.process_state import GIVEN_BACK
 from flor_dagster.recording.variables import OURS
 
 KIND = "process-settings"
@@ -336,20 +338,13 @@ def _noting_put(plain: Callable[..., None]) -> Callable[..., None]:
 
 def _soft_limit(name: str) -> Switch:
     def read(_: Any) -> int:
-        return _resource().getrlimit(getattr(_resource(), name))[0]
+        return resource.getrlimit(getattr(resource, name))[0]
 
     def turn(_: Any, value: int) -> None:
-        number = getattr(_resource(), name)
-        _resource().setrlimit(number, (value, _resource().getrlimit(number)[1]))
+        number = getattr(resource, name)
+        resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 
     return Switch("", f"the limit {name}", read, turn)
-
-
-@functools.cache
-def _resource() -> Any:
-    import resource
-
-    return resource
 
 
 def _processors(_: Any) -> str:
@@ -378,8 +373,7 @@ SWITCHES: dict[str, Switch] = {
     "putenv": Switch("", "the environment, by os.putenv,", lambda _: tuple(_put.items())),
     **{
         f"limit.{name}": _soft_limit(name)
-        for name in ("RLIMIT_NOFILE", "RLIMIT_STACK", "RLIMIT_AS", "RLIMIT_DATA")
-        if os.name == "posix"
+        for name in GIVEN_BACK
     },
     **(
         {"affinity": Switch("", "which processors it may use", _processors, lambda _, v: os.sched_setaffinity(0, map(int, v.split(","))))}

@@ -357,25 +357,13 @@ _PROXIES = "getproxies_environment"
 """A function of `urllib.request` that looks through all variables for whoever calls it."""
 
 
-def _note_proxies(frame: FrameType) -> None:
-    by, _ = _reader(frame)
-    names = [os.fsdecode(name) for name in _raw()]
-    for name in {*_NAMED_PROXIES, *(name for name in names if name.lower().endswith("_proxy"))}:
-        known = reads.get(name)
-        if (
-            by is not None
-            and name not in _set_here
-            and (known is None or _STRENGTH[by] > _STRENGTH[known.by])
-        ):
-            _keep(Read(name, by, _value_now(name)))
-
-
 _NAMED_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 
-def _value_now(name: str) -> str | None:
-    value = _raw().get(os.fsencode(name))
-    return None if value is None else os.fsdecode(value)
+def _note_proxies(frame: FrameType) -> None:
+    now = {os.fsdecode(name): os.fsdecode(value) for name, value in _raw().items()}
+    for name in sorted({*_NAMED_PROXIES, *(name for name in now if name.lower().endswith("_proxy"))}):
+        _note(name, now.get(name), frame)
 
 
 def _is_standard(frame: FrameType) -> bool:

@@ -84,18 +84,22 @@ def replay(plan: dict[str, Any]) -> int:
 def _begin_as_script(plan: dict[str, Any], *, made: bool = False) -> Path:
     """Confine and watch this process, and give it the recorded folder, arguments and import path; the script's path."""
     give_back_process_state(plan["process"])
-    confine(plan["user_root"], plan["own_folders"])
-    watch(plan, made=made)
-    watch_sums(plan)
-    variable_reads.watch()
-    switches.watch_calls()
-    tempfile.tempdir = None  # asked for by code of ours: the program's own asking is seen
+    _confine_and_watch(plan, made=made)
     path = Path(plan["root"]) / plan["script"].partition(":")[0]
     os.chdir(plan["cwd"])
     argv = [plan["argv"][0] if plan["argv"] else str(path), *plan["argv"][1:]]
     sys.argv = unmasked_argv(argv, {number: known_secrets.values[name] for number, name, _ in plan["masked"]})
     import_as_recorded(plan, path)
     return path
+
+
+def _confine_and_watch(plan: dict[str, Any], *, made: bool) -> None:
+    confine(plan["user_root"], plan["own_folders"])
+    watch(plan, made=made)
+    watch_sums(plan)
+    variable_reads.watch()
+    switches.watch_calls()
+    tempfile.tempdir = None  # asked for by code of ours: the program's own asking is seen
 
 
 def _take_secrets(text: str) -> None:
@@ -130,12 +134,7 @@ def await_rank(plan_path: str) -> None:
     plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
     first = plan["ranks"][0]
     _take_secrets(os.environ.get(SECRETS, ""))
-    confine(first["user_root"], first["own_folders"])
-    watch(first, made=True)
-    watch_sums(first)
-    variable_reads.watch()
-    switches.watch_calls()
-    tempfile.tempdir = None  # asked for by code of ours: the program's own asking is seen
+    _confine_and_watch(first, made=True)
     _await_rank(plan)
 
 

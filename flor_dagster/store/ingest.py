@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from flor_dagster.store.chunks import pack_journal
 from flor_dagster.store.counting import next_number
 from flor_dagster.store.database import insert_one, insert_rows
 from flor_dagster.store.lines import Lines, read_lines
-from flor_dagster.store.liveness import run_is_alive
+from flor_dagster.store.liveness import is_elsewhere, run_is_alive
 from flor_dagster.store.loop_paths import child_path
 from flor_dagster.store.packing import label, pack, to_json
 from flor_dagster.store.schema import (
@@ -191,7 +190,7 @@ def _version_is_known(folder: Folder) -> bool:
     if folder.alive:
         return False
     silence = time.time() - folder.written
-    if folder.header.get("host") not in (None, socket.gethostname()):
+    if is_elsewhere(folder.header):
         return silence > ELSEWHERE_GRACE_SECONDS
     return not folder.pending or silence > VERSION_GRACE_SECONDS
 

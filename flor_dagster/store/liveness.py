@@ -31,9 +31,14 @@ def run_is_alive(run_dir: Path, header: dict[str, Any], written: float) -> bool:
     if any(is_held(lock) for lock in locks):
         return True
     silence = time.time() - written
-    if header.get("host") not in (None, socket.gethostname()):
+    if is_elsewhere(header):
         return silence < SILENT_SECONDS
     return not locks and silence < YOUNG_SECONDS
+
+
+def is_elsewhere(header: dict[str, Any]) -> bool:
+    """Whether a run is another machine's, whose locks can't be trusted to be seen from here."""
+    return header.get("host") not in (None, socket.gethostname())
 
 
 def _is_this_process(header: dict[str, Any]) -> bool:
