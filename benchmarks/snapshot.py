@@ -1,6 +1,7 @@
 """What keeping a version costs: clean and dirty trees of 100, 1,000 and 10,000 files, beside git's own commands.
 
 `git status` and `git stash create` are the baselines: the first looks at every file, the second keeps what is dirty.
+`beside` is a project whose versions are kept in a repository of our own; its first one takes in all files.
 
     python benchmarks/snapshot.py [--files 100 1000 10000] [--rounds 5]
 """
@@ -25,7 +26,9 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, env=environment)
 
 
-def make(root: Path, files: int) -> None:
+def make(root: Path, files: int, *, beside: bool) -> None:
+    root.mkdir()
+    (root / "pyproject.toml").write_text(f"[tool.flor.snapshot]\nbeside = {str(beside).lower()}\n")
     git(root, "init", "-q")
     git(root, "config", "user.name", "benchmark")
     git(root, "config", "user.email", "benchmark@flor.invalid")
@@ -66,21 +69,25 @@ def main() -> None:
     print(f"{'files':>6} {'tree':6} {'what':18} {'wall ms':>8} {'CPU ms':>8} {'x status':>9}")
     for files in options.files:
         with tempfile.TemporaryDirectory() as scratch:
-            root = Path(scratch)
-            make(root, files)
+            root, other = Path(scratch, "plain"), Path(scratch, "beside")
+            make(root, files, beside=False)
+            make(other, files, beside=True)
             for tree in ("clean", "dirty"):
                 if tree == "dirty":
-                    for number in range(5):
-                        (root / f"pkg0/module{number}.py").write_text(f"changed = {number}\n")
-                    (root / "new.py").write_text("new = 1\n")
+                    for top in (root, other):
+                        for number in range(5):
+                            (top / f"pkg0/module{number}.py").write_text(f"changed = {number}\n")
+                        (top / "new.py").write_text("new = 1\n")
                 commands: dict[str, Callable[[], object]] = {
                     "git status": lambda: git(root, "status", "--porcelain"),  # noqa: B023
                     "git stash create": lambda: git(root, "stash", "create"),  # noqa: B023
                     "snapshot": lambda: snapshot(root),  # noqa: B023
+                    "first one beside": lambda: snapshot(other),  # noqa: B023
+                    "snapshot beside": lambda: snapshot(other),  # noqa: B023
                 }
                 base = 0.0
                 for name, command in commands.items():
-                    wall, cpu = cost(command, options.rounds)
+                    wall, cpu = cost(command, 1 if name.startswith("first") else options.rounds)
                     base = base or wall
                     print(
                         f"{files:6} {tree:6} {name:18} {wall * 1e3:8.1f} {cpu * 1e3:8.1f} {wall / base:9.1f}"
