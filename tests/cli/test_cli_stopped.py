@@ -101,6 +101,7 @@ def test_what_a_killed_command_left_is_swept_by_the_next_and_that_of_living_ones
     lab: Lab, tmp_path: Path
 ) -> None:
     asked = Asked(lab, tmp_path, COMMANDS["hindsight"])
+    until(lambda: len(checkouts()) == 1)  # the other run's replay, beside it, is over soon
     (checkout,) = checkouts()
     mark = checkout.name[checkout.name.index("own-") :]
     scratch = [asked.temporary / f"flor-snapshot-{mark}-abc", asked.temporary / "flor-snapshot-else"]
