@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -150,7 +151,8 @@ def hindsight_command(
 ) -> int:
     """Get the values of the statements NAME... from past training runs.
 
-    A statement is looked up in the newest source. What is settled already is not computed again. Each answer has two verdicts:
+    A statement is looked up in the newest source. NAME may be one of the names that a statement computes (norm/conv1), and a
+    glob (norm/*). What is settled already is not computed again. Each answer has two verdicts:
     the place (is the statement where its author would have put it?) and the replay (is this the recorded run?). A place that
     is likely and not certain is answered once a person has confirmed it.
     """
@@ -209,10 +211,10 @@ def _show_plan(workspace: Workspace, output: Output, question: Question) -> int:
         todo = {statement.id for statement in part.todo}
         table.add_row(
             part.run.key,
-            ", ".join(statement.key for statement in part.todo),
-            ", ".join(statement.key for statement in part.settled),
-            ", ".join(statement.key for statement, _ in part.likely if statement.id not in todo),
-            ", ".join(statement.key for statement in part.lacking),
+            ", ".join(statement.shown for statement in part.todo),
+            ", ".join(statement.shown for statement in part.settled),
+            ", ".join(statement.shown for statement, _ in part.likely if statement.id not in todo),
+            ", ".join(statement.shown for statement in part.lacking),
             seconds_text(part.estimated_seconds if part.todo else None),
             seconds_text(part.recorded_seconds),
         )
@@ -247,12 +249,12 @@ def _show_likely(plan: Plan, output: Output) -> None:
     likely: dict[tuple[str, str, str], tuple[PlacementRow, list[str]]] = {}
     for part in plan.runs:
         for statement, row in part.likely:
-            likely.setdefault((statement.key, row.commit, row.place), (row, []))[1].append(part.run.key)
+            likely.setdefault((statement.shown, row.commit, row.place), (row, []))[1].append(part.run.key)
     for (key, commit, _), (row, keys) in likely.items():
         output.text(f"{these(keys)}: {key} in {commit[:8]}, place {place_words(row)}")
         output.text(diff_text(row.diff))
     if likely:
-        names = " ".join(dict.fromkeys(key for key, _, _ in likely))
+        names = " ".join(map(shlex.quote, dict.fromkeys(key for key, _, _ in likely)))
         accepted = plan.question.accept_likely
         output.text(
             f"{len(likely)} place{'s' * (len(likely) != 1)} "
@@ -267,8 +269,8 @@ def _show_likely(plan: Plan, output: Output) -> None:
 def _placed(part: RunPlan) -> list[tuple[str, str]]:
     """Where each statement stands in the run's version, or why it is refused there."""
     refused = {statement.id for statement, _ in part.refused}
-    names = {statement.id: statement.key for statement in (*part.todo, *part.settled)}
-    names |= {statement.id: statement.key for statement, _ in part.refused}
+    names = {statement.id: statement.shown for statement in (*part.todo, *part.settled)}
+    names |= {statement.id: statement.shown for statement, _ in part.refused}
     return [
         (
             names[p.statement_id],
@@ -346,7 +348,7 @@ def _answer(workspace: Workspace, output: Output, question: Question) -> int:
             f"training these runs took {_replayed_training(report):.1f} s."
         )
     for (reason, tail), answers in _by_reason(report.failed).items():
-        names = ", ".join(dict.fromkeys(answer.statement.key for answer in answers))
+        names = ", ".join(dict.fromkeys(answer.statement.shown for answer in answers))
         keys = list(dict.fromkeys(answer.run.key for answer in answers))
         how = "refused" if reason.startswith("refused: ") else "failed"
         output.complain(
@@ -371,7 +373,7 @@ def _waiting(unconfirmed: Sequence[CellAnswer]) -> dict[tuple[str, str], list[st
     """What has to be confirmed, once for all training runs of a version."""
     waiting: dict[tuple[str, str], list[str]] = {}
     for answer in unconfirmed:
-        waiting.setdefault((answer.statement.key, answer.cell.sentence), []).append(answer.run.key)
+        waiting.setdefault((answer.statement.shown, answer.cell.sentence), []).append(answer.run.key)
     return waiting
 
 
@@ -406,7 +408,7 @@ def _cell_line(answer: CellAnswer) -> Text:
     style = "yellow" if cell.status == "replayed" and "firing" in cell.detail else None
     return styled(
         f"{answer.run.key}  ",
-        (answer.statement.key, "bold"),
+        (answer.statement.shown, "bold"),
         "  ",
         status_text(cell.status) if style is None else (cell.status, style),
         because(once(cell.status, cell.sentence)),

@@ -90,8 +90,9 @@ def run_command(
 
     The same as `python SCRIPT`, with a fixed hash seed and with arguments.
 
-    With --resume RUN it goes on with a training that failed, was interrupted or was killed, as a new training run whose
-    tag flor/parent names the dead one. It ends as one that never died; the arguments are those of the dead one.
+    With --resume RUN it goes on with a training that failed, was interrupted or was killed, or that left its loop early (by
+    a break or by sys.exit, because it was asked to end), as a new training run whose tag flor/parent names the old one. It
+    ends as one that was never stopped; the arguments are those of the old one.
     """
     entrypoint = _entrypoint(script, workspace.root)
     if resume is not None:

@@ -23,8 +23,8 @@ RefusalKind = Literal[
 class Statement:
     """A `flor.log` statement of one source text, or the block of new statements that holds it.
 
-    `lines` are 1-based and inclusive, in the source that it was found in. `name` is the logged name where it is a
-    literal, else None. `expression` is the logged expression normalised by `ast.unparse`. `loops` are the names of the
+    `lines` are 1-based and inclusive, in the source that it was found in. `name` is the logged name, with a
+    hole `{}` for each part that is computed; None where it is no text. `expression` is the logged expression normalised by `ast.unparse`. `loops` are the names of the
     enclosing `flor.loop`s, outermost first; `function` is the qualified name of the enclosing function, `<module>` at
     the top; `ordinal` counts statements of the same name, function and loops from 0.
     """

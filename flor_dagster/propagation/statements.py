@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from flor_dagster.computed import pattern_of
 from flor_dagster.propagation.model import Statement
 from flor_dagster.propagation.names import dotted, expressions
 from flor_dagster.propagation.syntax import FUNCTIONS, block_parts, parse
@@ -94,9 +95,9 @@ class Found:
 
 
 def logged_name(call: ast.Call) -> str | None:
-    """The literal name that a `flor.log` call logs."""
+    """The name that a `flor.log` call logs, with holes where it is computed (`norm/{}`)."""
     first = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "name"), None)
-    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+    return None if first is None else pattern_of(first)
 
 
 def logged_value(call: ast.Call) -> ast.expr | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from flor_dagster.computed import fits, of_names
 from flor_dagster.recording.values import Failure, decode
 from flor_dagster.replay.attempting import Attempt
 from flor_dagster.replay.coverage import Share, kept_coverage, read_coverage
@@ -18,6 +19,7 @@ from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import RunRecord
 from flor_dagster.replay.verifying import Verdict
 from flor_dagster.store.models import CellRow, PlacementRow, RunRow, StatementRow, once
+from flor_dagster.store.packing import label
 
 
 def plain_cell(run: RunRow, statement: StatementRow, status: Any, sentence: str) -> CellRow:
@@ -77,17 +79,19 @@ def answered_cell(
     """
     file, placement = placed.placements[statement.id]
     by_line = attempt.statements.get(file, {})
-    values = [
-        decode(r.value)
+    mine = [
+        r
         for one in attempt.replayed.ranks
         for r in one.records
-        if r.file == file and by_line.get(r.line) == statement.key
+        if r.file == file and by_line.get(r.line) == statement.key and fits(statement.name, label(r.name))
     ]
+    values = [decode(r.value) for r in mine]
     failures = [v for v in values if isinstance(v, Failure)]
     good = len(values) - len(failures)
     verdict = attempt.verdict
     ranks = f" on {len(attempt.journals)} ranks" if len(attempt.journals) > 1 else ""
-    words = f"{good} value{'s' * (good != 1)}{ranks}, {_both(verdict, row)}"
+    names = of_names(statement.name, sorted({r.name for r in mine}))
+    words = f"{good} value{'s' * (good != 1)}{names}{ranks}, {_both(verdict, row)}"
     words += "".join(f". {said}" for said in supplied if said not in words)
     status = "replayed" if share.whole else "open"
     if verdict.fidelity == "diverged":

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flor_dagster.computed import is_computed
 from flor_dagster.propagation.statements import Found, loop_name, read
 from flor_dagster.replay.planning import LoopPlan
 from flor_dagster.replay.record import Record, RunRecord
@@ -62,11 +63,12 @@ def _beside(found: Sequence[Found], body: Sequence[ast.stmt], at: int, here: Fou
     place = {id(one): number for number, one in enumerate(body)}
     for other in found:
         number = place.get(id(other.syntax))
-        if number is None or other is here or other.form == "sometimes" or other.statement.name is None:
+        if number is None or other is here or other.form == "sometimes":
             continue
         low, high = sorted((number, at))
-        if not any(map(_leaves, body[low:high])):
-            yield other.statement.name
+        name = other.statement.name
+        if name is not None and not is_computed(name) and not any(map(_leaves, body[low:high])):
+            yield name
 
 
 def _leaves(statement: ast.stmt) -> bool:

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flor_dagster.computed import fits, is_computed
 from flor_dagster.errors import SourceSyntaxError
 from flor_dagster.propagation import Statement, counterparts, find_statements
 from flor_dagster.propagation.statements import read
@@ -82,6 +83,7 @@ class Linker:
         if run.commit is None:
             return ()
         fresh: list[StatementRow] = []
+        linked: set[tuple[str, int, int, int]] = set()
         for _, name, file, _, line, column, statement_id in self._store.call_sites(run.id):
             if statement_id is not None:
                 continue
@@ -89,7 +91,11 @@ class Linker:
             if located is None:
                 continue
             row, new = self.identify(located, run.commit, question=False)
-            self._store.link_call_site(run.commit, file, line, name, row.id, column)
+            # A call that computes its names is linked once for all of them.
+            link = (file, line, column, row.id)
+            if link not in linked or not is_computed(located.name):
+                self._store.link_call_site(run.commit, file, line, located.name, row.id, column)
+                linked.add(link)
             if new:
                 fresh.append(row)
         return tuple(fresh)
@@ -103,14 +109,16 @@ class Linker:
         here = [
             (statement, at)
             for statement, at in found
-            if statement.lines[0] <= line <= statement.lines[1] and statement.name in (None, name)
+            if statement.lines[0] <= line <= statement.lines[1]
+            and statement.name is not None
+            and fits(statement.name, name)
         ]
         if len(here) > 1:
             # Of several on these lines it is the one that begins there.
             here = [one for one in here if one[1] == (line, column)] or [
                 one for one in here if one[1][0] == line and not column
             ]
-        return Located(file, here[0][0], name) if len(here) == 1 else None
+        return Located(file, here[0][0], here[0][0].name or name) if len(here) == 1 else None
 
     def identify(self, located: Located, commit: str, *, question: bool) -> tuple[StatementRow, bool]:
         """The statement at a place of a version, made where there is none; whether it is new."""
@@ -153,7 +161,7 @@ class Linker:
         return any(
             same_expression
             and _same_place(new, located.statement)
-            and new.name in (None, located.name)
+            and new.name == located.name
             and self._belongs(Located(file, old, located.name).form, row)
             for new, old, same_expression in pairs
         )

@@ -71,7 +71,7 @@ class Judge:
 
 def lines_of(text: str, row: StatementRow) -> tuple[int, int]:
     """The lines of a statement in the version that it was written in."""
-    found = [s for s in find_statements(text) if s.lines[0] == row.line and s.name in (None, row.name)]
+    found = [s for s in find_statements(text) if s.lines[0] == row.line and s.name == row.name]
     return found[0].lines if found else (row.line, row.line)
 
 
@@ -193,7 +193,7 @@ def logged_lines(
 
 
 def _same(written: Sequence[Statement], row: StatementRow) -> Statement | None:
-    here = [s for s in written if s.lines[0] == row.line and s.name in (None, row.name)]
+    here = [s for s in written if s.lines[0] == row.line and s.name == row.name]
     told = [s for s in here if (s.expression, s.ordinal) == (row.expression, row.ordinal)]
     return next(iter(told or here), None)
 

@@ -56,7 +56,7 @@ def resume(
     variables: Mapping[str, str] | None = None,
     on_line: OnLine | None = None,
 ) -> RunRow:
-    """Go on with a training run that failed, was interrupted or lost, from its last restore point.
+    """Go on with a training run that failed, was interrupted, lost or left a loop early, from its last restore point.
 
     The script runs in the user's own tree, as a training does. Its code, its libraries and what it logs before the restore
     point must be those of the run that died.
@@ -78,9 +78,15 @@ def resume(
     """
     workspace.sync()
     run = workspace.store.run(name)
-    _check(workspace, run, entrypoint, allow_changed=allow_changed)
     journal = layout.run_folder(workspace.home, run.id) / "journal.0.jsonl"
     record = read_record(journal)
+    left = left_early(record) if run.status == "finished" else None
+    _check(workspace, run, entrypoint, left, allow_changed=allow_changed)
+    if left is not None and on_line is not None:
+        on_line(
+            f"training run {run.key} left its loop {left.path.partition('#')[0]} in iteration {left.count - 1}, by {left.how}: "
+            "it goes on as if it had not"
+        )
     supplied = {**workspace.supply(), **(variables or {})}
     record.given = given = given_back(record, workspace.home, supplied)
     if given.missing:
@@ -94,7 +100,7 @@ def resume(
     without: set[str] = set()
     reason = _no_point(record)
     while True:
-        restart = _restart(workspace, run, record, without)
+        restart = _restart(workspace, run, record, without, left)
         if restart is None:
             raise ReplayError(
                 f"training run {run.key} can't be resumed: {reason}. Train again from the beginning: flor run {run.entrypoint}"
@@ -126,9 +132,21 @@ def _no_point(record: RunRecord) -> str:
     return f"it has no restore point{f', since {why}' if why else ''}"
 
 
-def _check(workspace: Workspace, run: RunRow, entrypoint: str, *, allow_changed: bool) -> None:
+def left_early(record: RunRecord) -> Execution | None:
+    """The outermost loop, the last of such, that a finished run left before it was done.
+
+    A signal's handler that calls `sys.exit(0)`, or sets a flag that the loop looks at, ends a training politely: its status
+    is `finished`. A training that stops early because it is good enough looks alike; resumed, it stops there again.
+    """
+    outermost = [e for e in record.executions.values() if e.parent is None and e.ended is not None]
+    return max((e for e in outermost if e.how != "exhausted"), key=lambda e: e.opened, default=None)
+
+
+def _check(
+    workspace: Workspace, run: RunRow, entrypoint: str, left: Execution | None, *, allow_changed: bool
+) -> None:
     """Refuse what can't be gone on with, before anything is started."""
-    if run.status == "finished":
+    if run.status == "finished" and left is None:
         raise ReplayError(f"training run {run.key} is finished: there is nothing to go on with")
     if run.status == "running":
         raise ReplayError(
@@ -177,7 +195,9 @@ def _blob(path: Path) -> str:
         return ""
 
 
-def _restart(workspace: Workspace, run: RunRow, record: RunRecord, without: set[str]) -> Restart | None:
+def _restart(
+    workspace: Workspace, run: RunRow, record: RunRecord, without: set[str], left: Execution | None
+) -> Restart | None:
     store = CheckpointStore(layout.checkpoints_folder(workspace.home))
     store.pin(run.id, record.pinned)
     trees: dict[str, ast.Module | None] = {}
@@ -192,7 +212,7 @@ def _restart(workspace: Workspace, run: RunRow, record: RunRecord, without: set[
         return True
 
     def skippable(execution: Execution) -> bool:
-        if execution.reasons or execution.how not in ("exhausted", "break"):
+        if execution is left or execution.reasons or execution.how not in ("exhausted", "break"):
             return False
         return execution.how == "exhausted" or not _has_else(workspace, run, execution, trees)
 

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import platformdirs
 
+from flor_dagster.computed import fits, is_computed, of_names, told
 from flor_dagster.errors import (
     FlorError,
     NoRepositoryError,
@@ -216,9 +218,14 @@ class Workspace:
 
     def recorded_cell(self, run: RunRow, statement: StatementRow) -> CellRow:
         """The cell of a statement that the run logged itself."""
-        calls = {call for call, *_, linked in self.store.call_sites(run.id) if linked == statement.id}
-        rows = sum(call in calls for _, _, call, _ in self.store.records(run.id, names=[statement.name]))
-        sentence = f"recorded by the run itself: {rows} value{'s' * (rows != 1)}"
+        calls = {
+            call: name for call, name, *_, linked in self.store.call_sites(run.id) if linked == statement.id
+        }
+        logged = sorted({*calls.values()}) if is_computed(statement.name) else [statement.name]
+        rows = sum(call in calls for _, _, call, _ in self.store.records(run.id, names=logged))
+        sentence = (
+            f"recorded by the run itself: {rows} value{'s' * (rows != 1)}{of_names(statement.name, logged)}"
+        )
         status: CellStatus = "recorded"
         if not rows:
             sentence = "never fired: the run has this statement itself and did not come to it; 0 values"
@@ -334,31 +341,42 @@ class Workspace:
     def resolve(self, name: str, source: Source = "worktree") -> tuple[StatementRow, ...]:
         """The statements that a name or a key means: the newest definition where it is a name.
 
+        `norm/a` also means `flor.log(f"norm/{layer}", …)`, and `norm/*` every statement of the newest source that logs such names.
+
         Raises:
             UnknownNameError: neither the newest source nor any version has it; near names are listed.
         """
-        by_key = [s for s in self.store.statements() if s.key == name]
-        if by_key and by_key[0].key != by_key[0].name:
+        by_key = [s for s in self.store.statements() if name in (s.key, s.shown)]
+        if by_key and by_key[0].name != name:
             return tuple(by_key)
         with shared_lock(self.home):  # until the statements name the version, it must not be collected
             commit = self.newest_commit(source)
-            here = [found for found in self._located(commit) if found.name == name]
-            rows = {self._linker.identify(found, commit, question=True)[0].id: None for found in here}
-        if here:
-            known = {s.id: s for s in self.store.statements(name=name)}
-            return tuple(known[i] for i in rows)
-        known_rows = sorted(self.store.statements(name=name), key=lambda s: s.created)
-        if known_rows:
-            return (known_rows[-1],)
-        names = sorted(
-            {s.name for s in self.store.statements()} | {found.name for found in self._located(commit)}
-        )
+            located = self._located(commit)
+            meant = _meant(name, located)
+            exact = bool(meant) and (meant[0].name == name or bool(told(meant[0].name)))
+            # A call that computes the whole of a name may log any: what has logged this one goes before it.
+            known = () if exact else self._known_of(name)
+            if meant and not known:
+                rows = {self._linker.identify(found, commit, question=True)[0].id for found in meant}
+                return tuple(s for s in self.store.statements() if s.id in rows)
+        if known:
+            return known
+        names = sorted({s.name for s in self.store.statements()} | {found.name for found in located})
         near = difflib.get_close_matches(name, names, 3, 0.5)
         hint = f" Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
         raise UnknownNameError(
             f"no statement logs `{name}`: neither the newest source nor any recorded version has it.{hint} "
             f'Write `flor.log("{name}", …)` where it belongs in the newest version, then ask again.'
         )
+
+    def _known_of(self, name: str) -> tuple[StatementRow, ...]:
+        """The newest statement that has a name, or that logged it in some run; of `norm/*`, of every name that is so."""
+        if "*" in name:
+            logged = [one for one in self.store.names() if fnmatchcase(one, name)]
+            found = {s.id: s for one in logged for s in self._known_of(one)}
+            return tuple(found.values())
+        known = [*self.store.statements(name=name), *self.store.statements_that_logged(name)]
+        return tuple(sorted(known, key=lambda s: s.created)[-1:])
 
     def ask(self, name: str, source: Source = "worktree") -> StatementRow:
         """Make the statement of a name or key an open question."""
@@ -575,3 +593,13 @@ class Workspace:
             self, entrypoint, args, ref=ref, tags=tags, origin=origin, portable=portable, variables=variables or {},
             on_line=on_line,
         )  # fmt: skip
+
+
+def _meant(name: str, located: Sequence[Located]) -> list[Located]:
+    """The statements of a source that a name means: those of this name, else those that compute theirs and say most of it."""
+    same = [found for found in located if found.name == name]
+    if same or "*" in name:
+        return same or [found for found in located if fnmatchcase(found.name, name)]
+    fitting = [found for found in located if is_computed(found.name) and fits(found.name, name)]
+    most = max((told(found.name) for found in fitting), default=0)
+    return [found for found in fitting if told(found.name) == most]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, or_, select
 
+from flor_dagster.computed import HOLE, fits, is_computed, told
 from flor_dagster.errors import UnknownNameError
 from flor_dagster.store.chunks import Part, read_parts
 from flor_dagster.store.conditions import RUN_FIELDS
@@ -82,17 +83,21 @@ def resolve(connection: Connection, asked: str) -> Column:
     kept = label(asked)
     name_key = connection.execute(select(names.c.name_id).where(names.c.name == kept)).scalar_one_or_none()
     if name_key is not None:
-        newest = connection.execute(
-            select(statements.c.id)
-            .where(statements.c.name_id == name_key)
-            .order_by(statements.c.id.desc())
-            .limit(1)
-        ).scalar_one_or_none()
         sites = call_sites.c
-        mine = sites.statement_id.is_(None) & (sites.name_id == name_key)
+        # A statement that computes its names has one of its own, `norm/{}`; it is known by what it logged.
+        logging = select(sites.statement_id).where(sites.name_id == name_key)
+        newest = connection.execute(
+            select(func.max(statements.c.id)).where(
+                or_(
+                    statements.c.name_id == name_key,
+                    statements.c.id.in_(logging.where(sites.statement_id.is_not(None))),
+                )
+            )
+        ).scalar_one_or_none()
+        mine = sites.statement_id.is_(None)
         if newest is not None:
             mine |= sites.statement_id == newest
-        found = tuple(connection.execute(select(sites.site).where(mine)).scalars())
+        found = tuple(connection.execute(select(sites.site).where(mine, sites.name_id == name_key)).scalars())
         all_of_name = connection.execute(select(sites.site).where(sites.name_id == name_key)).scalars()
         if found or newest is not None:
             return Column(asked, kept, newest, found, others=tuple(sorted({*all_of_name} - {*found})))
@@ -106,7 +111,17 @@ def resolve(connection: Connection, asked: str) -> Column:
         return Column(asked, statement[1], statement[0], found)
     if is_argument(connection, kept):
         return Column(asked, kept, source="args")
+    computing = _computing(connection, kept)
+    if computing is not None:
+        return Column(asked, kept, computing)
     raise UnknownNameError(_unknown(connection, asked))
+
+
+def _computing(connection: Connection, name: str) -> int | None:
+    """The newest statement that computes its names and may log this one; one that may log any name is no evidence."""
+    query = select(statements.c.id, names.c.name).join(names, names.c.name_id == statements.c.name_id)
+    rows = connection.execute(query.where(names.c.name.contains(HOLE)).order_by(statements.c.id.desc()))
+    return next((number for number, pattern in rows if told(pattern) and fits(pattern, name)), None)
 
 
 def is_argument(connection: Connection, name: str) -> bool:
@@ -132,7 +147,7 @@ def resolve_all(connection: Connection, asked: Sequence[str]) -> list[Column]:
 
 
 def _matching(connection: Connection, glob: str) -> list[str]:
-    logged = list(connection.execute(select(names.c.name)).scalars())
+    logged = _logged_names(connection)
     if label(glob) in logged:
         return [glob]
     kind, dot, rest = glob.partition(".")
@@ -160,8 +175,18 @@ def _by_key(connection: Connection, key: str) -> tuple[int, str] | None:
 
 def known_names(connection: Connection) -> list[str]:
     """Every name that was logged or asked for, and every argument."""
-    logged = connection.execute(select(names.c.name)).scalars()
-    return sorted({*logged, *connection.execute(select(args.c.name).distinct()).scalars()})
+    return sorted({*_logged_names(connection), *connection.execute(select(args.c.name).distinct()).scalars()})
+
+
+def _logged_names(connection: Connection) -> list[str]:
+    """Every name that was logged or asked for; patterns of computed names are none, whatever stands for them."""
+    found = list(connection.execute(select(names.c.name)).scalars())
+    if not any(map(is_computed, found)):
+        return found
+    sites = call_sites.c
+    real = select(names.c.name).join(call_sites, sites.name_id == names.c.name_id)
+    kept = set(connection.execute(real.where(names.c.name.contains(HOLE), sites.col >= 0)).scalars())
+    return [name for name in found if not is_computed(name) or name in kept]
 
 
 def _unknown(connection: Connection, asked: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from flor_dagster.errors import StoreError
 from flor_dagster.store.migrations import migrate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
 BUSY_SECONDS = 30.0
+WAIT_SECONDS = 0.005
 
 # One writer at a time, in PostgreSQL too: sequence numbers then become visible in their order, which cursors need.
 _WRITER_LOCK = 0x666C6F72
@@ -134,8 +136,24 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    write = connection.get_execution_options().get("flor_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    if not connection.get_execution_options().get("flor_write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite's own waiting looks less and less often, so that newcomers go first and the oldest may wait for ever. Who waits
+    # here looks as often as any other.
+    deadline = time.monotonic() + BUSY_SECONDS
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.5, 1.5) * WAIT_SECONDS)
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 
 @contextmanager

@@ -493,6 +493,11 @@ class LogStore:
         with self._database.read() as connection:
             return statements.rows(connection, and_(*wanted) if wanted else None)
 
+    def statements_that_logged(self, name: str) -> list[StatementRow]:
+        """Statements that logged a name in some run, in the order in which they became known; their own may be `norm/{}`."""
+        with self._database.read() as connection:
+            return statements.rows(connection, statements.that_logged(name))
+
     def statement(self, key: str) -> StatementRow:
         """The statement of a key (`name:1` is the same as the first definition's `name`).
 

@@ -100,6 +100,12 @@ class StatementRow:
     source: str
     created: datetime
 
+    @property
+    def shown(self) -> str:
+        """The key as people read it: the name as it is written, and which of its definitions it is."""
+        _, colon, number = self.key.partition(":")
+        return self.name + colon + number
+
 
 @dataclass(frozen=True, slots=True)
 class PlacementRow:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Connection, func, select
 
+from flor_dagster.computed import is_computed
 from flor_dagster.recording.values import Failure, decode
 from flor_dagster.store.database import slices
 from flor_dagster.store.models import once
@@ -69,6 +70,8 @@ class Cell:
     fidelity: str | None
     sentence: str
     coverage: Mapping[str, Sequence[Sequence[int]]]
+    others: bool = False
+    """Whether the statement computes its names and has values, of whatever name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,10 @@ CASES: tuple[tuple[Callable[[Facts], Any], Callable[[Facts], str]], ...] = (
     (
         lambda f: f.status in ("recorded", "replayed") and f.elsewhere,
         lambda f: f"{f.status}: the statement was not reached{f.at}; {_elsewhere(f)}",
+    ),
+    (
+        lambda f: f.status in ("recorded", "replayed") and f.cell and f.cell.others,
+        lambda f: f"{f.status}: the statement computes its names, and {f.name!r} was none of them. {f.said}",
     ),
     (
         lambda f: f.status in ("recorded", "replayed"),
@@ -256,13 +263,14 @@ def _cells(connection: Connection, asked: Sequence[int]) -> dict[tuple[int, int]
     found: dict[tuple[int, int], Cell] = {}
     for some in slices(asked):
         rows = connection.execute(
-            select(c.run, c.statement_id, c.status, c.fidelity, c.sentence, c.coverage).where(
-                c.statement_id.in_(some)
-            )
+            select(c.run, c.statement_id, c.status, c.fidelity, c.sentence, c.coverage, c.rows, names.c.name)
+            .join(statements, statements.c.id == c.statement_id)
+            .join(names, names.c.name_id == statements.c.name_id)
+            .where(c.statement_id.in_(some))
         )
-        for run, statement, status, fidelity, sentence, coverage in rows:
+        for run, statement, status, fidelity, sentence, coverage, count, name in rows:
             loops = json.loads(coverage).get("loops", {}) if coverage else {}
-            found[run, statement] = Cell(status, fidelity, sentence, loops)
+            found[run, statement] = Cell(status, fidelity, sentence, loops, bool(count) and is_computed(name))
     return found
 
 
@@ -293,7 +301,7 @@ def _ran(
             .join(journals, journals.c.journal == journal_calls.c.journal)
             .join(call_sites, call_sites.c.site == journal_calls.c.site)
             .outerjoin(statements, statements.c.id == call_sites.c.statement_id)
-            .join(names, names.c.name_id == func.coalesce(statements.c.name_id, call_sites.c.name_id))
+            .join(names, names.c.name_id == call_sites.c.name_id)
             .where(names.c.name.in_(some))
         )
         if few is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from flor_dagster.computed import fits
 from flor_dagster.errors import StoreError, UnknownNameError
 from flor_dagster.store.chunks import pack_journal, pack_layout
 from flor_dagster.store.database import insert_one, insert_rows, slices
@@ -29,7 +30,7 @@ from flor_dagster.store.schema import (
     runs,
 )
 from flor_dagster.store.sites import site_id
-from flor_dagster.store.statements import ids_by_key, keep_cell
+from flor_dagster.store.statements import ids_by_key, keep_cell, names_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,6 +133,7 @@ def commit(
     _forget_journals(connection, replay.id)
     keys = ids_by_key(connection)
     keys |= {old: keys[new] for old, new in (renamed or {}).items() if new in keys}
+    names = names_by_id(connection)
     recorded = _recorded(connection, run)
     maps: dict[int, RunPlaces] = {}
     taken: list[tuple[int, Path, Lines, list[_Kept]]] = []
@@ -142,7 +144,9 @@ def commit(
         rank = int(header.get("rank") or 0)
         places = maps.setdefault(rank, RunPlaces(connection, run, rank))
         kept = [
-            one for one in places.take(lines, _statements_of(header, keys, path)) if one[0] not in recorded
+            one
+            for one in places.take(lines, _statements_of(header, keys, names, path))
+            if one[0] not in recorded
         ]
         for statement, _, _, context, _ in kept:
             answered.setdefault(statement, set()).add((rank, context))
@@ -185,14 +189,16 @@ def _checked(lines: Lines, path: Path, replay: ReplayRow) -> dict[str, Any]:
     return header
 
 
-def _statements_of(header: dict[str, Any], keys: Mapping[str, int], path: Path) -> dict[tuple[str, int], int]:
-    """(file, line) → statement id, from the header."""
-    found: dict[tuple[str, int], int] = {}
+def _statements_of(
+    header: dict[str, Any], keys: Mapping[str, int], names: Mapping[int, str], path: Path
+) -> dict[tuple[str, int], tuple[int, str]]:
+    """(file, line) → statement id and the name or pattern that it logs, from the header."""
+    found: dict[tuple[str, int], tuple[int, str]] = {}
     for file, by_line in (header.get("statements") or {}).items():
         for line, key in by_line.items():
             if key not in keys:
                 raise StoreError(f"{path} answers the statement {key!r}, which the store does not know.")
-            found[file, int(line)] = keys[key]
+            found[file, int(line)] = keys[key], names[keys[key]]
     return found
 
 
@@ -333,12 +339,12 @@ class RunPlaces:
         self.new_loops: list[tuple[Any, ...]] = []
         self.new_contexts: list[tuple[Any, ...]] = []
 
-    def take(self, lines: Lines, asked: Mapping[tuple[str, int], int]) -> list[_Kept]:
+    def take(self, lines: Lines, asked: Mapping[tuple[str, int], tuple[int, str]]) -> list[_Kept]:
         """The records of asked statements, at the run's own contexts."""
         wanted = {
-            call: asked[file, line]
-            for call, (_, file, _, line, _) in lines.calls.items()
-            if (file, line) in asked
+            call: asked[file, line][0]
+            for call, (name, file, _, line, _) in lines.calls.items()
+            if (file, line) in asked and fits(asked[file, line][1], label(name))
         }
         there: dict[int, int] = {0: 0}
         kept: list[_Kept] = []

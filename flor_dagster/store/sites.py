@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from flor_dagster.computed import fits, is_computed
 from flor_dagster.store.database import insert_one
 from flor_dagster.store.packing import label
 from flor_dagster.store.schema import call_sites, names
@@ -59,20 +60,25 @@ def site_id(
         "col": column,
         "statement_id": statement_id
         if statement_id is not None
-        else _linked(connection, scope, file, line, name_key),
+        else _linked(connection, scope, file, line, name, name_key),
     }
     return insert_one(connection, call_sites, **row)
 
 
-def _linked(connection: Connection, scope: str, file: str, line: int, name_key: int) -> int | None:
+def _linked(connection: Connection, scope: str, file: str, line: int, name: str, name_key: int) -> int | None:
     """The statement that was linked to this line before any run of the version had reached it.
 
     What is known of another column of the line is another statement's.
     """
     sites = call_sites.c
-    return connection.execute(
-        select(sites.statement_id)
-        .where(sites.scope == scope, sites.file == file, sites.line == line, sites.name_id == name_key)
+    known = connection.execute(
+        select(sites.statement_id, sites.name_id, names.c.name)
+        .join(names, names.c.name_id == sites.name_id)
+        .where(sites.scope == scope, sites.file == file, sites.line == line)
         .where(sites.statement_id.is_not(None), sites.col == -1)
-        .limit(1)
-    ).scalar_one_or_none()
+    ).all()
+    if not known:
+        return None
+    same = [statement for statement, key, _ in known if key == name_key]
+    fitting = [statement for statement, _, pattern in known if is_computed(pattern) and fits(pattern, name)]
+    return next(iter(same or fitting), None)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
+from flor_dagster.computed import fits, is_computed
 from flor_dagster.errors import UnknownNameError
-from flor_dagster.store.database import insert_one
+from flor_dagster.store.database import insert_one, slices
 from flor_dagster.store.models import CellRow, PlacementRow, StatementRow
 from flor_dagster.store.packing import label, to_json
 from flor_dagster.store.rows import moment, nanoseconds, run_number
@@ -87,6 +88,12 @@ def ids_by_key(connection: Connection) -> dict[str, int]:
     return found | {row[0]: row[1] for row in connection.execute(select(statements.c.key, statements.c.id))}
 
 
+def names_by_id(connection: Connection) -> dict[int, str]:
+    """The name or pattern of every statement."""
+    query = select(statements.c.id, names.c.name).join(names, names.c.name_id == statements.c.name_id)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
 def find_form(connection: Connection, identity: str) -> StatementRow | None:
     """The statement that an identity means."""
     forms = statement_forms.c
@@ -97,8 +104,15 @@ def find_form(connection: Connection, identity: str) -> StatementRow | None:
 
 
 def of_name(name: str) -> Any:
-    """The condition that a statement logs a name."""
+    """The condition that a statement has a name."""
     return names.c.name == label(name)
+
+
+def that_logged(name: str) -> Any:
+    """The condition that a statement logged a name in some run, whatever its own name is."""
+    s, logged = call_sites.c, names.alias("logged")
+    sites = select(s.statement_id).join(logged, logged.c.name_id == s.name_id)
+    return statements.c.id.in_(sites.where(logged.c.name == label(name), s.statement_id.is_not(None)))
 
 
 def rows(connection: Connection, condition: Any = None) -> list[StatementRow]:
@@ -176,13 +190,22 @@ def link(
 ) -> int:
     """Say which statement stands at a line of a version; how many call sites that are known it names.
 
-    With a column it is the call that begins there alone, and not another one of the same name on the line.
+    With a column it is the call that begins there alone, and not another one of the same name on the line. A name with holes
+    means every name there that fits.
     """
     s = call_sites.c
     name_key = name_id(connection, name)
-    here = (s.scope == commit) & (s.file == label(file)) & (s.line == line) & (s.name_id == name_key)
+    here = (s.scope == commit) & (s.file == label(file)) & (s.line == line)
     if column is not None:
         here &= s.col == column
+    if is_computed(name):
+        query = select(s.site, names.c.name).join(names, names.c.name_id == s.name_id).where(here, s.col >= 0)
+        mine = [site for site, logged in connection.execute(query) if fits(name, logged)]
+        for some in slices(mine):
+            connection.execute(update(call_sites).where(s.site.in_(some)).values(statement_id=statement_id))
+        if mine and column is not None:
+            return len(mine)
+    here &= s.name_id == name_key
     changed = connection.execute(update(call_sites).where(here).values(statement_id=statement_id)).rowcount
     if not changed and statement_id is not None and column is None:
         # No run of this version has reached the line yet. The column is not known; -1 keeps the link for when one does.

@@ -76,8 +76,8 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": "0", "FLOR_CHECKPOINTS": "all"} | more
 
 
-def die(lab: Lab, records: int, slow: str = "0.02") -> str:
-    """Train, and kill the process once so many records are on disk; the run's id."""
+def die(lab: Lab, records: int, slow: str = "0.02", sign: signal.Signals = signal.SIGKILL) -> str:
+    """Train, and send the process a signal once so many records are on disk; the run's id."""
     child = subprocess.Popen(
         [sys.executable, "train.py"], cwd=lab.root, env=environment(PYTEST_FLOR_SLOW=slow), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
@@ -89,7 +89,8 @@ def die(lab: Lab, records: int, slow: str = "0.02") -> str:
             if sum(_records(path) for path in lab.root.glob(".flor/runs/*/journal.0.jsonl")) >= records:
                 break
             time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
+        child.send_signal(sign)
+        child.communicate(timeout=60)
     finally:
         child.kill()
         child.communicate()
@@ -158,6 +159,59 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_never_died(lab: Lab, rec
     whole = uninterrupted(lab, NUMPY)
     assert frames(lab, new.id) == frames(whole, only_run(whole)), records
     assert (lab.root / "final.json").read_bytes() == (whole.root / "final.json").read_bytes()
+
+
+STOPPED = """\
+import signal, sys
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: HANDLER)
+"""
+
+
+@pytest.mark.parametrize("where", ["step", "epoch"])
+@pytest.mark.parametrize(
+    ("handler", "test"),
+    [
+        ("sys.exit(0)", ""),
+        ("asked.append(1)", "if asked: break"),
+        ("asked.append(1)", "if asked: return model, best, rng"),
+        ("asked.append(1)", "if asked: sys.exit(0)"),
+    ],
+)
+def test_a_training_that_left_its_loop_politely_goes_on_and_ends_as_one_that_never_did(
+    lab: Lab, handler: str, test: str, where: str
+) -> None:
+    """Batch systems send SIGTERM; what the program does then is its own affair, and its status may be `finished`."""
+    anchor = '            flor.log("loss", last)\n' if where == "step" else '        flor.log("rate", rate)\n'
+    indent = " " * (len(anchor) - len(anchor.lstrip()))
+    if where == "step" and test.endswith("break"):
+        test = "if asked: sys.exit(0)"  # a break of the inner loop alone would be another training
+    text = STOPPED.replace("HANDLER", handler) + NUMPY.replace(anchor, f"{anchor}{indent}{test}\n")
+    lab.commit({"train.py": text})
+    left = die(lab, 22, sign=signal.SIGTERM)
+    (lab.root / "final.json").unlink(missing_ok=True)
+    with lab.open() as workspace:
+        said: list[str] = []
+        new = resume(workspace, left, "train.py", on_line=said.append)
+        parent = workspace.store.run(left)
+        assert (new.status, parent.status) == ("finished", "finished")
+        assert "left its loop epoch" in said[0]
+    whole = uninterrupted(lab, text)
+    assert frames(lab, new.id) == frames(whole, only_run(whole))
+    assert (lab.root / "final.json").read_bytes() == (whole.root / "final.json").read_bytes()
+
+
+def test_a_training_that_stopped_early_because_it_was_good_enough_stops_there_again(lab: Lab) -> None:
+    anchor = '        flor.log("rate", rate)\n'
+    lab.commit({"train.py": NUMPY.replace(anchor, f"{anchor}        if epoch == 2: break\n")})
+    lab.train()
+    finished = only_run(lab)
+    before = (lab.root / "final.json").read_bytes()
+    with lab.open() as workspace:
+        new = resume(workspace, finished)
+        assert new.status == "finished"
+    assert frames(lab, new.id) == frames(lab, finished)
+    assert (lab.root / "final.json").read_bytes() == before
 
 
 def test_what_was_done_before_the_restore_point_is_not_done_again(lab: Lab) -> None:

@@ -408,11 +408,12 @@ def test_a_run_that_never_loaded_the_file_is_not_asked(lab: Lab) -> None:
         assert report.children == 1
 
 
-def test_a_run_of_many_dynamic_names_is_taken_in_by_work_that_grows_with_their_number(
+def test_a_run_of_many_names_is_taken_in_by_work_that_grows_with_their_number(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each statement is looked up by its own name; whoever reads all of them for each does it 200 times."""
-    lab.commit({"train.py": "import flor_dagster as flor\nfor i in range(200): flor.log(f'norm/{i}', i)\n"})
+    lines = "".join(f"flor.log('norm/{i}', {i})\n" for i in range(200))
+    lab.commit({"train.py": f"import flor_dagster as flor\n{lines}"})
     lab.train()
     read: list[int] = []
     row_of = statements._row
