@@ -4,9 +4,9 @@ Looked at are the calls of `open` (pathlib, numpy, pandas, torch, zipfile and ot
 `sqlite3.connect`, not every audit event of the interpreter: a Python audit hook makes each `id()` and each record of ours slower
 (measured: 0.5 µs a record). Libraries that open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
 
-A line of `files.jsonl` in the run's folder is `[path, size, time]`, the path relative to the repository where it lies in it, the
-time in nanoseconds, and a fourth element where a copy is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
-some are not noted (`more`), databases that were written meanwhile, so that nothing is known of what was read (`unknown`), that a file's time was ahead of the clock (`ahead`), and the content digests of small files (`digests`), taken at the end; what the program asked for
+A line of `files.jsonl` in the run's folder is `[path, size, time, copy, inode, changed]`, the path relative to the repository where it lies
+in it, times in nanoseconds, `changed` by the system's own clock (which no program sets), `copy` empty where none is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
+some are not noted (`more`), databases that were written meanwhile, so that nothing is known of what was read (`unknown`), that a file's time was ahead of the clock (`ahead`), and the content digests of small files (`digests`) and of samples of large ones (`samples`), taken at the end; what the program asked for
 (`asked`) or listed (`listed`), when, and what it was told, each time that this was something else. Loader workers add to the same file.
 """
 
@@ -53,6 +53,9 @@ RESUMABLE = (".pt", ".pth", ".ckpt", ".tar")
 """What trainings go on from: copied, because the run often writes the next one over it."""
 DIGEST_BYTES = 1_000_000
 DIGEST_TOTAL = 32_000_000
+SAMPLE_PIECES = 32
+SAMPLE_BYTES = 8192
+SAMPLE_SECONDS = 1.0
 KEPT_BYTES = 64_000_000
 KEPT_TOTAL = 256_000_000
 
@@ -169,21 +172,30 @@ class Files:
             return
         if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
-                self._write([], {"digests": self._digests(), "unknown": self._written_bases()}, to=(target,))
+                digests, samples = self._digests()
+                said = {"digests": digests, "samples": samples, "unknown": self._written_bases()}
+                self._write([], said, to=(target,))
         self._targets = tuple(one for one in self._targets if one is not target)
         retire(target.fd, target.identity)
 
-    def _digests(self) -> dict[str, str]:
-        """Of small files that are still what they were when they were read, or were until the training wrote over them."""
+    def _digests(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Of files that are still what they were when they were read, or were until the training wrote over them: small ones, samples."""
         found = {self._name(path): digest for path, digest in self._before.items() if path in self._noted}
-        left = DIGEST_TOTAL
+        samples: dict[str, str] = {}
+        left, until = DIGEST_TOTAL, time.monotonic() + SAMPLE_SECONDS
         for path, status in list(self._noted.items()):
-            if path not in self._before and status.st_size <= min(DIGEST_BYTES, left):
+            if path in self._before:
+                continue
+            if status.st_size <= min(DIGEST_BYTES, left):
                 digest = content_digest(path, status.st_size, status.st_mtime_ns)
                 if digest:
                     left -= status.st_size
                     found[self._name(path)] = digest
-        return found
+            elif time.monotonic() < until:
+                digest = sample_digest(path, status.st_size, status.st_mtime_ns)
+                if digest:
+                    samples[self._name(path)] = digest
+        return found, samples
 
     def _written_bases(self) -> list[str]:
         """Databases that are not any more what they were when they were opened: what was read of them when is not known."""
@@ -314,7 +326,7 @@ class Files:
                 else ""
             )
             said = self._name(path), status.st_size, status.st_mtime_ns
-            self._write(*said, *([kept] if kept else []), to=(one,))
+            self._write(*said, kept, status.st_ino, status.st_ctime_ns, to=(one,))
             if path in self._ahead:
                 self._write([], {"ahead": self._name(path), **self._ahead[path]}, to=(one,))
 
@@ -390,6 +402,25 @@ def content_digest(path: str | os.PathLike[str], size: int, written: int) -> str
         return ""
     same = all((s.st_size, s.st_mtime_ns) == (size, written) for s in (before, after))
     return hashlib.blake2b(data, digest_size=20).hexdigest() if same and len(data) == size else ""
+
+
+def sample_digest(path: str | os.PathLike[str], size: int, written: int) -> str:
+    """The same of pieces that are spread evenly over a large file."""
+    digest = hashlib.blake2b(digest_size=20)
+    try:
+        fd = _plain_open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = os.fstat(fd)
+            for piece in range(SAMPLE_PIECES):
+                at = (size - SAMPLE_BYTES) * piece // (SAMPLE_PIECES - 1)
+                digest.update(os.pread(fd, SAMPLE_BYTES, max(at, 0)))
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        return ""
+    same = all((s.st_size, s.st_mtime_ns) == (size, written) for s in (before, after))
+    return digest.hexdigest() if same else ""
 
 
 def is_data(path: str) -> bool:

@@ -1,8 +1,8 @@
 """The data files of a training run: what it read, what became of that since, and which of them a replay may have.
 
 A file that was written when the run was in its loops is no input of it: it is its output, or somebody else's later work. It is
-not put into a replay's checkout, where the replayed code writes it anew. What the run read is compared by size and time; a file
-whose time was ahead of the run's clock by its content, or as the same file.
+not put into a replay's checkout, where the replayed code writes it anew. What the run read is the same file that nobody touched
+(inode, size and times, the system's own of its last change among them), or is compared by its content: a time alone can be set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from flor_dagster.errors import ReplayError, odd_content
 from flor_dagster.recording import layout
-from flor_dagster.recording.datafiles import FILE_NAME, KEPT_FOLDER, content_digest
+from flor_dagster.recording.datafiles import FILE_NAME, KEPT_FOLDER, content_digest, sample_digest
 from flor_dagster.recording.layout import name_in
 from flor_dagster.replay.answers import Answers, read_answers
 from flor_dagster.replay.record import RunRecord
@@ -26,18 +26,33 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """What the system said of a file besides its time.
+
+    Attributes:
+        inode: its number.
+        changed: when it was last changed, by the system's own clock.
+    """
+
+    inode: int
+    changed: int
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether a file is this one, and nobody touched it since."""
+        return (self.inode, self.changed) == (status.st_ino, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
 class Ahead:
-    """A file whose time was ahead of the clock when it was read: when that was, and what the system said of it besides its time.
+    """A file whose time was ahead of the clock when it was read.
 
     Attributes:
         seen: when it was read first.
-        inode: its number.
-        changed: when the system last changed it, by the system's own clock.
+        mark: what the system said of it.
     """
 
     seen: int
-    inode: int
-    changed: int
+    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,8 @@ class Inputs:
         read: path → size and time (nanoseconds) at its first reading; relative to the repository where it lies in it.
         kept: path → a copy of what was read.
         digests: path → digest of its content, of small files.
+        samples: path → digest of pieces of it, of large ones.
+        marks: path → what the system said of it.
         answers: what it was told when it asked the file system.
         looped: when the run's first loop began, or the run, where it has none; what was written later is no input.
         complete: whether all that was read was noted.
@@ -63,6 +80,8 @@ class Inputs:
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     answers: Answers = field(default_factory=lambda: Answers({}))
     ahead: Mapping[str, Ahead] = field(default_factory=dict[str, "Ahead"])
+    samples: Mapping[str, str] = field(default_factory=dict[str, str])
+    marks: Mapping[str, Mark] = field(default_factory=dict[str, "Mark"])
 
     def leaves_out(self, name: str, written: int) -> bool:
         """Whether the file of that name, written then, is not for a replay: made or changed since the loops began, or kept."""
@@ -74,7 +93,7 @@ class Inputs:
             return False
         ahead = self.ahead.get(name)
         return self.read[name][1] < self.looped or (
-            ahead is not None and min(ahead.seen, ahead.changed) < self.looped
+            ahead is not None and min(ahead.seen, ahead.mark.changed) < self.looped
         )
 
 
@@ -113,6 +132,8 @@ def _inputs(folder: Path, looped: int) -> Inputs:
     known, complete = False, True
     unknown: set[str] = set()
     digests: dict[str, str] = {}
+    samples: dict[str, str] = {}
+    marks: dict[str, Mark] = {}
     ahead: dict[str, Ahead] = {}
     answered: list[dict[str, Any]] = []
     for name, *more in _lines(folder / FILE_NAME):
@@ -121,19 +142,25 @@ def _inputs(folder: Path, looped: int) -> Inputs:
             facts: dict[str, Any] = more[0] if more and isinstance(more[0], dict) else {}
             complete &= not facts.get("more")
             digests |= facts.get("digests", {})
+            samples |= facts.get("samples", {})
             unknown |= {str(one) for one in facts.get("unknown", ())}
             if "ahead" in facts:
-                ahead[str(facts["ahead"])] = Ahead(*(int(facts[one]) for one in ("t", "inode", "changed")))
+                mark = Mark(int(facts["inode"]), int(facts["changed"]))
+                ahead[str(facts["ahead"])] = Ahead(int(facts["t"]), mark)
             answered.append(facts)
         elif name not in read and len(more) >= 2:
             read[name] = (int(more[0]), int(more[1]))
-            copy = name_in(folder / KEPT_FOLDER, more[2], "a kept file") if len(more) > 2 else None
+            copy = (
+                name_in(folder / KEPT_FOLDER, more[2], "a kept file") if len(more) > 2 and more[2] else None
+            )
+            if len(more) > 4:
+                marks[name] = Mark(int(more[3]), int(more[4]))
             # What lies elsewhere is never put anywhere: it is compared where it is.
             if copy is not None and layout.is_below(name) and copy.is_file() and not copy.is_symlink():
                 kept[name] = copy
     for name in unknown & read.keys():
         del read[name]
-    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped), ahead)
+    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped), ahead, samples, marks)  # fmt: skip
 
 
 def _lines(path: Path) -> list[list[Any]]:
@@ -171,21 +198,43 @@ def changed_since(inputs: Inputs, root: Path, versioned: frozenset[str]) -> tupl
             continue
         if status.st_size != size:
             found.append(Changed(name, f"changed since ({size} bytes then, {status.st_size} now)"))
-        elif status.st_mtime_ns != written or name in inputs.ahead:
-            digest, ahead = inputs.digests.get(name), inputs.ahead.get(name)
-            if digest is None and ahead is not None:
-                if (written, ahead.inode, ahead.changed) != (
-                    status.st_mtime_ns,
-                    status.st_ino,
-                    status.st_ctime_ns,
-                ):
-                    words = "had a time ahead of the run's clock, and it can't be shown to be the same now"
-                    found.append(Changed(name, words, certain=False))
-            elif digest is None:
-                found.append(Changed(name, "was written again since (its size is the same)", certain=False))
-            elif content_digest(root / name, status.st_size, status.st_mtime_ns) != digest:
-                found.append(Changed(name, "changed since (its size is the same, its content is not)"))
+            continue
+        ahead, mark = inputs.ahead.get(name), inputs.marks.get(name)
+        same_time = status.st_mtime_ns == written
+        if same_time and (mark or (ahead.mark if ahead else _UNKNOWN)).is_of(status):
+            continue
+        why = _by_content(inputs, name, root / name, status)
+        if why is not None:
+            found += [Changed(name, why)] if why else []
+        elif ahead is not None:
+            words = "had a time ahead of the run's clock, and it can't be shown to be the same now"
+            found.append(Changed(name, words, certain=False))
+        elif not same_time:
+            found.append(Changed(name, "was written again since (its size is the same)", certain=False))
+        elif mark is not None:
+            words = "was touched since (its size and time are the same), and nothing is kept that tells its content"
+            found.append(Changed(name, words, certain=False))
     return tuple(found)
+
+
+_UNKNOWN = Mark(-1, -1)
+
+
+def _by_content(inputs: Inputs, name: str, path: Path, status: os.stat_result) -> str | None:
+    """How a file of the same size differs by its content, empty where it does not; None where that is not known.
+
+    Pieces of a large file tell that it is another one. That they are equal is enough only where its time is the same, too.
+    """
+    digest, sample = inputs.digests.get(name), inputs.samples.get(name)
+    if digest is not None:
+        same = content_digest(path, status.st_size, status.st_mtime_ns) == digest
+        return "" if same else "changed since (its size is the same, its content is not)"
+    if sample is not None:
+        if sample_digest(path, status.st_size, status.st_mtime_ns) != sample:
+            return "changed since (its size is the same, its content is not)"
+        if status.st_mtime_ns == inputs.read[name][1]:
+            return ""
+    return None
 
 
 def other_in_version(inputs: Inputs, checkout: Path, versioned: frozenset[str]) -> tuple[Changed, ...]:
