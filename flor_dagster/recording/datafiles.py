@@ -1,13 +1,15 @@
 """Which data files a training read: path, size and time of each, at its first opening.
 
-Looked at are the calls of `open` (pathlib, numpy, pandas, torch, zipfile and others come through it), of `os.open` and of
+Looked at are the calls of `open` (pathlib, numpy, pandas, torch, zipfile and others come through it), of `os.open`, `io.open_code` and of
 `sqlite3.connect`, not every audit event of the interpreter: a Python audit hook makes each `id()` and each record of ours slower
-(measured: 0.5 µs a record). Libraries that open files in C by themselves (HDF5, Arrow, OpenCV) are not seen.
+(measured: 0.5 µs a record). Of libraries that open files in C by themselves (HDF5, Arrow, LMDB) the files are seen that the process
+holds when its run begins, when its loops begin and when it ends; of programs that it starts those that are named to them.
 
 A line of `files.jsonl` in the run's folder is `[path, size, time, copy, inode, changed]`, the path relative to the repository where it lies
 in it, times in nanoseconds, `changed` by the system's own clock (which no program sets), `copy` empty where none is kept. `[[], {…}]` says more: when reading began to be watched (`begun`), that
-some are not noted (`more`), databases that were written meanwhile, so that nothing is known of what was read (`unknown`), that a file's time was ahead of the clock (`ahead`), and the content digests of small files (`digests`) and of samples of large ones (`samples`), taken at the end; what the program asked for
-(`asked`) or listed (`listed`), when, and what it was told, each time that this was something else. Loader workers add to the same file.
+some are not noted (`more`), files that were handed to another program (`handed`), databases that were written meanwhile, so that nothing is known of what was read (`unknown`), that a file's time was ahead of the clock (`ahead`), and the content digests of small files (`digests`) and of samples of large ones (`samples`), taken at the end; what the program asked for
+(`asked`) or listed (`listed`), when, and what it was told, each time that this was something else. Forked processes add to the same file; what they read before
+the run begins comes through one in memory.
 """
 
 # ruff: noqa: PTH100, PTH109, PTH116, PTH118, PTH120 - every opening of a training comes by here: texts, not Path objects
@@ -28,9 +30,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from flor_dagster.recording import variable_reads
 from flor_dagster.recording.descriptors import Identity, identity, open_apart
+from flor_dagster.recording.handed import held, named_in
 from flor_dagster.recording.imports import when_imported
 from flor_dagster.recording.journal import retire
 from flor_dagster.recording.program import is_installed, program
@@ -123,12 +127,21 @@ class _Target:
     copies: int = 0
 
 
+class _Status(NamedTuple):
+    """What another process said of a file: the fields of `os.stat` that count here."""
+
+    st_size: int
+    st_mtime_ns: int
+    st_ino: int
+    st_ctime_ns: int
+
+
 class Files:
     """What was read so far. Nothing here may stop a training."""
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
-        self._noted: dict[str, os.stat_result] = {}
+        self._noted: dict[str, os.stat_result | _Status] = {}
         self._bases: set[str] = set()
         """Paths of databases."""
         self._before: dict[str, str] = {}
@@ -139,10 +152,15 @@ class Files:
         """(what was asked, path) → what was answered last."""
         self._said: list[dict[str, Any]] = []
         """All answers, for the runs that are to come."""
+        self._script = str(program().file)  # the recorder reads it
         self._root = ""
         self._home = ""
         self._targets: tuple[_Target, ...] = ()
         self._pid = os.getpid()
+        self._handed: set[str] = set()
+        """Paths that another program was given."""
+        self._early = -1
+        """A file in memory, in which forked processes say what they read before the first run begins."""
 
     def begin(self, root: Path, home: Path, folder: Path, *, first: bool) -> None:
         """A run begins: what was read since the process began was read for it, too. Others may go on.
@@ -158,6 +176,8 @@ class Files:
             fd = open_apart(folder / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             target = _Target(folder, fd, identity(fd))
             self._write([], {"begun": begun if first else time.time_ns()}, to=(target,))
+            self._read_early()
+            self.look_around()
             for path, status in list(self._noted.items()):
                 if not path.startswith(self._home):
                     self._tell(path, status, (target,))
@@ -172,6 +192,8 @@ class Files:
             return
         if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
+                self.look_around()
+                self._read_of_children(target)
                 digests, samples = self._digests()
                 said = {"digests": digests, "samples": samples, "unknown": self._written_bases()}
                 self._write([], said, to=(target,))
@@ -242,6 +264,50 @@ class Files:
             if path in self._noted:
                 self._bases.add(path)
 
+    def started(self, arguments: Any, folder: Any = None) -> None:
+        """Another program is about to be started."""
+        for path in named_in(arguments, folder):
+            if path not in self._noted:
+                self._handed.add(path)
+                self.saw(path, "r")
+
+    def look_around(self) -> None:
+        """Note what the process holds, whoever opened it."""
+        if os.getpid() == self._pid:
+            for path in held():
+                # What was written since the process began may be its own output.
+                with contextlib.suppress(OSError):
+                    if path not in self._noted and plain_stat(path).st_mtime_ns < begun:
+                        self.saw(path, "r")
+
+    def before_fork(self) -> None:
+        """A process is about to be forked: what it reads before a run begins, it must be able to say."""
+        if self._early < 0 and not self._targets and hasattr(os, "memfd_create"):
+            with contextlib.suppress(OSError):
+                self._early = os.memfd_create("flor_dagster")
+
+    def _read_early(self) -> None:
+        """Take over what forked processes read before the first run began."""
+        if self._early < 0:
+            return
+        fd, self._early = self._early, -1
+        with contextlib.suppress(OSError):
+            for line in os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n"):
+                path, *status = json.loads(line or b"[0]")
+                if path and path not in self._noted and len(self._noted) < MAX_FILES:
+                    self._noted[path] = _Status(*status)
+        os.close(fd)
+
+    def _read_of_children(self, target: _Target) -> None:
+        """Take over what forked processes noted for a run: its contents are to be kept, too."""
+        with contextlib.suppress(OSError, ValueError), (target.folder / FILE_NAME).open("rb", 0) as lines:
+            for line in lines.read().split(b"\n"):
+                parts = json.loads(line or b"[[]]")
+                if isinstance(parts[0], str) and len(parts) > 5:
+                    path = os.path.join(self._root, parts[0])
+                    if path not in self._noted:
+                        self._noted[path] = _Status(parts[1], parts[2], parts[4], parts[5])
+
     def overwrites(self, file: Any) -> None:
         """A file is about to be opened for writing: if it was read, what was in it is known for the last time."""
         try:
@@ -300,7 +366,8 @@ class Files:
         self._write([], facts | {kind: self._name(path)}, to=targets)
 
     def _counts(self, path: str) -> bool:
-        return is_data(path) and not (self._home and path.startswith(self._home))
+        counts = is_data(path) or (is_source_in(path, self._root) and path != self._script)
+        return counts and not (self._home and path.startswith(self._home))
 
     def _note(self, path: str) -> None:
         try:
@@ -316,9 +383,15 @@ class Files:
             self._ahead[path] = {"t": now, "inode": status.st_ino, "changed": status.st_ctime_ns}
         self._tell(path, status, self._targets)
 
-    def _tell(self, path: str, status: os.stat_result, targets: tuple[_Target, ...]) -> None:
+    def _tell(self, path: str, status: os.stat_result | _Status, targets: tuple[_Target, ...]) -> None:
+        if not targets and self._early >= 0 and os.getpid() != self._pid:
+            # All processes that were forked from one another write behind one another: the place in the file is theirs together.
+            line = [path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+            os.write(self._early, json.dumps(line).encode() + b"\n")
         if len(self._noted) == MAX_FILES:
             self._write([], {"more": True}, to=targets)
+        if targets and not self._counts(path):
+            return  # a source that was read before the repository was known
         for one in targets:
             kept = (
                 self._keep(path, status, one)
@@ -327,10 +400,12 @@ class Files:
             )
             said = self._name(path), status.st_size, status.st_mtime_ns
             self._write(*said, kept, status.st_ino, status.st_ctime_ns, to=(one,))
+            if path in self._handed:
+                self._write([], {"handed": self._name(path)}, to=(one,))
             if path in self._ahead:
                 self._write([], {"ahead": self._name(path), **self._ahead[path]}, to=(one,))
 
-    def _keep(self, path: str, status: os.stat_result, target: _Target) -> str:
+    def _keep(self, path: str, status: os.stat_result | _Status, target: _Target) -> str:
         """Copy what the training goes on from; the name of the copy, empty where there is none."""
         before = status.st_mtime_ns < begun or path in self._ahead
         wanted = before and status.st_size <= KEPT_BYTES
@@ -380,7 +455,7 @@ def base_files(database: Any) -> tuple[str, ...]:
     return (text, log) if os.path.lexists(log) else (text,)
 
 
-def _differs(path: str, then: os.stat_result | None) -> bool:
+def _differs(path: str, then: os.stat_result | _Status | None) -> bool:
     try:
         now = plain_stat(path)
     except OSError:
@@ -423,6 +498,11 @@ def sample_digest(path: str | os.PathLike[str], size: int, written: int) -> str:
     return digest.hexdigest() if same else ""
 
 
+def is_source_in(path: str, root: str) -> bool:
+    """Whether a file is a source below a folder: settings are often kept in one that git ignores, and executed."""
+    return path.endswith(".py") and path.startswith(root) and not path.startswith(_PREFIXES)
+
+
 def is_data(path: str) -> bool:
     """Whether a file may be data: it is no code, and belongs neither to the system nor to the interpreter and its libraries."""
     return not (path.endswith(_CODE) or path.startswith(_SYSTEM) or path.startswith(_PREFIXES))
@@ -443,12 +523,24 @@ def files() -> Files:
         opening: Any = _WatchedCall("open", "os", _plain_open, _watched.files.opens)
         os.supports_dir_fd.add(opening)
         os.open = opening
+        io.open_code = _watched_code(_watched.files, io.open_code)
+        variable_reads.starters.append(_watched.files.started)
+        os.register_at_fork(before=_watched.files.before_fork)
         when_imported("sqlite3.dbapi2", _watch_sqlite)
         listen_to_questions(_watched.files)
     return _watched.files
 
 
 _plain_open = os.open
+
+
+def _watched_code(files: Files, plain: Any) -> Any:
+    """`io.open_code` as `runpy` calls it; the import system has one of its own."""
+
+    def tell(path: Any) -> None:
+        files.saw(path, "r")
+
+    return _WatchedCall("open_code", "io", plain, tell)
 
 
 def _watch_sqlite() -> None:

@@ -426,6 +426,8 @@ class Session:
         execution = LoopExecution(number, parent, name, ordinal, frame, source, site)
         if parent.execution is None:
             self._note_environment()
+            if number == 1:
+                files().look_around()
         self.records.note_loop(execution)
         self._note_thread(execution)
         self.loop_begins(execution)

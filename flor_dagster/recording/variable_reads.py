@@ -51,6 +51,7 @@ _PASSES = frozenset(
 _OURSELVES = frozenset({__file__})
 _ENV_POSITION = 10
 """How many arguments of `subprocess.Popen` come before `env`."""
+_CWD_POSITION = 9
 _INSTALLED = r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)"
 _INSTALLED_AT = r"[/\\](?:site|dist)-packages[/\\]|[/\\]bin[/\\][^/\\]+$"
 
@@ -67,6 +68,8 @@ class Read:
 reads: dict[str, Read] = {}
 """What this process has read so far, by name."""
 
+starters: list[Callable[[Any, Any], None]] = []
+"""Told of every program that is about to be started: its command or arguments, and its working directory (None: this one)."""
 listeners: list[Callable[[Read], None]] = []
 """Told of each new read: the training run that is being recorded."""
 
@@ -382,6 +385,10 @@ def _watch_children() -> None:
 
     @functools.wraps(plain)
     def begin(self: Any, *positional: Any, **named: Any) -> None:
+        given = positional[0] if positional else named.get("args")
+        folder = positional[_CWD_POSITION] if len(positional) > _CWD_POSITION else named.get("cwd")
+        for told in starters:
+            told(given, folder)
         if named.get("env") is None and len(positional) <= _ENV_POSITION:
             frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             while frame is not None and frame.f_code.co_filename in passes:
@@ -425,6 +432,9 @@ def _noting(start: Callable[..., Any]) -> Callable[..., Any]:
         frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         if _reader(frame)[0] == "own":
             _note_all()
+        for told in starters:
+            # `os.system(command)`, `os.spawnv(mode, file, arguments)`
+            told(positional[-1] if positional else next(iter(named.values()), ()), None)
         return start(*positional, **named)
 
     return noted

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Inputs:
         digests: path → digest of its content, of small files.
         samples: path → digest of pieces of it, of large ones.
         marks: path → what the system said of it.
+        handed: paths that were named to another program: nobody knows whether it read them.
         answers: what it was told when it asked the file system.
         looped: when the run's first loop began, or the run, where it has none; what was written later is no input.
         complete: whether all that was read was noted.
@@ -82,6 +83,7 @@ class Inputs:
     ahead: Mapping[str, Ahead] = field(default_factory=dict[str, "Ahead"])
     samples: Mapping[str, str] = field(default_factory=dict[str, str])
     marks: Mapping[str, Mark] = field(default_factory=dict[str, "Mark"])
+    handed: frozenset[str] = frozenset()
 
     def leaves_out(self, name: str, written: int) -> bool:
         """Whether the file of that name, written then, is not for a replay: made or changed since the loops began, or kept."""
@@ -104,11 +106,12 @@ class Changed:
     name: str
     why: str
     certain: bool = True
+    how: str = "which this run read"
 
     @property
     def sentence(self) -> str:
         """In words."""
-        return f"{self.name}, which this run read, {self.why}"
+        return f"{self.name}, {self.how}, {self.why}"
 
 
 def read_inputs(home: Path, run_id: str, record: RunRecord) -> Inputs:
@@ -135,6 +138,7 @@ def _inputs(folder: Path, looped: int) -> Inputs:
     samples: dict[str, str] = {}
     marks: dict[str, Mark] = {}
     ahead: dict[str, Ahead] = {}
+    handed: set[str] = set()
     answered: list[dict[str, Any]] = []
     for name, *more in _lines(folder / FILE_NAME):
         if not isinstance(name, str):
@@ -144,6 +148,7 @@ def _inputs(folder: Path, looped: int) -> Inputs:
             digests |= facts.get("digests", {})
             samples |= facts.get("samples", {})
             unknown |= {str(one) for one in facts.get("unknown", ())}
+            handed |= {str(facts["handed"])} if "handed" in facts else set()
             if "ahead" in facts:
                 mark = Mark(int(facts["inode"]), int(facts["changed"]))
                 ahead[str(facts["ahead"])] = Ahead(int(facts["t"]), mark)
@@ -160,7 +165,7 @@ def _inputs(folder: Path, looped: int) -> Inputs:
                 kept[name] = copy
     for name in unknown & read.keys():
         del read[name]
-    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped), ahead, samples, marks)  # fmt: skip
+    return Inputs(known, read, kept, looped, complete, digests, read_answers(answered, looped), ahead, samples, marks, frozenset(handed))  # fmt: skip
 
 
 def _lines(path: Path) -> list[list[Any]]:
@@ -214,7 +219,12 @@ def changed_since(inputs: Inputs, root: Path, versioned: frozenset[str]) -> tupl
         elif mark is not None:
             words = "was touched since (its size and time are the same), and nothing is kept that tells its content"
             found.append(Changed(name, words, certain=False))
-    return tuple(found)
+    return tuple(
+        replace(c, certain=False, how="which this run named to another program")
+        if c.name in inputs.handed
+        else c
+        for c in found
+    )
 
 
 _UNKNOWN = Mark(-1, -1)

@@ -5,13 +5,16 @@ it. So once something was put back instead of being executed, the process may on
 run began, and what it wrote itself since. Anything else ends it, and it is carried out again without skipping. Data files
 that changed since the run read them are noted, and those that are missing end it.
 
-Seen by an audit hook of Python's; C extensions that open files themselves pass it, and so do the workers of loaders.
+Seen by an audit hook of Python's. C extensions that open files themselves pass it, but for what they still hold at the end; of forked
+processes (the workers of loaders) only what is no input of the recorded run is heard, of other programs what is named to them.
 """
 
 # ruff: noqa: PTH100, PTH116, PTH118 - called at every opening of a file: texts, not Path objects
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 import threading
@@ -24,9 +27,10 @@ from typing import Any
 
 from flor_dagster.recording import layout
 from flor_dagster.recording import process as sessions
-from flor_dagster.recording.datafiles import base_files, is_data
+from flor_dagster.recording.datafiles import base_files, is_data, is_source_in
 from flor_dagster.recording.exits import EXIT_RESTORE
 from flor_dagster.recording.guarding import doubts
+from flor_dagster.recording.handed import held, named_in
 from flor_dagster.recording.questions import (
     OUTPUTS,
     hide,
@@ -47,6 +51,15 @@ _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr")
 _TICK = 20_000_000
 COARSE = 50_000_000
 """Nanoseconds by which a file's time may lie before the clock's."""
+
+
+# Event → of its arguments: what is started, and in which working directory.
+_STARTS: dict[str, Callable[[tuple[Any, ...]], tuple[Any, Any]]] = {
+    "subprocess.Popen": lambda args: (args[1], args[2]),
+    "os.system": lambda args: (args[0], None),
+    "os.posix_spawn": lambda args: (args[1], None),
+    "os.spawn": lambda args: (args[2], None),
+}
 
 
 def watch(plan: Mapping[str, Any], *, made: bool = False) -> None:
@@ -108,10 +121,27 @@ class Watcher:
         """The recorded names without links, once one is looked for."""
         self._restored = False
         self._busy = False
+        self._said_by_children = -1
+        """A file in memory, in which forked processes say what they read."""
+        if hasattr(os, "memfd_create"):
+            with contextlib.suppress(OSError):
+                self._said_by_children = os.memfd_create("flor_dagster")
 
     def begin(self) -> None:
         """Look at what is opened, and at what is asked whether it exists, from here on."""
-        listen(("open", "os.rename", "os.mkdir", "sqlite3.connect"), self.hook)
+        listen(
+            (
+                "open",
+                "os.rename",
+                "os.mkdir",
+                "sqlite3.connect",
+                "subprocess.Popen",
+                "os.system",
+                "os.posix_spawn",
+                "os.spawn",
+            ),
+            self.hook,
+        )
         hide(self._root, OUTPUTS)
         listen_to_questions(self)
 
@@ -178,6 +208,12 @@ class Watcher:
         """The replay is over: what libraries asked for and did not write may have decided something."""
         for words in self._unwritten.values():
             give_up(words)
+        self._busy = True
+        try:
+            self._look_around()
+            self._hear_children()
+        finally:
+            self._busy = False
 
     def follow(self) -> None:
         """In a forked child: one that may become a rank is watched, a rank's or a loader's own worker is not."""
@@ -192,11 +228,15 @@ class Watcher:
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         """For `auditing.listen`."""
-        if self._busy or os.getpid() != self._pid or self._reads_checkpoint(event, args):
+        if self._busy or self._reads_checkpoint(event, args):
             return
         self._busy = True
         try:
-            if event == "os.mkdir":
+            if os.getpid() != self._pid:
+                self._in_child(event, args)
+            elif event in _STARTS:
+                self._starts(*_STARTS[event](args))
+            elif event == "os.mkdir":
                 self._made.add(_real(args[0]))
             elif event == "os.rename":
                 if _real(args[0]) in self._own:
@@ -212,6 +252,54 @@ class Watcher:
                 )
         finally:
             self._busy = False
+
+    # Other processes, and what C code holds ----------------------------------------------------------------------------
+
+    def _starts(self, arguments: Any, folder: Any) -> None:
+        """Another program is started: what is named to it, it may read."""
+        for path in map(_real, named_in(arguments, folder)):
+            if path not in self._own and self._counts(path):
+                doubt = self._doubt_of(path)
+                if doubt is not None:
+                    doubts[f"named {path}"] = (
+                        f"{self._name(path)[0]} is named to another program: {doubt[0]}",
+                        False,
+                    )
+
+    def _in_child(self, event: str, args: tuple[Any, ...]) -> None:
+        """In a process that the training forked: it says what it reads and nobody knows; this process hears it at the end."""
+        if event != "open" or not (path := _real(args[0])) or not self._counts(path):
+            return
+        mode = args[1] if isinstance(args[1], str) else ""
+        if not set(mode).isdisjoint("wxa") or (
+            isinstance(args[2], int) and args[2] & _WRITE_FLAGS == os.O_WRONLY
+        ):
+            return
+        doubt = self._doubt_of(path)
+        if doubt is None and self._restored and self._is_late(path):
+            words = (
+                "is read in a process that the training forked, and was written after the recorded run began"
+            )
+            doubt = f"{self._name(path)[0]} {words}", False
+        if doubt is not None and self._said_by_children >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._said_by_children, json.dumps([path, *doubt]).encode() + b"\n")
+
+    def _hear_children(self) -> None:
+        if self._said_by_children >= 0:
+            said = os.pread(self._said_by_children, os.fstat(self._said_by_children).st_size, 0)
+            for line in said.split(b"\n"):
+                if line:
+                    path, words, certain = json.loads(line)
+                    doubts[f"child {path}"] = words, certain
+
+    def _look_around(self) -> None:
+        """What the process holds open or mapped, whoever opened it, and Python did not."""
+        for path in map(_real, held()):
+            if path not in self._own and self._counts(path):
+                doubt = self._doubt_of(path)
+                if doubt is not None:
+                    doubts.setdefault(self._name(path)[0], doubt)
 
     def _reads_checkpoint(self, event: str, args: tuple[Any, ...]) -> bool:
         """Whether this is the replay's own reading of what is put back: hundreds of files, told by their names alone."""
@@ -236,8 +324,12 @@ class Watcher:
         elif "r" in mode or flags & _WRITE_FLAGS != os.O_WRONLY:
             if path in self._mixed or (self._restored and self._is_late(path)):
                 _end_stale(self._shown(path))
-            if is_data(path) and not path.startswith(self._home):
+            if self._counts(path):
                 self._look_at_data(path)
+
+    def _counts(self, path: str) -> bool:
+        counts = is_data(path) or is_source_in(path, self._root + os.sep)
+        return counts and not path.startswith(self._home)
 
     def _note_writing(self, path: str) -> None:
         session = sessions.present()
@@ -283,24 +375,41 @@ class Watcher:
         except OSError:
             self._absent(name)
             return
-        if self._started - _TICK <= written <= time.time_ns():
-            # Made by this replay itself, by C code. A time ahead of the clock is given to a file, or was another clock's. What was restored since may have been written, too, by what was skipped.
+        if self._is_made_here(written):
+            # By C code. What was restored since may have been written, too, by what was skipped.
             if written < _restored_at() and (copied or self._alone):
                 give_up(f"{name} may have been written by what was skipped")
             return
-        if copied and name in self._kept:
-            return
+        doubt = self._doubt_of(path)
+        if doubt is not None:
+            doubts[name] = doubt
+
+    def _is_made_here(self, written: int) -> bool:
+        """Whether this replay itself wrote a file then. A time ahead of the clock is given to a file, or was another clock's."""
+        return self._started - _TICK <= written <= time.time_ns()
+
+    def _doubt_of(self, path: str) -> tuple[str, bool] | None:
+        """Why a file that is read may not be what the recorded run read, and whether it certainly is not; None where it is that."""
+        name, copied = self._name(path)
+        try:
+            written = os.stat(path).st_mtime_ns
+        except OSError:
+            return None
+        if self._is_made_here(written) or (copied and name in self._kept):
+            return None
         if name in self._changed:
-            doubts[name] = self._changed[name]
-        elif copied and not (name in self._placed or name.startswith(self._folders)):
-            return  # of the version
-        elif written >= self._looped and not self._came_before(name):
-            doubts[name] = f"{name} was written since the training was in its loops", True
-        elif not self._is_known(path, name):
-            doubts[name] = (
+            sentence, certain = self._changed[name]
+            return sentence, certain
+        if copied and not (name in self._placed or name.startswith(self._folders)):
+            return None  # of the version
+        if written >= self._looped and not self._came_before(name):
+            return f"{name} was written since the training was in its loops", True
+        if not self._is_known(path, name):
+            return (
                 f"{name} is read, and the record of the run does not say that it read that: it may have been another one",
                 False,
             )
+        return None
 
     def _is_known(self, path: str, name: str) -> bool:
         """Whether the recorded run noted a file, by this name or by another one of it."""

@@ -201,19 +201,15 @@ def write_training(seed: int) -> Training:
     """The training of a number."""
     pick = random.Random(seed)
     name = f"numbers{seed}.data"
-    seeded = pick.random() < 0.85
     head = "import copy, json, os, random, sys, threading\nimport numpy as np\nimport torch\nfrom torch import nn\n"
     head += f"import flor_dagster as flor\nfrom parts{seed} import Average, Meter, Net, batches, norm_of, pooled, prefetched, stepper\n\n"
-    if seeded:
-        head += "torch.manual_seed(3)\nrandom.seed(4)\nnp.random.seed(5)\n"
+    head += "torch.manual_seed(3)\nrandom.seed(4)\nnp.random.seed(5)\n"
     width, dropout, norm = pick.choice([3, 8]), pick.choice([0.0, 0.0, 0.3]), pick.random() < 0.3
     reads = pick.random() < 0.3
     lines = ["x = torch.randn(24, 4)"]
     lines += [f"y = torch.tensor(json.load(open('{name}')))" if reads else "y = x[:, 0] * 2 + x[:, 1]"]
     lines += [f"model = Net({width}, {dropout}, {norm})"]
-    init = '#? flor.log("ASKED_init", [norm_of(model.parameters()), float(torch.rand(()))])'
-    # The statement draws: whoever evaluates it changes what follows, and must be refused or undone.
-    init = init if pick.random() < 0.1 else '#? flor.log("ASKED_init", norm_of(model.parameters()))'
+    init = '#? flor.log("ASKED_init", norm_of(model.parameters()))'
     lines += [init] if pick.random() < 0.6 else []
     lines += [f"optimizer = {pick.choice(OPTIMIZERS)}"]
     scheduled = pick.random() < 0.5
