@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from flor_dagster.recording import variable_reads
 from flor_dagster.recording.descriptors import Identity, identity, open_apart
-from flor_dagster.recording.handed import held, named_in
+from flor_dagster.recording.handed import Spool, held, named_in
 from flor_dagster.recording.imports import when_imported
 from flor_dagster.recording.journal import retire
 from flor_dagster.recording.program import is_installed, program
@@ -159,8 +159,8 @@ class Files:
         self._pid = os.getpid()
         self._handed: set[str] = set()
         """Paths that another program was given."""
-        self._early = -1
-        """A file in memory, in which forked processes say what they read before the first run begins."""
+        self._early: Spool | None = None
+        """In which forked processes say what they read before the first run begins."""
 
     def begin(self, root: Path, home: Path, folder: Path, *, first: bool) -> None:
         """A run begins: what was read since the process began was read for it, too. Others may go on.
@@ -282,21 +282,17 @@ class Files:
 
     def before_fork(self) -> None:
         """A process is about to be forked: what it reads before a run begins, it must be able to say."""
-        if self._early < 0 and not self._targets and hasattr(os, "memfd_create"):
-            with contextlib.suppress(OSError):
-                self._early = os.memfd_create("flor_dagster")
+        if self._early is None and not self._targets and not self._root:
+            self._early = Spool()
 
     def _read_early(self) -> None:
         """Take over what forked processes read before the first run began."""
-        if self._early < 0:
-            return
-        fd, self._early = self._early, -1
-        with contextlib.suppress(OSError):
-            for line in os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n"):
-                path, *status = json.loads(line or b"[0]")
-                if path and path not in self._noted and len(self._noted) < MAX_FILES:
-                    self._noted[path] = _Status(*status)
-        os.close(fd)
+        early, self._early = self._early, None
+        for path, *status in early.heard() if early is not None else ():
+            if path not in self._noted and len(self._noted) < MAX_FILES:
+                self._noted[path] = _Status(*status)
+        if early is not None:
+            early.close()
 
     def _read_of_children(self, target: _Target) -> None:
         """Take over what forked processes noted for a run: its contents are to be kept, too."""
@@ -384,10 +380,8 @@ class Files:
         self._tell(path, status, self._targets)
 
     def _tell(self, path: str, status: os.stat_result | _Status, targets: tuple[_Target, ...]) -> None:
-        if not targets and self._early >= 0 and os.getpid() != self._pid:
-            # All processes that were forked from one another write behind one another: the place in the file is theirs together.
-            line = [path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
-            os.write(self._early, json.dumps(line).encode() + b"\n")
+        if not targets and self._early is not None and os.getpid() != self._pid:
+            self._early.say(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
         if len(self._noted) == MAX_FILES:
             self._write([], {"more": True}, to=targets)
         if targets and not self._counts(path):
@@ -564,6 +558,12 @@ def _replace_kept(plain: Any, watched: Watched) -> None:
         names: dict[Any, Any] = holder
         for name in [name for name, value in names.items() if value is plain]:
             names[name] = watched
+
+
+def look_around() -> None:
+    """The loops of a run begin: note what the process holds, where it is watched at all (a replay's is not)."""
+    if _watched is not None:
+        _watched.files.look_around()
 
 
 def watch_early() -> None:

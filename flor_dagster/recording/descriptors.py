@@ -55,6 +55,16 @@ def open_apart(path: str | Path, flags: int, mode: int = 0o600) -> int:
     return apart
 
 
+def move_apart(fd: int) -> int:
+    """The same file behind such a number, and the given one closed; let it go by `close_own`."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    apart = _apart(fd, _MOST if limit < 0 else min(limit, _MOST), _duplicate)
+    if apart != fd:
+        os.close(fd)
+    _held.add(apart)
+    return apart
+
+
 def _apart(fd: int, most: int, duplicate: Callable[[int, int, int], int]) -> int:
     """A copy of a descriptor with a number of its own up there; the same where none is free."""
     global _after

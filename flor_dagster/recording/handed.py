@@ -10,11 +10,50 @@ mapped, the system tells (Linux: `/proc/self`).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+from flor_dagster.recording.descriptors import Identity, close_own, identity, move_apart
+
+
+class Spool:
+    """A file in memory, in which forked processes say something to the one that they were forked from.
+
+    They write behind one another: the place in the file is theirs together.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._identity: Identity | None = None
+        if hasattr(os, "memfd_create"):
+            with contextlib.suppress(OSError):
+                self._fd = move_apart(os.memfd_create("flor_dagster"))
+                self._identity = identity(self._fd)
+
+    def say(self, *parts: Any) -> None:
+        """Add a line, where the program has not closed the file."""
+        with contextlib.suppress(OSError):
+            if self._fd >= 0 and identity(self._fd) == self._identity:
+                os.write(self._fd, json.dumps(parts).encode() + b"\n")
+
+    def heard(self) -> list[list[Any]]:
+        """What was said so far."""
+        with contextlib.suppress(OSError):
+            if self._fd >= 0 and identity(self._fd) == self._identity:
+                said = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+                return [json.loads(line) for line in said.split(b"\n") if line]
+        return []
+
+    def close(self) -> None:
+        """Nothing more is said."""
+        if self._fd >= 0:
+            close_own(self._fd, self._identity)
+            self._fd = -1
+
 
 MAX_MAPS = 16_000_000
 """So many bytes of the table of mappings are read."""

@@ -20,7 +20,7 @@ from flor_dagster.recording.capturing import Capturing
 from flor_dagster.recording.channels import Channel
 from flor_dagster.recording.checkpoints import CheckpointStore
 from flor_dagster.recording.context import Iteration, current
-from flor_dagster.recording.datafiles import files
+from flor_dagster.recording.datafiles import files, look_around
 from flor_dagster.recording.endings import hurried
 from flor_dagster.recording.environment import import_facts, keep_packages, library_facts, process_facts
 from flor_dagster.recording.generators import Generators, generator_state, imported_state
@@ -426,8 +426,6 @@ class Session:
         execution = LoopExecution(number, parent, name, ordinal, frame, source, site)
         if parent.execution is None:
             self._note_environment()
-            if number == 1:
-                files().look_around()
         self.records.note_loop(execution)
         self._note_thread(execution)
         self.loop_begins(execution)
@@ -498,6 +496,7 @@ class Session:
     def _note_environment(self) -> None:
         if not self._environment_noted:
             self._environment_noted = True
+            look_around()
             self.generators.meet()
             self.journal.entry("i", library_facts() | self._late_rank())
 

@@ -13,8 +13,6 @@ processes (the workers of loaders) only what is no input of the recorded run is 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
 import threading
@@ -30,7 +28,7 @@ from flor_dagster.recording import process as sessions
 from flor_dagster.recording.datafiles import base_files, is_data, is_source_in
 from flor_dagster.recording.exits import EXIT_RESTORE
 from flor_dagster.recording.guarding import doubts
-from flor_dagster.recording.handed import held, named_in
+from flor_dagster.recording.handed import Spool, held, named_in
 from flor_dagster.recording.questions import (
     OUTPUTS,
     hide,
@@ -121,11 +119,8 @@ class Watcher:
         """The recorded names without links, once one is looked for."""
         self._restored = False
         self._busy = False
-        self._said_by_children = -1
-        """A file in memory, in which forked processes say what they read."""
-        if hasattr(os, "memfd_create"):
-            with contextlib.suppress(OSError):
-                self._said_by_children = os.memfd_create("flor_dagster")
+        self._said_by_children = Spool()
+        """In which forked processes say what they read."""
 
     def begin(self) -> None:
         """Look at what is opened, and at what is asked whether it exists, from here on."""
@@ -281,17 +276,12 @@ class Watcher:
                 "is read in a process that the training forked, and was written after the recorded run began"
             )
             doubt = f"{self._name(path)[0]} {words}", False
-        if doubt is not None and self._said_by_children >= 0:
-            with contextlib.suppress(OSError):
-                os.write(self._said_by_children, json.dumps([path, *doubt]).encode() + b"\n")
+        if doubt is not None:
+            self._said_by_children.say(path, *doubt)
 
     def _hear_children(self) -> None:
-        if self._said_by_children >= 0:
-            said = os.pread(self._said_by_children, os.fstat(self._said_by_children).st_size, 0)
-            for line in said.split(b"\n"):
-                if line:
-                    path, words, certain = json.loads(line)
-                    doubts[f"child {path}"] = words, certain
+        for path, words, certain in self._said_by_children.heard():
+            doubts[f"child {path}"] = words, certain
 
     def _look_around(self) -> None:
         """What the process holds open or mapped, whoever opened it, and Python did not."""
@@ -328,7 +318,7 @@ class Watcher:
                 self._look_at_data(path)
 
     def _counts(self, path: str) -> bool:
-        counts = is_data(path) or is_source_in(path, self._root + os.sep)
+        counts = is_data(path) or (is_source_in(path, self._root + os.sep) and not _imports())
         return counts and not path.startswith(self._home)
 
     def _note_writing(self, path: str) -> None:
@@ -473,6 +463,18 @@ def _caller() -> FrameType | None:
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
     return frame
+
+
+def _imports() -> bool:
+    """Whether a file is opened because a module is imported: that is code, which is compared as such."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    for _ in range(8):
+        if frame is None:
+            return False
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _real(path: Any) -> str:

@@ -23,14 +23,14 @@ bad = flor.arg("bad", 0)
 total = np.zeros(1)
 for epoch in flor.loop("epoch", range(3)):
     total += epoch + bad
-    if bad and epoch == 1 and os.path.exists("fault.py"):
-        exec(open("fault.py").read())
+    if bad and epoch == 1 and os.path.exists("fault.pyi"):
+        exec(open("fault.pyi").read())
     flor.log("total", float(total[0]))
     {more}
 """
 ASKED = 'flor.log("asked", float(total[0]) * 2)'
 
-# Says that it is under way, and waits for the end that is coming; the second attempt finds what the first one left.
+# A stub is no input of a training: what the fault is, is this test's own affair. It says that it is under way, and waits for the end that is coming; the second attempt finds what the first one left.
 WAITS = """
 import time
 folder = {folder!r}
@@ -43,8 +43,8 @@ if number < {times}:
 
 @pytest.fixture
 def two_runs(lab: Lab, tmp_path: Path) -> tuple[Lab, Path]:
-    """The bad run's replay does what `fault.py` says; where each attempt leaves a file."""
-    lab.commit({"train.py": SCRIPT.format(more=""), ".gitignore": "fault.py\n"})
+    """The bad run's replay does what `fault.pyi` says; where each attempt leaves a file."""
+    lab.commit({"train.py": SCRIPT.format(more=""), ".gitignore": "fault.pyi\n"})
     lab.train(bad=1)
     lab.train(bad=0)
     lab.write({"train.py": SCRIPT.format(more=ASKED)})
@@ -92,7 +92,7 @@ def test_a_killed_worker_costs_a_second_attempt_and_no_third(
     warm: list[bool] = []
     run = LocalBackend.run
     monkeypatch.setattr(LocalBackend, "run", lambda self, unit: _noted(run(self, unit), warm))
-    lab.write_early({"fault.py": WAITS.format(folder=str(attempts), times=times)})
+    lab.write_early({"fault.pyi": WAITS.format(folder=str(attempts), times=times)})
     killed: list[int] = []
     killer = kill_the_worker(lab, attempts, times, killed)
     report = ask(lab)
@@ -107,7 +107,7 @@ def test_a_killed_worker_costs_a_second_attempt_and_no_third(
     else:
         assert bad.status == "failed"
         assert "its worker process was lost; a second attempt ended the same way" in bad.sentence
-        lab.write_early({"fault.py": ""})
+        lab.write_early({"fault.pyi": ""})
         assert [cell.cell.status for cell in ask(lab).cells] == ["replayed", "replayed"]
 
 
@@ -122,7 +122,7 @@ def test_a_child_that_is_killed_for_memory_leaves_its_warm_worker_to_the_others(
     lab, attempts = two_runs
     # As the kernel does it: no exception, no last word.
     fault = f"open({str(attempts)!r} + '/' + str(os.getpid()), 'w').close(); os.kill(os.getpid(), 9)"
-    lab.write_early({"fault.py": fault})
+    lab.write_early({"fault.pyi": fault})
     report = ask(lab)
     bad, good = (answer.cell for answer in report.cells)
     assert bad.status == "failed"
