@@ -25,8 +25,8 @@ total = 0
 for epoch in flor.loop("epoch", range(3)):
     for step in flor.loop("step", range(2)):
         total += step + epoch
-        if bad and epoch == 1 and os.path.exists("fault.py"):
-            exec(open("fault.py").read())
+        if bad and epoch == 1 and os.path.exists("fault.pyi"):
+            exec(open("fault.pyi").read())
         flor.log("total", total)
     {more}
 """
@@ -35,14 +35,14 @@ ASKED = 'flor.log("asked", total * 2)'
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Two training runs; what the bad one does in a replay is written into `fault.py`, which git ignores."""
+    """Two training runs; what the bad one does in a replay is written into `fault.pyi`, which git ignores."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("FLOR_")]:
             patch.delenv(name)
         folder = tmp_path_factory.mktemp("faults")
         patch.setenv("FLOR_CACHE", str(folder / "cache"))
         lab = Lab(folder / "project")
-        lab.commit({"train.py": SCRIPT.format(more=""), ".gitignore": "fault.py\n"})
+        lab.commit({"train.py": SCRIPT.format(more=""), ".gitignore": "fault.pyi\n"})
         lab.train(bad=1)
         lab.train(bad=0)
         lab.write({"train.py": SCRIPT.format(more=ASKED)})
@@ -50,7 +50,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def put_fault(lab: Lab, fault: str) -> None:
-    lab.write_early({"fault.py": textwrap.dedent(fault)})
+    lab.write_early({"fault.pyi": textwrap.dedent(fault)})
 
 
 def ask(lab: Lab, fault: str, timeout: float = 60.0) -> Report:
