@@ -20,6 +20,9 @@ CLOCK_NAMES = frozenset(
     }
 )  # fmt: skip
 
+# What the interpreter was started with: a replay is started in a way of its own.
+_OF_PROCESS = frozenset({"sys.flags", "sys.orig_argv", "sys.dont_write_bytecode", "sys.warnoptions"})
+
 # Functions and methods that give on what they are given. Others may do anything with it (a generator that is seeded with the
 # clock gives numbers that must be compared), so what they return does not count as a value of the clock.
 _PASSING = frozenset(
@@ -69,7 +72,8 @@ def expression_is_tainted(value: ast.expr, tainted: Tainted) -> bool:
             | ast.Starred(value=inner)
             | ast.Await(value=inner)
         ):
-            return chain_of(value) in tainted or expression_is_tainted(inner, tainted)
+            chain = chain_of(value)
+            return chain in tainted or chain in _OF_PROCESS or expression_is_tainted(inner, tainted)
         case ast.Call(func=function, args=arguments):
             called = _called_name(function)
             if called in CLOCK_NAMES or called + _CALL in tainted:
@@ -173,7 +177,7 @@ def _tainted_parts(value: ast.expr, tainted: Tainted) -> Iterator[str]:
             parts = (f"{chain}.", f"{chain}[")
             # The whole of something of which a part is such a value.
             whole = id(node) not in inner and any(name.startswith(parts) for name in tainted)
-            if chain and (chain in tainted or whole):
+            if chain and (chain in tainted or chain in _OF_PROCESS or whole):
                 yield chain
 
 

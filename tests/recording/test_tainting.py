@@ -9,6 +9,8 @@ import pytest
 from flor_dagster.recording.tainting import tainted_branches, tainted_calls, tainted_names_at
 
 HELD = [
+    ("import sys", "sys.flags.safe_path"),
+    ("import sys\nstarted = sys.orig_argv[0]", "started"),
     ("seconds = time.time() - begun", "seconds"),
     ("rates = []\nrates.append(time.time())", "sum(rates) / len(rates)"),
     ("history = {'time': time.time(), 'loss': 1}", "history['time']"),
@@ -22,6 +24,7 @@ HELD = [
     ("import psutil\nused = psutil.virtual_memory().percent", "used"),
 ]
 FREE = [
+    ("import sys", "sys.argv[0]"),
     ("history = {'time': time.time(), 'loss': 1}", "history['loss']"),
     ("a, b = time.time(), 3", "b"),
     ("draw = random.Random(time.time_ns())\nx = draw.random()", "x"),
