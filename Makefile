@@ -4,6 +4,7 @@
 # make lint   ruff, pyright, import-linter
 # make bench  the benchmarks
 # make faults trainings, questions, readers and sensors on one store at once, killed at random (ten minutes)
+# make field  public training programs at real commits, cloned from GitHub, against an oracle
 # make clean  remove what the others made
 #
 # Each sets up what it needs in .venv. Another interpreter: make test PYTHON=python3.12 (its environment: .venv-3.12).
@@ -25,7 +26,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 FAULTS_SECONDS ?= 600
 
-.PHONY: demo ui test lint bench faults clean environment environment-lint
+.PHONY: demo ui test lint bench faults field clean environment environment-lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -49,6 +50,12 @@ lint: environment-lint
 # Everything at once, killed at random, held against an oracle.
 faults: environment
 	@$(BIN)/python -m tests.faults.soak --seconds $(FAULTS_SECONDS) $(FAULTS_ARGS)
+
+# Needs the network, and torch: pip install torch in the environment.
+field: environment
+	@mkdir -p demo/field
+	@FLOR_FIELD_RESULTS=$(CURDIR)/demo/field $(BIN)/python -m pytest -m "" tests/field
+	@$(BIN)/python -m tests.field.table demo/field
 
 bench: environment
 	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done

@@ -45,6 +45,8 @@ T = TypeVar("T")
 on_restore: list[Callable[[], None]] = []
 """Called when an end state was put back."""
 
+_folders: dict[str, str] = {}
+"""Folders that were looked up, without links."""
 before_end: list[Callable[[], None]] = []
 """Called before a replay's own end is noted."""
 
@@ -131,11 +133,11 @@ class ReplaySession(Session):
         if threading.get_ident() in self.guard.wrote:
             return True
         places: dict[str, dict[str, Any]] = self.plan["statements"]
-        top = str(self.plan["root"]) + os.sep
+        root = Path(self.plan["root"]).resolve()
         frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         while frame is not None:
-            file = frame.f_code.co_filename
-            if file.startswith(top) and str(frame.f_lineno) in places.get(file.removeprefix(top), ()):
+            file = layout.relative_file(frame.f_code.co_filename, root, _folders)
+            if str(frame.f_lineno) in places.get(file, ()):
                 return True
             frame = frame.f_back
         return False

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from flor_dagster.recording.generators import global_generators, is_in, put_state
+from flor_dagster.recording.layout import relative_file
+
+_folders: dict[str, str] = {}
+"""Folders that were looked up, without links."""
 
 
 def from_asked(plan: Mapping[str, Any]) -> bool:
@@ -19,10 +23,12 @@ def from_asked(plan: Mapping[str, Any]) -> bool:
     Args:
         plan: the child's; `asked` holds the lines of the hindsight statements in each file of the checkout.
     """
-    lines = {os.path.join(plan["root"], file): set(some) for file, some in plan["asked"].items()}  # noqa: PTH118 - as in frames
+    lines = {file: set(some) for file, some in plan["asked"].items()}
+    root = Path(plan["root"]).resolve()
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        if frame.f_lineno in lines.get(frame.f_code.co_filename, ()):
+        # A module that was found by `sys.path.insert(0, "..")` is called by that way.
+        if frame.f_lineno in lines.get(relative_file(frame.f_code.co_filename, root, _folders), ()):
             return True
         frame = frame.f_back
     return False

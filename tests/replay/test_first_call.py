@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 from flor_dagster.replay.model import Question
 from tests.replay.conftest import Lab
-from tests.replay.oracle_lab import ask_each
+from tests.replay.oracle_lab import ask_each, with_asked, without_asked
 
 SET_UP = """\
 import random
@@ -192,3 +194,40 @@ def test_what_a_functions_module_logs_is_none_of_its_run(lab: Lab) -> None:
     random.seed(11)
     assert frame["scale"].isna().all()
     assert list(frame["weight"].dropna()) == [random.random()]
+
+
+ELSEWHERE = """\
+import os, random
+import flor_dagster as flor
+
+class Box:
+    pass
+
+def go():
+    random.seed(3)
+    box = Box()
+    weight = box.weight = random.random()
+    #? flor.log("weight", box.weight)
+    #? flor.log("shell", os.environ.get("PYTEST_ELSEWHERE", "none"))
+    weight += random.random()
+    for epoch in flor.loop("epoch", range(3)):
+        weight += random.random()
+        #? flor.log("twice", weight * 2)
+        flor.log("loss", weight)
+"""
+
+
+def test_a_module_that_was_found_by_a_way_around_is_known_by_its_file(lab: Lab) -> None:
+    """`sys.path.insert(0, "..")` gives frames of files like `jobs/../core.py`."""
+    script = "import os, sys\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))\nimport core\ncore.go()\n"
+    recorded = {"jobs/train.py": script, "core.py": without_asked(ELSEWHERE)}
+    lab.commit(recorded)
+    lab.train("jobs/train.py")
+    lab.write({"core.py": with_asked(ELSEWHERE)})
+    with lab.open() as workspace:
+        cells = {c.statement.name: c.cell for c in workspace.answer(Question(("weight", "shell", "twice"))).cells}
+        assert cells["weight"].status == "replayed", cells["weight"].sentence
+        assert cells["weight"].detail["values"]["last"] == random.Random(3).random()
+        # What the recorded run would have read there, nobody knows.
+        assert cells["shell"].fidelity == "unverified", cells["shell"].sentence
+        assert "PYTEST_ELSEWHERE" in cells["shell"].sentence
