@@ -20,8 +20,13 @@ CLOCK_NAMES = frozenset(
     }
 )  # fmt: skip
 
-# What the interpreter was started with: a replay is started in a way of its own.
-_OF_PROCESS = frozenset({"sys.flags", "sys.orig_argv", "sys.dont_write_bytecode", "sys.warnoptions"})
+# What the interpreter was started with and a replay is not: it has a command line of its own. Other options are given back.
+_OF_PROCESS = frozenset(
+    {
+        "sys.orig_argv", "sys.dont_write_bytecode", "sys.flags.dont_write_bytecode", "sys.flags.safe_path",
+        "sys.flags.hash_randomization", "sys.flags.interactive", "sys.flags.inspect",
+    }
+)  # fmt: skip
 
 # Functions and methods that give on what they are given. Others may do anything with it (a generator that is seeded with the
 # clock gives numbers that must be compared), so what they return does not count as a value of the clock.

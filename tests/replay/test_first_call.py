@@ -225,7 +225,9 @@ def test_a_module_that_was_found_by_a_way_around_is_known_by_its_file(lab: Lab) 
     lab.train("jobs/train.py")
     lab.write({"core.py": with_asked(ELSEWHERE)})
     with lab.open() as workspace:
-        cells = {c.statement.name: c.cell for c in workspace.answer(Question(("weight", "shell", "twice"))).cells}
+        cells = {
+            c.statement.name: c.cell for c in workspace.answer(Question(("weight", "shell", "twice"))).cells
+        }
         assert cells["weight"].status == "replayed", cells["weight"].sentence
         assert cells["weight"].detail["values"]["last"] == random.Random(3).random()
         # What the recorded run would have read there, nobody knows.
