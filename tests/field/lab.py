@@ -77,6 +77,7 @@ class Program:
         files: More files, by their paths: data of the kind that it would download.
         folder: Where it is started, in the repository.
         paths: What of the repository it needs; all of it where nothing is said.
+        variables: Environment variables that it is started with.
         needs: Packages beyond ours, by the names of their modules.
     """
 
@@ -89,6 +90,7 @@ class Program:
     folder: str = "."
     needs: Sequence[str] = ("torch",)
     paths: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ class FieldLab:
         """Run the script; its run's key."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLOR_", "GIT_"))}
         environment = kept | {"PYTHONPATH": str(PACKAGE), "FLOR_CHECKPOINTS": "all", "OMP_NUM_THREADS": "1"}
+        environment |= self.program.variables
         folder = lab.root / self.program.folder
         script = os.path.relpath(lab.root / self.program.script, folder)
         done = subprocess.run(
