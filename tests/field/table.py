@@ -35,7 +35,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         commits = ", ".join(version.commit[:8] for version in program.versions)
         link = f"[{program.address.removeprefix('https://github.com/')}]({program.address})"
         lines.append(
-            f"| {program.script.rpartition('/')[2]} of {link} | {commits} | {len(cells)} | "
+            f"| {program.script} of {link} | {commits} | {len(cells)} | "
             + " | ".join(str(counts[kind]) for kind in KINDS)
             + f" | {confirmed} |"
         )
